@@ -1,0 +1,31 @@
+# Every target is enough alone: each creates .venv where it is missing. Nothing needs the environment activated.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test check lint
+
+setup:
+	$(PYTHON) scripts/setup_env.py
+	@touch $(READY)
+
+# Anew when what it was made from has changed.
+$(READY): pyproject.toml scripts/setup_env.py
+	$(PYTHON) scripts/setup_env.py
+	@touch $@
+
+# Train a drafter for the shipped target, serve both with vLLM, print the table.
+demo: $(READY)
+	$(BIN)/python -m vllm_mtp.benchmarks.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# What every commit passes: lint, format, types, fast tests.
+check: lint
+	$(BIN)/python -m pytest -m "not vllm and not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,237 @@
+"""`vllm-mtp eval --engine torch`: speculative decoding in plain PyTorch, exact and batch 1.
+
+The target is run by transformers in float32 with a KV cache, the drafter by `DraftLoop`. Greedy verification accepts a
+draft token that is the target's argmax. Sampling accepts draft token x with probability min(1, p(x) / q(x)) and draws
+the recovered token from max(p - q, 0), so that the output is distributed as the target's own. No clock is read here:
+acceptance is exact, speed is vLLM's to show.
+"""
+
+# Shapes: P prompt tokens, K draft tokens, V vocabulary, D hidden size.
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vllm_mtp.acceptance import Acceptance, acceptance_length_interval, ends_in_loop, total
+from vllm_mtp.benchmarks.prompts import read_prompts
+from vllm_mtp.checkpoint import load_draft, write_atomically
+from vllm_mtp.draft_loop import DraftLoop
+from vllm_mtp.module import MTPModule
+from vllm_mtp.training.target import FrozenTarget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationConfig:
+    """What is simulated."""
+
+    num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Every K measured; 0, no drafting, is always run as the reference of greedy output."""
+    temperatures: tuple[float, ...] = (0.0, 1.0)
+    max_tokens: int = 96
+    """Generated per prompt; end-of-text does not stop it, so that every prompt weighs the same."""
+    max_prompt_tokens: int = 512
+    """Longer prompts lose their beginning."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.num_speculative_tokens or min(self.num_speculative_tokens) < 1:
+            raise ValueError(
+                "--num-speculative-tokens: expected integers of at least 1 (no drafting is always measured), got "
+                f"{list(self.num_speculative_tokens)}"
+            )
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise ValueError(f"--temperature: expected numbers of at least 0, got {list(self.temperatures)}")
+        if self.max_tokens < 1 or self.max_prompt_tokens < 1:
+            raise ValueError(
+                "--max-tokens and --max-prompt-tokens: expected at least 1, got "
+                f"{self.max_tokens} and {self.max_prompt_tokens}"
+            )
+
+
+class Sampler:
+    """Chooses and verifies tokens at one temperature; 0 is greedy."""
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature = temperature
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def probabilities(self, logits_V: Tensor) -> Tensor:
+        return (logits_V.float() / self.temperature).softmax(-1)
+
+    def choose(self, logits_V: Tensor) -> int:
+        if self.temperature == 0:
+            return int(logits_V.argmax())
+        return self._draw(self.probabilities(logits_V))
+
+    def accepts(self, draft: int, target_logits_V: Tensor, draft_logits_V: Tensor) -> bool:
+        if self.temperature == 0:
+            return draft == int(target_logits_V.argmax())
+        p, q = self.probabilities(target_logits_V)[draft], self.probabilities(draft_logits_V)[draft]
+        return bool(torch.rand((), generator=self.generator) * q < p)
+
+    def recover(self, target_logits_V: Tensor, draft_logits_V: Tensor) -> int:
+        """The token in place of a rejected one."""
+        if self.temperature == 0:
+            return int(target_logits_V.argmax())
+        residual_V = (self.probabilities(target_logits_V) - self.probabilities(draft_logits_V)).clamp(min=0)
+        return self._draw(residual_V)
+
+    def _draw(self, weights_V: Tensor) -> int:
+        return int(torch.multinomial(weights_V.cpu(), 1, generator=self.generator))
+
+
+@torch.inference_mode()
+def generate(
+    target: FrozenTarget,
+    module: MTPModule | None,
+    prompt_ids_P: Tensor,
+    *,
+    num_speculative_tokens: int,
+    max_tokens: int,
+    sampler: Sampler,
+) -> tuple[list[int], Acceptance]:
+    """Generates max_tokens tokens, drafting num_speculative_tokens of them per round (0: none).
+
+    Returns:
+        The generated ids and the acceptance counts.
+    """
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=target.config)
+
+    def forward(ids: Tensor) -> tuple[Tensor, Tensor]:
+        output = target.model.base_model(input_ids=ids[None], past_key_values=cache, use_cache=True)
+        hidden_TD = output.last_hidden_state[0]
+        return hidden_TD, target.head.logits(hidden_TD)
+
+    loop = DraftLoop(module, target.head) if module is not None else None
+    hidden_TD, logits_TV = forward(prompt_ids_P)
+    generated = [sampler.choose(logits_TV[-1])]
+    next_ids_T = torch.cat((prompt_ids_P[1:], prompt_ids_P.new_tensor(generated)))
+    rounds = []
+    while len(generated) < max_tokens:
+        num_drafts = min(num_speculative_tokens, max_tokens - len(generated) - 1)
+        drafts: list[int] = []
+        draft_logits_KV = logits_TV[:0]
+        if loop is not None and num_drafts > 0:
+            drafts, draft_logits_KV = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.choose)
+        hidden_TD, logits_TV = forward(prompt_ids_P.new_tensor([generated[-1], *drafts]))
+        new_ids: list[int] = []
+        for draft, target_logits_V, draft_logits_V in zip(drafts, logits_TV, draft_logits_KV, strict=False):
+            if not sampler.accepts(draft, target_logits_V, draft_logits_V):
+                new_ids.append(sampler.recover(target_logits_V, draft_logits_V))
+                break
+            new_ids.append(draft)
+        else:
+            new_ids.append(sampler.choose(logits_TV[len(drafts)]))
+        rounds.append((len(drafts), len(new_ids) - 1))
+        generated += new_ids
+        hidden_TD, next_ids_T = hidden_TD[: len(new_ids)], prompt_ids_P.new_tensor(new_ids)
+        if num_rejected := len(drafts) + 1 - len(new_ids):
+            cache.crop(-num_rejected)
+    return generated, Acceptance.of_rounds(rounds, num_speculative_tokens)
+
+
+def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:
+    """Runs every K and temperature over all prompts, prints a table and writes the figures as JSON.
+
+    Returns:
+        0, or 1 if a greedy output differs from the target's own.
+
+    Raises:
+        ValueError: for a target, drafter or prompt file that cannot be used, before anything is run.
+    """
+    texts = read_prompts(prompts)
+    draft_config, tensors = load_draft(draft)
+    frozen = FrozenTarget.load(target, dtype="float32")
+    _check_pair(draft_config.target_fingerprint, frozen)
+    module = MTPModule(draft_config)
+    module.load_state_dict(tensors)
+    module.float().to(frozen.device)
+    prompt_ids = [
+        torch.tensor(frozen.tokenizer(text).input_ids[-config.max_prompt_tokens :], device=frozen.device)
+        for text in texts
+    ]
+    rows = []
+    for temperature in config.temperatures:
+        reference: list[list[int]] = []
+        for k in (0, *config.num_speculative_tokens):
+            if k == 0 and temperature > 0:
+                continue
+            runs = [
+                generate(
+                    frozen,
+                    module if k else None,
+                    ids,
+                    num_speculative_tokens=k,
+                    max_tokens=config.max_tokens,
+                    sampler=Sampler(temperature, config.seed + number),
+                )
+                for number, ids in enumerate(tqdm(prompt_ids, desc=f"temperature {temperature:g}, k {k}", leave=False))
+            ]
+            outputs = [ids for ids, _ in runs]
+            if k == 0:
+                reference = outputs
+            else:
+                rows.append(_row(k, temperature, outputs, [counts for _, counts in runs], reference))
+    print(_table(rows, len(texts)))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        result = {"target": frozen.name, "draft": draft.name, "prompts": prompts.name, "config": asdict(config)}
+        write_atomically(output, json.dumps(result | {"rows": rows}, indent=1) + "\n")
+    return int(any(row["num_identical"] not in (None, row["num_prompts"]) for row in rows))
+
+
+def _check_pair(fingerprint: dict[str, Any] | None, target: FrozenTarget) -> None:
+    found = target.fingerprint()
+    for name in ("hidden_size", "vocab_size", "tokenizer_sha256"):
+        if fingerprint and fingerprint[name] != found[name]:
+            raise ValueError(
+                f"--draft: this drafter was made for another target ({fingerprint['name']}): {name} "
+                f"{fingerprint[name]}, {target.name} has {found[name]}"
+            )
+
+
+def _row(
+    k: int,
+    temperature: float,
+    outputs: list[list[int]],
+    counts: list[Acceptance],
+    reference: list[list[int]],
+) -> dict[str, Any]:
+    acceptance = total(counts)
+    straight = [part for ids, part in zip(outputs, counts, strict=True) if not ends_in_loop(ids)]
+    return {
+        "num_speculative_tokens": k,
+        "temperature": temperature,
+        "acceptance_length": round(acceptance.acceptance_length, 4),
+        "acceptance_length_95": [round(bound, 4) for bound in acceptance_length_interval(counts)],
+        "acceptance_rate_per_position": [round(rate, 4) for rate in acceptance.acceptance_rate_per_position],
+        "num_loops": len(outputs) - len(straight),
+        "acceptance_length_without_loops": round(total(straight).acceptance_length, 4) if straight else None,
+        "num_identical": sum(a == b for a, b in zip(outputs, reference, strict=True)) if temperature == 0 else None,
+        "num_prompts": len(outputs),
+    }
+
+
+def _table(rows: list[dict[str, Any]], num_prompts: int) -> str:
+    lines = [
+        f"{num_prompts} prompts; acceptance length with 95% interval over prompts",
+        "temperature  k  length  [95%]         without loops (loops)  identical  rate per position",
+    ]
+    for row in rows:
+        low, high = row["acceptance_length_95"]
+        without = row["acceptance_length_without_loops"]
+        identical = "-" if row["num_identical"] is None else f"{row['num_identical']}/{row['num_prompts']}"
+        rates = " ".join(f"{rate:.2f}" for rate in row["acceptance_rate_per_position"])
+        lines.append(
+            f"{row['temperature']:<11g} {row['num_speculative_tokens']:>2}  {row['acceptance_length']:.2f}    "
+            f"[{low:.2f}, {high:.2f}]  {'-' if without is None else f'{without:.2f}'} ({row['num_loops']})"
+            f"{'':<14} {identical:<9}  {rates}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""The exact simulation: lossless, greedy and sampled."""
+
+import pytest
+import torch
+from scipy import stats
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from vllm_mtp.acceptance import Acceptance
+from vllm_mtp.benchmarks.simulation import Sampler, SimulationConfig, generate
+from vllm_mtp.config import MTPConfig
+from vllm_mtp.draft_loop import DraftLoop
+from vllm_mtp.module import MTPModule
+from vllm_mtp.shared_head import SharedHead
+from vllm_mtp.training.target import FrozenTarget
+
+VOCAB_SIZE = 24
+
+
+@pytest.fixture(scope="module")
+def target() -> FrozenTarget:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    head = SharedHead(embedding_VD=model.model.embed_tokens.weight, head_VD=model.lm_head.weight)
+    return FrozenTarget(
+        name="tiny", model=model, tokenizer=None, head=head, device=torch.device("cpu"), dtype=torch.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def module() -> MTPModule:
+    torch.manual_seed(1)
+    config = MTPConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=128,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    return MTPModule(config)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_greedy_output_is_the_targets(target: FrozenTarget, module: MTPModule, k: int) -> None:
+    """Catches a cache that keeps rejected tokens: one wrong position changes what follows."""
+    prompt_ids = torch.arange(7) % VOCAB_SIZE
+    expected = target.model.generate(
+        prompt_ids[None], attention_mask=torch.ones(1, 7), do_sample=False, max_new_tokens=40, eos_token_id=None
+    )[0, 7:].tolist()
+    found, counts = generate(
+        target, module, prompt_ids, num_speculative_tokens=k, max_tokens=40, sampler=Sampler(0.0, 0)
+    )
+    assert found == expected
+    assert counts.num_drafts + counts.num_accepted_tokens + 1 in (40, 39)  # the last round may have had no draft
+
+
+def test_a_drafter_that_knows_the_target_is_always_accepted(
+    target: FrozenTarget, module: MTPModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bookkeeping of accepted tokens: drafts that are right give K + 1 tokens a round, and no other output."""
+    prompt_ids = torch.arange(5)
+    expected, _ = generate(target, None, prompt_ids, num_speculative_tokens=0, max_tokens=21, sampler=Sampler(0.0, 0))
+    position = 1
+
+    def propose(
+        self: DraftLoop, hidden_TD: torch.Tensor, next_ids_T: torch.Tensor, k: int, choose: object
+    ) -> tuple[list[int], torch.Tensor]:
+        nonlocal position
+        assert next_ids_T[-1] == expected[position - 1]
+        drafts = expected[position : position + k]
+        position += k + 1
+        return drafts, torch.zeros(k, VOCAB_SIZE)
+
+    monkeypatch.setattr(DraftLoop, "propose", propose)
+    found, counts = generate(
+        target, module, prompt_ids, num_speculative_tokens=3, max_tokens=21, sampler=Sampler(0.0, 0)
+    )
+    assert found == expected
+    assert counts == Acceptance(num_drafts=5, num_draft_tokens=15, num_accepted_tokens_per_position=(5, 5, 5))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_rejection_sampling_keeps_the_distribution(temperature: float) -> None:
+    """Accept with min(1, p / q), recover from max(p - q, 0): together p. False alarms: one in 10,000 per case."""
+    generator = torch.Generator().manual_seed(0)
+    target_logits_V = torch.randn(8, generator=generator)
+    draft_logits_V = torch.randn(8, generator=generator)
+    sampler = Sampler(temperature, seed=1)
+    counts = torch.zeros(8)
+    num_accepted = 0
+    num_draws = 4000
+    for _ in range(num_draws):
+        draft = sampler.choose(draft_logits_V)
+        accepted = sampler.accepts(draft, target_logits_V, draft_logits_V)
+        num_accepted += accepted
+        counts[draft if accepted else sampler.recover(target_logits_V, draft_logits_V)] += 1
+    p, q = sampler.probabilities(target_logits_V), sampler.probabilities(draft_logits_V)
+    assert stats.chisquare(counts.numpy(), (p / p.sum() * num_draws).double().numpy(), sum_check=False).pvalue > 1e-4
+    assert num_accepted / num_draws == pytest.approx(float(torch.minimum(p, q).sum()), abs=0.04)
+    assert stats.chisquare(counts.numpy(), (q / q.sum() * num_draws).double().numpy(), sum_check=False).pvalue < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_speculative_tokens": (0,)}, "at least 1"),
+        ({"temperatures": (-1.0,)}, "at least 0"),
+        ({"max_tokens": 0}, "at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SimulationConfig(**fields)  # type: ignore[arg-type]

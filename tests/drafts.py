@@ -1,0 +1,198 @@
+"""Drafters made for tests: random weights in any shape, and every way in which a drafter's folder can be broken."""
+
+# Shapes as in vllm_mtp/checkpoint.py.
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vllm_mtp.checkpoint import WEIGHTS_FILE, save_draft, tensor_shapes
+from vllm_mtp.config import MTPConfig
+
+LINEAR, NORM = "layer.mlp.down_proj.weight", "layer.input_layernorm.weight"
+
+
+def small_config(**changes: Any) -> MTPConfig:
+    """A valid config of a very small module."""
+    fields = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 50,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+    config: MTPConfig = MTPConfig.from_dict(fields | changes)
+    return config
+
+
+def config_for(target_dir: Path, **changes: Any) -> MTPConfig:
+    """The config of a drafter in the shape of the target's own layers, without a fingerprint."""
+    from transformers import AutoConfig
+
+    from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.loop import draft_config_for
+
+    fields = draft_config_for(AutoConfig.from_pretrained(target_dir), TrainConfig(), {}).contract()
+    config: MTPConfig = MTPConfig.from_dict(fields | changes)
+    return config
+
+
+def random_tensors(config: MTPConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Weights of a scale at which every part of the module matters, norms and biases included."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in tensor_shapes(config).items():
+        values = torch.randn(shape, generator=generator)
+        if len(shape) == 2:
+            tensors[name] = values * shape[1] ** -0.5
+        else:
+            tensors[name] = 0.3 * values if name.endswith("bias") else 1 + 0.3 * values
+    return tensors
+
+
+def write_random_draft(folder: Path, config: MTPConfig, seed: int = 0) -> Path:
+    save_draft(folder, config, random_tensors(config, seed))
+    return folder
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    """Rewrites fields of config.json; None deletes a field."""
+    path = folder / "config.json"
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Rewrites model.safetensors."""
+    tensors = load_file(folder / WEIGHTS_FILE)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """One way to break a drafter's folder."""
+
+    name: str
+    inflict: Callable[[Path], object]
+    """Breaks the valid drafter in a folder."""
+    message: str
+    """What the error says, as a regular expression."""
+
+
+def _set(name: str, index: Any, value: float) -> Callable[[Path], None]:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[name][index] = value
+
+    return lambda folder: change_tensors(folder, change)
+
+
+def _truncate(folder: Path, size: int) -> None:
+    path = folder / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def _pickle_instead(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS_FILE), folder / "pytorch_model.bin")
+    (folder / WEIGHTS_FILE).unlink()
+
+
+def _scaled_rope(folder: Path) -> None:
+    change_config(folder, rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0})
+
+
+def _without_fields(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "mtp", "architectures": ["MTPDraftModel"]}')
+
+
+# Config and headers: found before any weight, the target's or the drafter's, is loaded.
+EARLY = [
+    Damage(name="config without fields", inflict=_without_fields, message="missing hidden_size, intermediate_size"),
+    Damage(
+        name="config not JSON",
+        inflict=lambda folder: (folder / "config.json").write_text("{"),
+        message="not (a )?valid JSON",
+    ),
+    Damage(
+        name="hidden states before the norm",
+        inflict=lambda folder: change_config(folder, hidden_norm="pre"),
+        message="hidden_norm must be 'post', got 'pre'",
+    ),
+    Damage(name="scaled RoPE", inflict=_scaled_rope, message="rope_type must be 'default', got 'yarn'"),
+    Damage(
+        name="other hidden size than the tensors",
+        inflict=lambda folder: change_config(folder, hidden_size=8),
+        message=r"enorm.weight has shape \[\d+\], config.json says \[8\]",
+    ),
+    Damage(
+        name="missing linear tensor",
+        inflict=lambda folder: change_tensors(folder, lambda tensors: tensors.pop(LINEAR)),
+        message=f"missing {LINEAR}",
+    ),
+    Damage(
+        name="missing norm tensor",
+        inflict=lambda folder: change_tensors(folder, lambda tensors: tensors.pop(NORM)),
+        message=f"missing {NORM}",
+    ),
+    Damage(
+        name="extra tensor",
+        inflict=lambda folder: change_tensors(folder, lambda tensors: tensors.update({"foo": torch.zeros(2)})),
+        message="unexpected foo",
+    ),
+    Damage(
+        name="extra bias",
+        inflict=lambda folder: change_tensors(
+            folder, lambda tensors: tensors.update({"layer.self_attn.q_proj.bias": torch.zeros(2)})
+        ),
+        message="unexpected layer.self_attn.q_proj.bias",
+    ),
+    Damage(
+        name="wrong shape",
+        inflict=lambda folder: change_tensors(
+            folder, lambda tensors: tensors.update({LINEAR: tensors[LINEAR][:, 1:].contiguous()})
+        ),
+        message=rf"{LINEAR} has shape \[\d+, \d+\], config.json says \[\d+, \d+\]",
+    ),
+    Damage(
+        name="truncated safetensors", inflict=lambda folder: _truncate(folder, 4000), message="safetensors is damaged"
+    ),
+    Damage(name="empty safetensors", inflict=lambda folder: _truncate(folder, 0), message="safetensors is damaged"),
+    Damage(
+        name="no weights",
+        inflict=lambda folder: (folder / WEIGHTS_FILE).unlink(),
+        message="expected the drafter's weights in model.safetensors, found no such file",
+    ),
+    Damage(
+        name="pickle instead of safetensors",
+        inflict=_pickle_instead,
+        message="expected the drafter's weights in model.safetensors, found no such file",
+    ),
+    Damage(
+        name="pickle beside safetensors",
+        inflict=lambda folder: torch.save({}, folder / "pytorch_model.bin"),
+        message="the only weights file, found pytorch_model.bin beside it",
+    ),
+]
+# Values: found when the drafter's weights are read.
+LATE = [
+    Damage(name="NaN", inflict=_set(LINEAR, (0, 0), float("nan")), message=f"NaN or infinity in {LINEAR}"),
+    Damage(name="infinity", inflict=_set(NORM, 0, float("inf")), message=f"NaN or infinity in {NORM}"),
+]
+
+
+def damaged(draft: Path, folder: Path, damage: Damage) -> Path:
+    """A broken copy of a valid drafter."""
+    shutil.copytree(draft, folder)
+    damage.inflict(folder)
+    return folder

@@ -1,0 +1,107 @@
+"""Greedy output with drafting is the target's own, token for token, on real vLLM.
+
+Catches: a draft token accepted without being the target's choice, keys and values of rejected tokens left in the
+target's cache, a drafter that reads or writes the wrong slots when prompts come in chunks or from the prefix cache,
+and a drafter that takes no part at all, with which everything would be identical too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.serving.engine import acceptance, counters, engine, greedy
+from vllm_mtp.config import ARCHITECTURE
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+NUM_TOKENS = 64
+LONG_PROMPT_LENGTH = 400  # tokens: three blocks of the KV cache and a part
+WAYS_OF_ASKING = ["method named", "method detected", "short arguments"]
+
+
+def asking(way: str, draft_dir: Path, num_speculative_tokens: int) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` that ask for the drafter."""
+    if way == "short arguments":
+        return {"spec_method": "mtp", "spec_model": str(draft_dir), "spec_tokens": num_speculative_tokens}
+    fields = {"model": str(draft_dir), "num_speculative_tokens": num_speculative_tokens}
+    return {"speculative_config": {"method": "mtp", **fields} if way == "method named" else fields}
+
+
+@pytest.mark.parametrize("way", WAYS_OF_ASKING)
+def test_every_way_of_asking_gives_our_drafter(target_dir: Path, draft_dir: Path, way: str) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    arguments = EngineArgs(model=str(target_dir), max_model_len=512, **asking(way, draft_dir, 2))
+    speculative = arguments.create_engine_config().speculative_config
+    assert speculative.method == "mtp"
+    assert speculative.num_speculative_tokens == 2
+    assert speculative.draft_model_config.architectures == [ARCHITECTURE]
+
+
+@pytest.mark.parametrize(("num_speculative_tokens", "way"), zip([1, 3, 5], WAYS_OF_ASKING, strict=True))
+def test_output_is_the_targets_own(
+    target_dir: Path,
+    draft_dir: Path,
+    prompts: list[list[int]],
+    plain_outputs: list[list[int]],
+    num_speculative_tokens: int,
+    way: str,
+) -> None:
+    assert len(prompts) >= 20
+    with engine(target_dir, **asking(way, draft_dir, num_speculative_tokens)) as llm:
+        outputs = greedy(llm, prompts, NUM_TOKENS)
+        counted = acceptance(llm)
+        alone = [greedy(llm, [prompt], 24)[0] for prompt in prompts[:6]]
+    assert outputs == plain_outputs
+    assert alone == [output[:24] for output in plain_outputs[:6]], "batch of one"
+
+    assert counted.acceptance_length > 1.2, "the drafter's guesses are hardly ever right"
+    assert len(counted.num_accepted_tokens_per_position) == num_speculative_tokens
+    # Every token but the first comes from a round, which gives its accepted tokens and one more. vLLM verifies, and
+    # counts, a whole draft also at the end, where up to K tokens too many are thrown away.
+    assert counted.num_draft_tokens == num_speculative_tokens * counted.num_drafts
+    num_too_many = counted.num_drafts + counted.num_accepted_tokens - len(prompts) * (NUM_TOKENS - 1)
+    assert 0 <= num_too_many <= num_speculative_tokens * len(prompts)
+
+
+@pytest.fixture(scope="module")
+def long_prompts(target_dir: Path, corpus: ModuleType) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(target_dir)
+    ids = (
+        tokenizer(text, add_special_tokens=False, verbose=False).input_ids for _, text in corpus.documents("held_out")
+    )
+    return [tokens[:LONG_PROMPT_LENGTH] for tokens in ids if len(tokens) >= LONG_PROMPT_LENGTH][:4]
+
+
+@pytest.fixture(scope="module")
+def plain_long_outputs(target_dir: Path, long_prompts: list[list[int]]) -> list[list[int]]:
+    with engine(target_dir, max_num_seqs=8) as llm:
+        return greedy(llm, long_prompts, 40)
+
+
+@pytest.fixture(scope="module")
+def chunking(target_dir: Path, draft_dir: Path, plain_long_outputs: list[list[int]]) -> Iterator[Any]:
+    """An engine with drafting that takes at most 64 tokens a step and keeps prefixes."""
+    limits = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "enable_prefix_caching": True}
+    with engine(target_dir, draft_dir, 3, **limits) as llm:
+        yield llm
+
+
+def test_prompts_in_chunks_then_from_the_prefix_cache(
+    chunking: Any, long_prompts: list[list[int]], plain_long_outputs: list[list[int]]
+) -> None:
+    assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "in chunks of 64 tokens"
+    first = counters(chunking)
+    assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "from the prefix cache"
+    second = counters(chunking)
+    assert first["prefix_cache_hits"] == 0
+    assert second["prefix_cache_hits"] >= 128 * len(long_prompts)
+    # The drafter's keys and values come from the cache too: a drafter with wrong ones would guess worse.
+    accepted, total = first["spec_decode_num_accepted_tokens"], second["spec_decode_num_accepted_tokens"]
+    assert accepted > 0
+    assert total == 2 * accepted

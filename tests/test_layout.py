@@ -1,0 +1,187 @@
+"""The layout is law: who may import whom, and where the heavy libraries may appear.
+
+Catches the import that turns a light plugin into one that loads torch in every process of vLLM, the cycle that makes
+serving depend on training, and the `__init__.py` that would shadow another package called `kernels`.
+"""
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LINKED = ("kernels", "training", "benchmarks")
+
+# Imports go one way: benchmarks -> training -> vllm_mtp -> kernels -> torch, triton.
+MAY_IMPORT = {
+    "kernels": {"kernels"},
+    "vllm_mtp": {"vllm_mtp", "kernels"},
+    "training": {"training", "vllm_mtp", "kernels"},
+    "benchmarks": {"benchmarks", "training", "vllm_mtp", "kernels"},
+}
+# The one exception: a command imports what it runs, inside its function.
+MAY_IMPORT_IN_FUNCTIONS = {"vllm_mtp/cli.py": {"training", "benchmarks"}}
+# Besides the standard library, the kernels need nothing else.
+LIBRARIES_OF_KERNELS = {"torch", "triton"}
+# Library -> files that may import it at module level; a pattern that ends in "/" is a folder.
+TOP_LEVEL = {
+    "triton": ("kernels/",),
+    "vllm": ("vllm_mtp/draft_model.py",),
+    "transformers": ("vllm_mtp/config.py", "training/", "benchmarks/"),
+    "datasets": ("training/", "benchmarks/"),
+}
+# Library -> files that may import it inside functions; a library that is not named: all files.
+IN_FUNCTIONS = {
+    "triton": ("kernels/",),
+    "vllm": ("vllm_mtp/", "training/", "benchmarks/"),
+}
+# Run where there is no Triton: the dispatcher asks for it inside functions, the plain twins never.
+NO_TRITON_AT_TOP = ("kernels/ops.py", "kernels/reference.py")
+NEVER_TRITON = ("kernels/reference.py",)
+
+
+def imports(source: str, path: str) -> Iterator[tuple[str, bool, bool]]:
+    """(module, inside a function, for type checkers only) of every import in a source; `path` resolves relative ones.
+
+    `from vllm_mtp import training` yields vllm_mtp.training beside vllm_mtp, since the name may be a module.
+    """
+    package = ["vllm_mtp", *Path(path).parts[:-1]] if path.startswith(LINKED) else list(Path(path).parts[:-1])
+
+    def walk(node: ast.AST, in_function: bool, typing_only: bool) -> Iterator[tuple[str, bool, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, in_function, typing_only) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module, in_function, typing_only
+            yield from ((f"{module}.{alias.name}", in_function, typing_only) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from (
+                (str(word.value), in_function, typing_only) for word in node.args if isinstance(word, ast.Constant)
+            )
+        in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from (found for child in node.body for found in walk(child, in_function, True))
+            yield from (found for child in node.orelse for found in walk(child, in_function, typing_only))
+            return
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, in_function, typing_only)
+
+    yield from walk(ast.parse(source), False, False)
+
+
+def package_of(module: str) -> str | None:
+    """Which of our four packages a module belongs to."""
+    parts = module.split(".")
+    if parts[0] != "vllm_mtp":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LINKED else "vllm_mtp"
+
+
+def allowed(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(path.startswith(pattern) if pattern.endswith("/") else path == pattern for pattern in patterns)
+
+
+def violations(source: str, path: str) -> list[str]:
+    """What a source breaks of the tables above; `path` is relative to the repository."""
+    own = path.split("/")[0]
+    found = []
+    for module, in_function, typing_only in imports(source, path):
+        library, package = module.split(".")[0], package_of(module)
+        if package is not None:
+            late = MAY_IMPORT_IN_FUNCTIONS.get(path, set()) if in_function else set()
+            if package not in MAY_IMPORT[own] | late:
+                found.append(f"{path} imports {module}: {own} may import only {', '.join(sorted(MAY_IMPORT[own]))}")
+            continue
+        if library in LINKED:
+            found.append(f"{path} imports {module}: write vllm_mtp.{module}")
+        if own == "kernels" and library not in LIBRARIES_OF_KERNELS | sys.stdlib_module_names:
+            found.append(f"{path} imports {module}: kernels need only {', '.join(sorted(LIBRARIES_OF_KERNELS))}")
+        if library == "triton" and allowed(path, NEVER_TRITON if in_function else NO_TRITON_AT_TOP):
+            found.append(f"{path} imports {module}: must load without Triton")
+        if typing_only:
+            continue
+        table = IN_FUNCTIONS if in_function else TOP_LEVEL
+        if library in table and not allowed(path, table[library]):
+            where = "inside a function" if in_function else "at module level"
+            found.append(f"{path} imports {module} {where}: only {', '.join(table[library])} may")
+    return found
+
+
+def sources() -> list[str]:
+    """Every Python file of the four packages once, links not followed."""
+    found = []
+    for top in MAY_IMPORT:
+        for folder, folders, files in os.walk(ROOT / top):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            found += [(Path(folder) / name).relative_to(ROOT).as_posix() for name in files if name.endswith(".py")]
+    return sorted(found)
+
+
+def test_the_tree_keeps_the_law() -> None:
+    assert "vllm_mtp/__init__.py" in sources()
+    assert not [fault for path in sources() for fault in violations((ROOT / path).read_text("utf-8"), path)]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("kernels/ops.py", "import vllm_mtp.module"),
+        ("kernels/ops.py", "def f():\n    from vllm_mtp import module"),
+        ("kernels/ops.py", "import transformers"),
+        ("kernels/ops.py", "import triton"),
+        ("kernels/reference.py", "def f():\n    import triton"),
+        ("vllm_mtp/module.py", "from vllm_mtp.training import loop"),
+        ("vllm_mtp/module.py", "from vllm_mtp import training"),
+        ("vllm_mtp/module.py", "def f():\n    import vllm_mtp.training.loop"),
+        ("vllm_mtp/module.py", "from . import benchmarks"),
+        ("vllm_mtp/module.py", "from .benchmarks.report import table"),
+        ("vllm_mtp/module.py", "import vllm"),
+        ("vllm_mtp/module.py", "if True:\n    from vllm.config import VllmConfig"),
+        ("vllm_mtp/module.py", "class A:\n    import vllm"),
+        ("vllm_mtp/module.py", "import triton"),
+        ("vllm_mtp/module.py", "def f():\n    import triton.language as tl"),
+        ("vllm_mtp/module.py", "import transformers"),
+        ("vllm_mtp/checkpoint.py", "from datasets import load_dataset"),
+        ("vllm_mtp/cli.py", "from vllm_mtp.training import loop"),
+        ("vllm_mtp/cli.py", "import importlib\nimportlib.import_module('vllm_mtp.benchmarks.report')"),
+        ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vllm_mtp.training"),
+        ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import vllm"),
+        ("training/loop.py", "from vllm_mtp.benchmarks import report"),
+        ("training/loop.py", "from ..benchmarks import report"),
+        ("training/loop.py", "import vllm"),
+        ("training/loop.py", "import kernels"),
+        ("benchmarks/latency.py", "from vllm import LLM"),
+    ],
+)
+def test_the_checker_finds_a_violation(path: str, source: str) -> None:
+    assert violations(source, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("kernels/ops.py", "import torch\nfrom vllm_mtp.kernels import reference\ndef f():\n    import triton"),
+        ("kernels/cross_entropy.py", "import triton\nimport triton.language as tl"),
+        ("vllm_mtp/draft_model.py", "from vllm.config import VllmConfig\nfrom vllm_mtp.kernels import ops"),
+        ("vllm_mtp/plugin.py", "def register():\n    from vllm import ModelRegistry"),
+        ("vllm_mtp/cli.py", "def train():\n    from vllm_mtp.training import loop"),
+        ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vllm.config import X"),
+        ("training/loop.py", "import transformers\nfrom vllm_mtp.module import MTPModule\nfrom . import data"),
+        ("benchmarks/latency.py", "from vllm_mtp.training import data\ndef f():\n    from vllm import LLM"),
+    ],
+)
+def test_the_checker_passes_what_is_allowed(path: str, source: str) -> None:
+    assert violations(source, path) == []
+
+
+@pytest.mark.parametrize("folder", LINKED)
+def test_folder_is_a_package_only_below_vllm_mtp(folder: str) -> None:
+    assert (ROOT / folder).is_dir()
+    assert not (ROOT / folder / "__init__.py").exists(), "would overwrite another top-level package of this name"
+    link = ROOT / "vllm_mtp" / folder
+    assert link.is_symlink(), "serves editable installs, type checkers and a checkout that is not installed"
+    assert os.readlink(link) == f"../{folder}"

@@ -1,0 +1,427 @@
+"""`vllm-mtp train` as a whole, on random targets: it learns, leaves the target alone, resumes, says what is wrong.
+
+Catches: a target that trains along, a resumed run that takes another course, other flags or other text taken for the
+same run, a finished drafter trained anew or overwritten, bad input found only after hours, paths of this machine in the
+drafter's folder.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vllm_mtp.checkpoint import load_draft
+from vllm_mtp.cli import main
+from vllm_mtp.training import loop
+from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.loop import train
+
+SENTENCE = "the quick brown fox jumps over the lazy dog while seven wizards brew a potion of jade and quartz; "
+TINY: dict[str, Any] = {"sequence_length": 32, "batch_size": 4, "warmup_steps": 2, "dtype": "float32"}
+STEP = TINY["sequence_length"] * TINY["batch_size"]  # tokens
+
+
+def save_target(folder: Path, *, tied: bool) -> Path:
+    """A random Llama with a tokenizer of bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(["<|end|>", *alphabet])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,  # an output distribution that is far from flat
+        tie_word_embeddings=tied,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_target(tmp_path_factory.mktemp("targets") / "tiny-llama", tied=True)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(SENTENCE * 60, encoding="utf-8")
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def run_train(config: TrainConfig, target: Path, data: Path, output: Path, **more: Any) -> dict[str, Any]:
+    return train(config, target=str(target), data=[data], output=output, device="cpu", show_progress=False, **more)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_target: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 12 steps, with checkpoints after 5, 10 and 12, that nothing interrupted."""
+    output = tmp_path_factory.mktemp("finished") / "draft"
+    run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY), tiny_target, text, output)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("tied", "objective", "optimizer"), [(True, "kl", "muon"), (False, "kl", "adamw"), (False, "lm", "muon")]
+)
+def test_training_overfits(tied: bool, objective: str, optimizer: str, tmp_path: Path) -> None:
+    target = save_target(tmp_path / "target", tied=tied)
+    before = files(target)
+    data = tmp_path / "text.txt"
+    data.write_text("abcdefghijk" * 150, encoding="utf-8")  # every window of 33 tokens is the same
+    config = TrainConfig(
+        tokens=160 * STEP, num_steps_unrolled=2, objective=objective, optimizer=optimizer, checkpoint_every=160,
+        learning_rate=0.02 if optimizer == "muon" else 0.005, **TINY,
+    )  # fmt: skip
+    info = run_train(config, target, data, tmp_path / "draft")
+    first, last = info["log"][0], info["log"][-1]
+    assert last["loss"] < 0.1 * first["loss"]
+    if objective == "kl":
+        assert max(first["agreement_per_position"]) < 0.3
+        assert min(last["agreement_per_position"]) > 0.9
+        assert min(info["held_out"]["agreement_per_position"][:2]) > 0.9
+    assert files(target) == before
+
+
+def test_the_target_in_memory_stays_bit_for_bit(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = []
+    load = loop.FrozenTarget.load
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        targets.append(load(*args, **kwargs))
+        states.append({name: tensor.clone() for name, tensor in targets[0].model.state_dict().items()})
+        return targets[0]
+
+    states: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(loop.FrozenTarget, "load", loaded)
+    run_train(TrainConfig(tokens=3 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
+    after = targets[0].model.state_dict()
+    assert after.keys() == states[0].keys()
+    assert all(torch.equal(tensor, states[0][name]) for name, tensor in after.items())
+    assert all(parameter.grad is None for parameter in targets[0].model.parameters())
+
+
+COMMAND = [sys.executable, "-m", "vllm_mtp.cli", "train"]
+
+
+def arguments(target: Path, data: Path, output: Path, *more: str) -> list[str]:
+    """The command line of the run that `finished` is."""
+    flags = f"--sequence-length 32 --batch-size 4 --warmup-steps 2 --dtype float32 --tokens {12 * STEP}"
+    paths = ["--target", str(target), "--data", str(data), "--output", str(output)]
+    return [*paths, *flags.split(), "--checkpoint-every", "5", "--device", "cpu", *more]
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_takes_the_same_course(
+    tiny_target: Path, text: Path, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_target, tmp_path / "tiny-llama")
+    shutil.copy(text, tmp_path / "text.txt")
+    # Absolute paths, of which none may be left in the folder.
+    command = [*COMMAND, *arguments(tmp_path / "tiny-llama", tmp_path / "text.txt", tmp_path / "out" / "draft")]
+    checkpoint = tmp_path / "out" / "draft" / "training" / "checkpoint.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    # Two steps after the first checkpoint it waits to be killed, on a machine of any speed.
+    waiting = f"""
+import pathlib, sys, time
+from vllm_mtp import cli
+from vllm_mtp.training import loop
+compare, calls = loop.compare, []
+def waits(*args):
+    calls.extend([1] * pathlib.Path({str(checkpoint)!r}).exists())
+    if len(calls) > 2:
+        pathlib.Path({str(tmp_path / "waits")!r}).touch()
+        time.sleep(600)
+    return compare(*args)
+loop.compare = waits
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting, *command[3:]], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "waits").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, process.communicate()[1].decode()
+    process.communicate()
+    assert torch.load(checkpoint, weights_only=True)["step"] == 5
+    assert not (tmp_path / "out" / "draft" / "run_info.json").exists()
+
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "vllm serve" in result.stdout
+    found, expected = (
+        json.loads((folder / "run_info.json").read_text()) for folder in (checkpoint.parents[1], finished)
+    )
+    assert found["log"] == expected["log"]
+    assert [entry["step"] for entry in found["log"]] == list(range(1, 13))
+    assert [entry["step"] for entry in found["log"] if "held_out" in entry] == [5, 10, 12]
+    assert (checkpoint.parents[1] / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    assert not checkpoint.parent.exists()
+    assert not [name for name, content in files(checkpoint.parents[1]).items() if str(tmp_path).encode() in content]
+    assert found["argv"][:8] == [
+        "vllm-mtp", "train", "--target", "tiny-llama", "--data", "text.txt", "--output", "out/draft"
+    ]  # fmt: skip
+    # In a log file the bar is not drawn at every step.
+    bars = [line for line in result.stderr.replace("\r", "\n").splitlines() if "/12 [" in line]
+    assert 1 <= len(bars) <= 6  # first, last, and around two lines on held-out text; twice that at every step
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the run of `finished`, killed at step 7."""
+    output = tmp_path / "draft"
+    compare, calls = loop.compare, []
+
+    def killing(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 8:  # 5 steps, one held-out batch, 1 step
+            raise KilledError
+        return compare(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "compare", killing)
+        with pytest.raises(KilledError):
+            run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY), tiny_target, text, output)
+    assert (output / "training" / "checkpoint.pt").exists()
+    return output
+
+
+def test_the_same_command_goes_on_from_its_checkpoint(
+    unfinished: Path, finished: Path, tiny_target: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments(tiny_target, text, unfinished)]) == 0
+    found, expected = (json.loads((folder / "run_info.json").read_text()) for folder in (unfinished, finished))
+    assert found["log"] == expected["log"]
+    assert found["argv"][:2] == ["vllm-mtp", "train"]
+    assert found["argv"][-2:] == ["--device", "cpu"]
+
+
+@pytest.mark.parametrize("state", ["unfinished", "finished"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "2", "--seed", "7"], "batch_size: 4, now 2; seed: 0, now 7"),
+        (["--data", "OTHER"], "data: other text"),
+        (["--target", "OTHER"], "target: 'tiny-llama', now 'other' (or other weights of that name)"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_an_error(
+    state: str, more: list[str], message: str, tiny_target: Path, text: Path, tmp_path: Path,
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output: Path = request.getfixturevalue(state)
+    before = files(output)
+    if more[0] == "--target":
+        more = ["--target", str(save_target(tmp_path / "other", tied=False))]
+    elif more[0] == "--data":
+        (tmp_path / "other.txt").write_text(SENTENCE[1:] * 60)
+        more = ["--data", str(tmp_path / "other.txt")]
+    assert main(["train", *arguments(tiny_target, text, output), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert f"--output: {output} holds {'an unfinished run' if state == 'unfinished' else 'a finished drafter'}" in error
+    assert files(output) == before
+
+
+def test_a_finished_run_is_left_as_it_is(
+    finished: Path, tiny_target: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(finished)
+    assert main(["train", *arguments(tiny_target, text, finished)]) == 0
+    assert "finished: nothing to do" in capsys.readouterr().out
+    assert files(finished) == before
+
+
+def test_killed_while_the_drafter_was_written(
+    unfinished: Path, finished: Path, tiny_target: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+
+    def killed(*args: Any) -> str:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vllm_mtp.training.export.model_card", killed)
+        with pytest.raises(KilledError):
+            run_train(config, tiny_target, text, unfinished)
+    assert (unfinished / "model.safetensors").exists()
+    assert not (unfinished / "run_info.json").exists()
+    info = run_train(config, tiny_target, text, unfinished)
+    assert info["log"] == json.loads((finished / "run_info.json").read_text())["log"]
+    assert files(unfinished).keys() == files(finished).keys()
+
+
+def test_a_run_keeps_the_dtype_that_it_began_with(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The probe measures time, so that it may decide otherwise when the run goes on.
+    config = TrainConfig(tokens=2 * STEP, **(TINY | {"dtype": "auto"}))
+    choices = iter([torch.bfloat16, torch.float32])
+    monkeypatch.setattr("vllm_mtp.training.target.faster_cpu_dtype", lambda model: next(choices))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "export", lambda *args: None)
+        patch.setattr(loop, "remove_checkpoint", lambda *args: None)
+        run_train(config, tiny_target, text, tmp_path / "draft")
+    assert run_train(config, tiny_target, text, tmp_path / "draft")["dtype"] == "bfloat16"
+
+
+def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
+    assert files(finished).keys() == {"config.json", "model.safetensors", "run_info.json", "README.md"}
+    info = json.loads((finished / "run_info.json").read_text())
+    assert info["tokens_seen"] == 12 * STEP
+    assert info["versions"].keys() >= {"python", "torch", "transformers"}
+    assert info["target"]["name"] == "tiny-llama"
+    assert info["held_out"] == info["log"][-1]["held_out"]
+    card = (finished / "README.md").read_text()
+    assert "vllm serve TARGET --spec-method mtp --spec-model THIS_FOLDER --spec-tokens 3" in card
+    for position in range(5):
+        agreement, overlap = (info["held_out"][f"{name}_per_position"][position] for name in ("agreement", "overlap"))
+        assert f"| {position} | {agreement:.3f} | {overlap:.3f} |" in card
+    target = json.loads((tiny_target / "config.json").read_text())
+    config = json.loads((finished / "config.json").read_text())
+    same = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    assert {name: config[name] for name in same} == {name: target[name] for name in same}
+
+
+def test_another_process_reads_the_trained_weights(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = []
+    initialise = loop.initialise
+    monkeypatch.setattr(loop, "initialise", lambda module: (initialise(module), modules.append(module)))
+    run_train(TrainConfig(tokens=3 * STEP, qk_norm=True, **TINY), tiny_target, text, tmp_path / "draft")
+    script = (
+        "import sys; from pathlib import Path; import torch; from vllm_mtp.checkpoint import load_draft;"
+        "torch.save(load_draft(Path(sys.argv[1]))[1], sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "draft"), str(tmp_path / "read.pt")], check=True)
+    read = torch.load(tmp_path / "read.pt", weights_only=True)
+    trained = modules[0].state_dict()
+    assert read.keys() == trained.keys()
+    assert all(torch.equal(read[name], tensor.bfloat16()) for name, tensor in trained.items())
+
+
+def test_bfloat16_and_an_untied_head_on_a_cpu(text: Path, tmp_path: Path) -> None:
+    target = save_target(tmp_path / "target", tied=False)
+    losses = {}
+    for dtype in ("bfloat16", "float32"):
+        config = TrainConfig(tokens=4 * STEP, qk_norm=True, num_steps_unrolled=7, **(TINY | {"dtype": dtype}))
+        info = run_train(config, target, text, tmp_path / dtype)
+        assert info["dtype"] == dtype
+        assert len(info["held_out"]["agreement_per_position"]) == 7  # no fewer than were trained
+        losses[dtype] = [entry["loss"] for entry in info["log"]] + [info["held_out"]["loss"]]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    config, tensors = load_draft(tmp_path / "bfloat16")
+    assert config.qk_norm
+    assert "layer.self_attn.q_norm.weight" in tensors
+
+
+def test_another_shape_than_the_targets(tiny_target: Path, text: Path, tmp_path: Path) -> None:
+    shape = {"intermediate_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}
+    run_train(TrainConfig(tokens=2 * STEP, **shape, **TINY), tiny_target, text, tmp_path / "draft")
+    config, tensors = load_draft(tmp_path / "draft")
+    assert {name: getattr(config, name) for name in shape} == shape
+    assert tensors["layer.self_attn.k_proj.weight"].shape == (3 * 8, 32)
+
+
+ERRORS: dict[str, tuple[list[str], str]] = {
+    "no such data": (
+        ["--data", "absent.txt"],
+        "--data: expected text or JSONL files, got absent.txt, which is no file",
+    ),
+    "bad JSONL": (["--data", "bad.jsonl"], "--data: bad.jsonl:2 is not valid JSON"),
+    "not text": (["--data", "latin.txt"], "--data: latin.txt is not UTF-8 text"),
+    "too little text": (["--data", "short.txt"], "--data: expected at least 165 tokens"),
+    "not a model": (["--target", "empty"], "--target: expected a causal LM's folder or Hub id, got empty"),
+    "no such model": (
+        ["--target", "absent/folder"],
+        "--target: expected a causal LM's folder or Hub id, got absent/folder",
+    ),
+    "output is a file": (["--output", "short.txt"], "--output: expected a folder, got short.txt, which is a file"),
+    "output holds a model": (["--output", "TARGET"], "holds a model that `vllm-mtp train` did not write"),
+    "too few tokens": (["--tokens", "100"], "tokens: expected at least one batch of 4 x 32 tokens, got 100"),
+    "short sequences": (["--sequence-length", "8"], "sequence_length: expected at least 12"),
+    "long sequences": (["--sequence-length", "300"], "sequence_length: expected at most the target's 256, got 300"),
+    "no draft steps": (["--num-steps-unrolled", "0"], "num_steps_unrolled: expected a positive integer, got 0"),
+    "learning rate": (["--learning-rate", "-1"], "expected learning_rate >= 0"),
+    "heads": (
+        ["--num-attention-heads", "3"],
+        "num_attention_heads must be a multiple of num_key_value_heads, got 3 and 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_bad_input_is_one_line_before_any_training(
+    more: list[str], message: str, tiny_target: Path, text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "compare", lambda *args: pytest.fail("trained"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "short.txt").write_text(SENTENCE)
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text"\n')
+    (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
+    target = shutil.copytree(tiny_target, tmp_path / "target")
+    more = [str(target) if word == "TARGET" else word for word in more]
+    assert main(["train", *arguments(target, text, tmp_path / "draft"), *more]) == 2
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith("vllm-mtp train: ")
+    assert message in last_line
+    assert files(target) == files(tiny_target)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(tiny_target: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *arguments(tiny_target, text, tmp_path / "draft"), "--device", "cuda"]) == 2
+    assert "--device: expected a CUDA GPU, torch finds none" in capsys.readouterr().err
+
+
+def test_an_error_of_a_real_process_is_one_line(tiny_target: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, *arguments(tiny_target, tmp_path / "absent.txt", tmp_path / "draft")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("vllm-mtp train: --data: expected text or JSONL files")
+    assert result.stdout == ""
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = loop.compare
+    monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.full((3,), float("nan"))))
+    with pytest.raises(ValueError, match="the loss of step 1 is nan: lower --learning-rate"):
+        run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")

@@ -1,0 +1,122 @@
+"""A drafter's folder: what is written is what is read, and every broken folder is refused with a reason.
+
+Catches what stock vLLM passes over in silence: a missing linear tensor (uninitialised memory is served), NaN, a
+stray bias, a pickle beside the weights.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.drafts import EARLY, LATE, Damage, damaged, random_tensors, small_config, write_random_draft
+from vllm_mtp.checkpoint import (
+    fingerprint_rows,
+    load_draft,
+    save_draft,
+    tensor_shapes,
+    tokenizer_sha256,
+    weights_sha256,
+)
+from vllm_mtp.config import MTPConfig
+from vllm_mtp.module import MTPModule
+
+SHAPES = [{}, {"qk_norm": True}, {"attention_bias": True}, {"qk_norm": True, "attention_bias": True}]
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Path:
+    """A valid drafter."""
+    return write_random_draft(tmp_path / "draft", small_config())
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_what_is_saved_is_loaded(tmp_path: Path, options: dict[str, bool]) -> None:
+    config = small_config(**options)
+    tensors = random_tensors(config)
+    save_draft(tmp_path / "draft", config, tensors)
+    loaded_config, loaded = load_draft(tmp_path / "draft")
+    assert loaded_config.contract() == config.contract()
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert sorted(path.name for path in (tmp_path / "draft").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_tensors_are_the_modules_parameters(options: dict[str, bool]) -> None:
+    config = small_config(**options)
+    module = MTPModule(config)
+    assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == tensor_shapes(config)
+
+
+def test_neither_embedding_nor_head_is_stored(draft: Path) -> None:
+    config, _ = load_draft(draft)
+    with safe_open(str(draft / "model.safetensors"), framework="pt") as file:
+        assert not any(config.vocab_size in file.get_slice(name).get_shape() for name in file.keys())
+
+
+@pytest.mark.parametrize("damage", EARLY + LATE, ids=lambda damage: damage.name)
+def test_a_broken_folder_is_refused(draft: Path, tmp_path: Path, damage: Damage) -> None:
+    with pytest.raises(ValueError, match=damage.message) as caught:
+        load_draft(damaged(draft, tmp_path / "broken", damage))
+    assert str(tmp_path / "broken") in str(caught.value), "the error names the folder"
+
+
+@pytest.mark.parametrize("damage", EARLY, ids=lambda damage: damage.name)
+def test_autoconfig_refuses_it_before_any_value_is_read(draft: Path, tmp_path: Path, damage: Damage) -> None:
+    """What vLLM calls first, in the caller's process."""
+    from transformers import AutoConfig
+
+    AutoConfig.register(MTPConfig.model_type, MTPConfig, exist_ok=True)
+    with pytest.raises((ValueError, OSError), match=damage.message):
+        AutoConfig.from_pretrained(damaged(draft, tmp_path / "broken", damage))
+
+
+def test_all_faults_are_named_at_once(draft: Path) -> None:
+    fields = json.loads((draft / "config.json").read_text())
+    fields |= {"hidden_size": -1, "concat_order": "hidden_embed", "rms_norm_eps": 2}
+    (draft / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"hidden_size .*got -1; concat_order .*'hidden_embed'; rms_norm_eps .*got 2"):
+        load_draft(draft)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere: expected a drafter's folder with config\.json"):
+        load_draft(tmp_path / "nowhere")
+
+
+def test_another_models_folder(draft: Path) -> None:
+    fields = json.loads((draft / "config.json").read_text()) | {"model_type": "llama"}
+    (draft / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="expected model_type 'mtp', got 'llama'"):
+        load_draft(draft)
+
+
+def test_saving_checks_the_tensors(tmp_path: Path) -> None:
+    config = small_config()
+    tensors = random_tensors(config)
+    del tensors["norm.weight"]
+    with pytest.raises(ValueError, match=r"missing norm\.weight"):
+        save_draft(tmp_path / "draft", config, tensors)
+    assert not (tmp_path / "draft").exists()
+
+
+def test_tokenizer_hash_is_of_pairs_not_of_their_order() -> None:
+    assert tokenizer_sha256({"a": 0, "b": 1}) == tokenizer_sha256({"b": 1, "a": 0})
+    assert tokenizer_sha256({"a": 0, "b": 1}) != tokenizer_sha256({"a": 1, "b": 0})
+
+
+def test_weights_hash_survives_bfloat16_and_sees_every_chosen_row() -> None:
+    table = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    rows = fingerprint_rows(50)
+    assert rows[0] == 0
+    assert rows[-1] == 49
+    stored = weights_sha256(table[rows], table[rows])
+    assert weights_sha256(table.bfloat16()[rows], table.bfloat16()[rows]) == stored
+    for row in rows:
+        other = table.clone()
+        other[row] += 1
+        assert weights_sha256(other[rows], table[rows]) != stored
+        assert weights_sha256(table[rows], other[rows]) != stored

@@ -1,0 +1,106 @@
+"""The cached draft loop, against a loop without any cache that runs over the whole history at each draft token.
+
+Catches: drafted keys that stay in the cache after verification, the target's hidden state where the module's own
+belongs, the wrong token beside a hidden state, a position that is off by one, logits without the target's soft cap.
+"""
+
+# Shapes: T tokens, K draft tokens, D hidden size, V vocabulary.
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vllm_mtp.config import MTPConfig
+from vllm_mtp.draft_loop import DraftLoop
+from vllm_mtp.module import KVCache, MTPModule
+from vllm_mtp.shared_head import LogitsTransform, SharedHead
+
+VOCAB_SIZE, HIDDEN_SIZE = 40, 16
+
+
+@pytest.fixture
+def module() -> MTPModule:
+    torch.manual_seed(0)
+    fields: dict[str, Any] = {
+        "hidden_size": HIDDEN_SIZE,
+        "intermediate_size": 24,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
+        "vocab_size": VOCAB_SIZE,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    module = MTPModule(MTPConfig.from_dict(fields))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return module.requires_grad_(False)
+
+
+@pytest.fixture
+def head() -> SharedHead:
+    generator = torch.Generator().manual_seed(1)
+    embedding_VD, head_VD = (torch.randn(VOCAB_SIZE, HIDDEN_SIZE, generator=generator) for _ in range(2))
+    return SharedHead(embedding_VD=embedding_VD, head_VD=head_VD, transform=LogitsTransform(scale=0.7, soft_cap=4.0))
+
+
+def draft_without_cache(
+    module: MTPModule, head: SharedHead, hidden_TD: Tensor, ids_T: Tensor, num_tokens: int
+) -> tuple[list[int], Tensor]:
+    """K greedy draft tokens after the whole text ids_T (one longer than hidden_TD), computed anew each time."""
+    drafts: list[int] = []
+    logits = []
+    inputs_TD = hidden_TD
+    for _ in range(num_tokens):
+        next_ids_T = torch.tensor([*ids_T[1:].tolist(), *drafts])
+        cache = KVCache(module.config, torch.float32, "cpu")
+        states_TD = module(head.embedding_VD[next_ids_T], inputs_TD, cache)
+        raw_V = head.head_VD @ states_TD[-1]
+        logits.append(0.7 * 4.0 * torch.tanh(raw_V / 4.0))
+        drafts.append(int(logits[-1].argmax()))
+        inputs_TD = torch.cat((inputs_TD, states_TD[-1:]))
+    return drafts, torch.stack(logits)
+
+
+def test_rounds_against_a_loop_without_cache(module: MTPModule, head: SharedHead) -> None:
+    torch.manual_seed(2)
+    ids_T, hidden_TD = torch.randint(VOCAB_SIZE, (20,)), torch.randn(20, HIDDEN_SIZE)
+    loop = DraftLoop(module, head)
+    seen = 0
+    # Verified positions of each round (the prompt, then 1 + what was accepted), and K.
+    for num_new, num_speculative_tokens in ((6, 3), (1, 5), (4, 1), (2, 2), (3, 4)):
+        stop = seen + num_new
+        drafts, logits_KV = loop.propose(hidden_TD[seen:stop], ids_T[seen + 1 : stop + 1], num_speculative_tokens)
+        expected, expected_KV = draft_without_cache(
+            module, head, hidden_TD[:stop], ids_T[: stop + 1], num_speculative_tokens
+        )
+        assert drafts == expected
+        torch.testing.assert_close(logits_KV, expected_KV, rtol=1e-4, atol=1e-4)
+        seen = stop
+        assert len(loop.cache) == seen
+
+
+def test_drafting_leaves_the_cache_as_if_no_draft_had_been_made(module: MTPModule, head: SharedHead) -> None:
+    torch.manual_seed(3)
+    ids_T, hidden_TD = torch.randint(VOCAB_SIZE, (9,)), torch.randn(8, HIDDEN_SIZE)
+    many, one = DraftLoop(module, head), DraftLoop(module, head)
+    for part in (slice(0, 5), slice(5, 8)):
+        many.propose(hidden_TD[part], ids_T[1:][part], 5)
+        one.propose(hidden_TD[part], ids_T[1:][part], 1)
+    assert torch.equal(many.cache.keys_SGC, one.cache.keys_SGC)
+    assert torch.equal(many.cache.values_SGC, one.cache.values_SGC)
+
+
+def test_the_chosen_tokens_are_fed_back(module: MTPModule, head: SharedHead) -> None:
+    torch.manual_seed(4)
+    ids_T, hidden_TD = torch.randint(VOCAB_SIZE, (5,)), torch.randn(5, HIDDEN_SIZE)
+    greedy, greedy_KV = DraftLoop(module, head).propose(hidden_TD, ids_T, 3)
+    least, least_KV = DraftLoop(module, head).propose(hidden_TD, ids_T, 3, choose=lambda logits: int(logits.argmin()))
+    assert least == least_KV.argmin(-1).tolist()
+    assert greedy == greedy_KV.argmax(-1).tolist()
+    assert torch.equal(greedy_KV[0], least_KV[0])
+    assert not torch.allclose(greedy_KV[1], least_KV[1])

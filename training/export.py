@@ -1,0 +1,151 @@
+"""A finished drafter: config.json, model.safetensors, run_info.json and the model card."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vllm_mtp.checkpoint import save_draft, write_atomically
+from vllm_mtp.config import MTPConfig
+from vllm_mtp.module import MTPModule
+from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.target import FrozenTarget
+
+
+def export(output: Path, module: MTPModule, config: MTPConfig, info: dict[str, Any]) -> None:
+    """Writes the drafter's folder; run_info.json last, as the mark of a finished run."""
+    tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in module.state_dict().items()}
+    save_draft(output, config, tensors)
+    write_atomically(output / "README.md", model_card(info))
+    write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
+
+
+def run_info(
+    config: TrainConfig,
+    target: FrozenTarget,
+    *,
+    argv: Sequence[str],
+    log: list[dict[str, Any]],
+    data_tokens: int,
+    data_sha256: str,
+    seconds: float,
+    tokens_per_second: float,
+) -> dict[str, Any]:
+    """What made a drafter."""
+    return {
+        "argv": [relative(argument) for argument in argv],
+        "config": asdict(config),
+        "target": target.fingerprint(),
+        "dtype": target.dtype_name,
+        "device": torch.cuda.get_device_name() if target.device.type == "cuda" else processor_name(),
+        "data_tokens": data_tokens,
+        "data_sha256": data_sha256,
+        "tokens_seen": config.num_steps * config.batch_size * config.sequence_length,
+        "seconds_of_last_session": round(seconds, 1),
+        "tokens_per_second": round(tokens_per_second),
+        "git_revision": git_revision(),
+        "versions": versions("vllm-mtp", "torch", "transformers"),
+        "held_out": next((entry["held_out"] for entry in reversed(log) if "held_out" in entry), None),
+        "log": log,
+    }
+
+
+def relative(argument: str) -> str:
+    """A path argument relative to the working directory, also in --flag=PATH; anything else unchanged."""
+    flag, equals, value = argument.partition("=")
+    if argument.startswith("-") and equals:
+        return f"{flag}={relative(value)}"
+    if not Path(argument).is_absolute():
+        return argument
+    try:
+        return str(Path(argument).relative_to(Path.cwd()))
+    except ValueError:
+        return Path(argument).name
+
+
+def git_revision() -> str | None:
+    """The commit of the source tree that runs, or None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed; what lies around site-packages may be another project's checkout
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Installed versions of distributions, absent ones left out, and Python's."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def processor_name() -> str:
+    """The processor's model and number of cores, as the operating system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return f"{model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def model_card(info: dict[str, Any]) -> str:
+    """README.md of the drafter's folder."""
+    name, held_out = info["target"]["name"], info["held_out"]
+    rows = "\n".join(
+        f"| {position} | {agreement:.3f} | {overlap:.3f} |"
+        for position, (agreement, overlap) in enumerate(
+            zip(held_out["agreement_per_position"], held_out["overlap_per_position"], strict=True)
+        )
+    )
+    return f"""---
+library_name: vllm
+tags: [speculative-decoding, multi-token-prediction, vllm-mtp]
+base_model: {name}
+---
+
+# MTP drafter for {name}
+
+One transformer layer that drafts tokens for the frozen target {name}; the target verifies every token, so that the
+output is the target's own. Made with vllm-mtp by {info["config"]["objective"].upper()} self-distillation over
+{info["tokens_seen"]:,} tokens, {info["config"]["num_steps_unrolled"]} draft steps unrolled. Embedding and LM head are
+the target's; this folder holds the layer alone.
+
+## Serve
+
+    pip install vllm-mtp
+    vllm serve TARGET --spec-method mtp --spec-model THIS_FOLDER --spec-tokens 3
+
+or, on any version of vLLM, `--speculative-config '{{"model": "THIS_FOLDER", "num_speculative_tokens": 3}}'`. Who
+samples (temperature above 0) adds `"draft_sample_method": "probabilistic"` to that JSON: more tokens are accepted.
+
+## Measured on held-out text
+
+Teacher-forced, with the attention that serving has. Agreement is how often the drafter's most likely token is the
+target's; overlap, the sum of min(p, q), is the acceptance of a sampled draft token at temperature 1.
+
+| position | agreement | overlap |
+|---|---|---|
+{rows}
+
+`run_info.json` has the command, the configuration, versions and the training curve.
+"""
+
+
+def command_line(argv: Sequence[str] | None = None) -> list[str]:
+    """The command with these arguments (by default this process's), as it can be typed again."""
+    return ["vllm-mtp", *(sys.argv[1:] if argv is None else argv)]

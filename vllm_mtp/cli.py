@@ -1,0 +1,91 @@
+"""The `vllm-mtp` command: `train` a drafter, `eval` it in plain PyTorch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; a bad input is one line on standard error and exit status 2."""
+    parser = argparse.ArgumentParser(prog="vllm-mtp", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_train(commands.add_parser("train", help="distil a drafter from a frozen target"))
+    _add_eval(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
+    args = parser.parse_args(argv)
+    args.argv = argv
+    try:
+        return int(args.run(args))
+    except (ValueError, OSError) as error:
+        print(f"vllm-mtp {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vllm-mtp {args.command}: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.training.config import DTYPES, OBJECTIVES, OPTIMIZERS, TrainConfig
+
+    parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
+    parser.add_argument("--data", required=True, nargs="+", type=Path, help='text files, or JSONL with a "text" field')
+    parser.add_argument("--output", required=True, type=Path, help="folder of the drafter")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    choices = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "dtype": DTYPES}
+    for field in fields(TrainConfig):
+        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true")
+        else:
+            assert isinstance(default, int | float | str)
+            parser.add_argument(
+                flag, type=type(default), default=default, choices=choices.get(field.name), help=f"default {default}"
+            )
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.export import command_line
+    from vllm_mtp.training.loop import train
+
+    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
+    info = train(
+        config, target=args.target, data=args.data, output=args.output, device=args.device, argv=command_line(args.argv)
+    )
+    agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
+    print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
+    print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
+    return 0
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", required=True, help="folder or Hub id of the drafter's target")
+    parser.add_argument("--draft", required=True, type=Path, help="folder of the drafter")
+    parser.add_argument("--prompts", required=True, type=Path, help='text with prompts between lines "-----", or JSONL')
+    parser.add_argument("--engine", choices=("torch",), default="torch", help="plain PyTorch, batch 1, exact")
+    parser.add_argument("--num-speculative-tokens", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="K")
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
+    parser.add_argument("--max-tokens", type=int, default=96, help="generated per prompt; default 96")
+    parser.add_argument("--max-prompt-tokens", type=int, default=512, help="longer prompts lose their beginning")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.set_defaults(run=_eval)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from vllm_mtp.benchmarks.simulation import SimulationConfig, simulate
+
+    config = SimulationConfig(
+        num_speculative_tokens=tuple(args.num_speculative_tokens),
+        temperatures=tuple(args.temperature),
+        max_tokens=args.max_tokens,
+        max_prompt_tokens=args.max_prompt_tokens,
+        seed=args.seed,
+    )
+    return simulate(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,278 @@
+"""The MTP module on vLLM's layers: the draft model that vLLM's proposer runs, on either model runner.
+
+Loaded by name through `ModelRegistry` (plugin.py). The target's embedding and LM head are shared by vLLM itself after
+loading. module.py is the same computation in plain PyTorch and the oracle of the tests.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from vllm.compilation.decorators import support_torch_compile
+from vllm.config import CacheConfig, VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import (
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    ReplicatedLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+from vllm.model_executor.layers.rotary_embedding import get_rope
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    WeightsMapper,
+    get_draft_quant_config,
+    maybe_prefix,
+)
+from vllm.sequence import IntermediateTensors
+
+from vllm_mtp import cpu_repairs
+from vllm_mtp.checkpoint import check_shapes, check_values
+from vllm_mtp.config import MTPConfig
+from vllm_mtp.shared_head import LogitsTransform
+from vllm_mtp.target_check import check_target
+
+
+class MTPAttention(nn.Module):
+    """Grouped-query attention with RoPE, optional biases and per-head query and key norms."""
+
+    def __init__(
+        self,
+        config: MTPConfig,
+        cache_config: CacheConfig | None,
+        quant_config: QuantizationConfig | None,
+        prefix: str,
+    ) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.qkv_proj = QKVParallelLinear(
+            config.hidden_size,
+            config.head_dim,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            bias=config.attention_bias,
+            quant_config=quant_config,
+            prefix=f"{prefix}.qkv_proj",
+        )
+        self.num_heads, self.num_kv_heads = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
+        self.q_size, self.kv_size = self.num_heads * config.head_dim, self.num_kv_heads * config.head_dim
+        self.o_proj = RowParallelLinear(
+            config.num_attention_heads * config.head_dim,
+            config.hidden_size,
+            bias=config.attention_bias,
+            quant_config=quant_config,
+            prefix=f"{prefix}.o_proj",
+        )
+        self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.rotary_emb = get_rope(
+            config.head_dim,
+            max_position=config.max_position_embeddings,
+            rope_parameters=config.rope_parameters,
+        )
+        self.attn = Attention(
+            self.num_heads,
+            config.head_dim,
+            config.head_dim**-0.5,
+            num_kv_heads=self.num_kv_heads,
+            cache_config=cache_config,
+            quant_config=quant_config,
+            prefix=f"{prefix}.attn",
+        )
+
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        qkv, _ = self.qkv_proj(hidden_states)
+        q, k, v = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q.unflatten(-1, (self.num_heads, self.head_dim))).flatten(-2)
+            k = self.k_norm(k.unflatten(-1, (self.num_kv_heads, self.head_dim))).flatten(-2)
+        q, k = self.rotary_emb(positions, q, k)
+        output, _ = self.o_proj(self.attn(q, k, v))
+        return output
+
+
+class MTPMLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: MTPConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
+        super().__init__()
+        self.gate_up_proj = MergedColumnParallelLinear(
+            config.hidden_size,
+            [config.intermediate_size] * 2,
+            bias=False,
+            quant_config=quant_config,
+            prefix=f"{prefix}.gate_up_proj",
+        )
+        self.down_proj = RowParallelLinear(
+            config.intermediate_size,
+            config.hidden_size,
+            bias=False,
+            quant_config=quant_config,
+            prefix=f"{prefix}.down_proj",
+        )
+        self.act_fn = SiluAndMul()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate_up, _ = self.gate_up_proj(hidden_states)
+        output, _ = self.down_proj(self.act_fn(gate_up))
+        return output
+
+
+class MTPDecoderLayer(nn.Module):
+    """One pre-norm transformer layer; returns its output and the residual still to be added."""
+
+    def __init__(
+        self,
+        config: MTPConfig,
+        cache_config: CacheConfig | None,
+        quant_config: QuantizationConfig | None,
+        prefix: str,
+    ) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = MTPAttention(config, cache_config, quant_config, prefix=f"{prefix}.self_attn")
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = MTPMLP(config, quant_config, prefix=f"{prefix}.mlp")
+
+    def forward(self, positions: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_states = self.self_attn(positions, self.input_layernorm(residual))
+        hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
+        return self.mlp(hidden_states), residual
+
+
+@support_torch_compile
+class MTPPredictor(nn.Module):
+    """The module: norms, projection, one layer, final norm. `embed_tokens` is the target's, set by vLLM."""
+
+    embed_tokens: VocabParallelEmbedding
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
+        quant_config = get_draft_quant_config(vllm_config)
+        self.enorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.hnorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.eh_proj = ReplicatedLinear(
+            2 * config.hidden_size,
+            config.hidden_size,
+            bias=False,
+            quant_config=quant_config,
+            prefix=f"{prefix}.eh_proj",
+        )
+        # vLLM keeps attention layers by name: the index after the target's last layer is free.
+        layer_index = vllm_config.model_config.get_total_num_hidden_layers()
+        self.layer = MTPDecoderLayer(
+            config, vllm_config.cache_config, quant_config, prefix=f"{prefix}.layers.{layer_index}"
+        )
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        # With LoRA enabled the V1 runner shares the target's wrapped embedding; adapters are not the drafter's.
+        embed_tokens = getattr(self.embed_tokens, "base_layer", self.embed_tokens)
+        return embed_tokens(input_ids)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed_input_ids(input_ids)
+        fused, _ = self.eh_proj(torch.cat([self.enorm(inputs_embeds), self.hnorm(hidden_states)], dim=-1))
+        hidden_states, residual = self.layer(positions, fused)
+        hidden_states, _ = self.norm(hidden_states, residual)
+        return hidden_states
+
+
+class MTPDraftModel(nn.Module):
+    """Draft model for any target, distilled after the fact.
+
+    `forward` returns hidden states after the final norm: the proposer gives them to `compute_logits` and feeds them
+    back as the hidden states of the next draft step.
+    """
+
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_prefix={"": "model."},
+        orig_to_new_stacked={
+            ".q_proj": (".qkv_proj", "q"),
+            ".k_proj": (".qkv_proj", "k"),
+            ".v_proj": (".qkv_proj", "v"),
+            ".gate_proj": (".gate_up_proj", 0),
+            ".up_proj": (".gate_up_proj", 1),
+        },
+    )
+    # A drafter is model.safetensors and nothing else; vLLM's loader must not go on to a pickle.
+    fall_back_to_pt_during_load = False
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        target = vllm_config.model_config
+        self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
+        check_target(self.config, target)
+        _check_parallelism(self.config, vllm_config)
+        cpu_repairs.apply_where_needed()
+        self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
+        transform = LogitsTransform.of_target(target.hf_text_config)
+        self.logits_processor = LogitsProcessor(
+            self.config.vocab_size, scale=transform.scale, soft_cap=transform.soft_cap
+        )
+
+    @property
+    def head(self) -> nn.Module:
+        """The target's LM head, or its embedding where vLLM's class of the target has no head of its own (Gemma 2)."""
+        return getattr(self, "lm_head", self.model.embed_tokens)
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.model.embed_input_ids(input_ids)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        spec_step_idx: int = 0,
+    ) -> torch.Tensor:
+        return self.model(input_ids, positions, hidden_states, inputs_embeds)
+
+    def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
+        return self.logits_processor(self.head, hidden_states)
+
+    def get_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Argmax over the vocabulary without gathering logits from every rank (`use_local_argmax_reduction`)."""
+        return self.logits_processor.get_top_tokens(self.head, hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Loads the checkpoint. vLLM's loader lets missing linear tensors and NaN pass, so they are checked here.
+
+        Raises:
+            ValueError: naming every missing, unexpected, misshapen or non-finite tensor.
+        """
+        tensors = dict(weights)
+        check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, self.config, "The drafter")
+        check_values(tensors.items(), "The drafter")
+        return AutoWeightsLoader(self).load_weights(tensors.items(), mapper=self.hf_to_vllm_mapper)
+
+
+def _check_parallelism(config: MTPConfig, vllm_config: VllmConfig) -> None:
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise ValueError(
+            "An MTP drafter shares the target's embedding, which vLLM gives it only without pipeline parallelism: "
+            f"expected pipeline_parallel_size 1, got {vllm_config.parallel_config.pipeline_parallel_size}."
+        )
+    world_size = get_tensor_model_parallel_world_size()
+    if config.num_attention_heads % world_size:
+        raise ValueError(
+            f"The drafter's {config.num_attention_heads} query heads cannot be split over tensor_parallel_size "
+            f"{world_size}: train a drafter whose number of heads is a multiple of it."
+        )

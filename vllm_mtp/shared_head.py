@@ -1,0 +1,59 @@
+"""The target's embedding and LM head, which the drafter shares: rows in, logits out."""
+
+# Shapes: T tokens, D hidden size, V vocabulary.
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogitsTransform:
+    """What a target does to its logits after the head: logits -> scale * cap * tanh(logits / cap)."""
+
+    scale: float = 1.0
+    """Multiplies the logits, after the cap."""
+    soft_cap: float | None = None
+    """Bounds the logits' magnitude; None where the target has no cap."""
+
+    @classmethod
+    def of_target(cls, config: Any) -> "LogitsTransform":
+        """Reads the transform from a target's config: Gemma 2's cap, Granite's divisor, Cohere's factor."""
+        scale = getattr(config, "logit_scale", None) or 1.0
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        return cls(scale=scale / divisor, soft_cap=getattr(config, "final_logit_softcapping", None) or None)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.soft_cap is not None:
+            logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
+        return logits if self.scale == 1.0 else logits * self.scale
+
+    def gradient(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient with respect to the head's own logits, from the one with respect to the transformed logits."""
+        if self.soft_cap is not None:
+            gradient = gradient * (1 - torch.tanh(logits / self.soft_cap) ** 2)
+        return gradient if self.scale == 1.0 else gradient * self.scale
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedHead:
+    """Frozen tensors of the target, by reference."""
+
+    embedding_VD: Tensor
+    """The raw embedding table: a scale that the target applies to it (Gemma's sqrt(D)) falls to the module's norm."""
+    head_VD: Tensor
+    """The LM head; the same tensor as the embedding where the target ties them."""
+    bias_V: Tensor | None = None
+    """Bias of the LM head, where there is one."""
+    transform: LogitsTransform = LogitsTransform()
+
+    def embed(self, ids_T: Tensor) -> Tensor:
+        """Embedding rows, [T, D]."""
+        return F.embedding(ids_T, self.embedding_VD)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """Logits over the whole vocabulary, [T, V], in float32."""
+        return self.transform(F.linear(hidden_TD, self.head_VD, self.bias_V).float())

@@ -1,0 +1,92 @@
+"""Does this drafter belong to the target it is served with? Compared when vLLM builds the draft model."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_mtp.checkpoint import fingerprint_rows, tokenizer_sha256, weights_sha256
+from vllm_mtp.config import MTPConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def check_target(config: MTPConfig, target: Any) -> None:
+    """Compares a drafter's config with vLLM's `ModelConfig` of the target.
+
+    Other weights alone (a fine-tuned or quantised target) are one warning.
+
+    Raises:
+        ValueError: for another hidden size, vocabulary size or tokenizer.
+    """
+    faults = []
+    if config.hidden_size != target.get_hidden_size():
+        faults.append(f"hidden_size {config.hidden_size}, the target has {target.get_hidden_size()}")
+    if config.vocab_size != target.get_vocab_size():
+        faults.append(f"vocab_size {config.vocab_size}, the target has {target.get_vocab_size()}")
+    fingerprint = config.target_fingerprint or {}
+    if not faults and fingerprint.get("tokenizer_sha256") and not target.skip_tokenizer_init:
+        found = tokenizer_sha256(_vocabulary(target))
+        if found != fingerprint["tokenizer_sha256"]:
+            faults.append(f"tokenizer {fingerprint['tokenizer_sha256'][:12]}..., the target has {found[:12]}...")
+    if faults:
+        raise ValueError(
+            f"This drafter was made for another target ({fingerprint.get('name', 'not named')}): {'; '.join(faults)}. "
+            f"Serve it with its own target, or train one for {target.model} (`vllm-mtp train`)."
+        )
+    if config.max_position_embeddings < target.max_model_len:
+        logger.warning(
+            "The drafter covers %d positions and the target is served with max_model_len %d: "
+            "beyond that there is no drafting and generation runs at the target's own speed.",
+            config.max_position_embeddings,
+            target.max_model_len,
+        )
+    if fingerprint.get("weights_sha256") and _weights_differ(target.model, config):
+        logger.warning(
+            "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantised target? "
+            "Output stays exactly the target's, acceptance may fall. To check, compare the acceptance length in the "
+            "log or in /metrics with the drafter's model card; `vllm-mtp train` adapts the drafter.",
+            fingerprint.get("name", "not named"),
+        )
+
+
+def _vocabulary(target: Any) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        target.tokenizer, revision=target.tokenizer_revision, trust_remote_code=target.trust_remote_code
+    )
+    return dict(tokenizer.get_vocab())
+
+
+def _weights_differ(model: str, config: MTPConfig) -> bool:
+    """Whether rows of the target's embedding and head differ from the drafter's fingerprint; False if unreadable."""
+    rows = fingerprint_rows(config.vocab_size)
+    embedding_RD = _read_rows(model, "embed_tokens.weight", rows)
+    if embedding_RD is None:
+        return False
+    head_RD = _read_rows(model, "lm_head.weight", rows)
+    assert config.target_fingerprint is not None
+    found = weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD)
+    return bool(found != config.target_fingerprint["weights_sha256"])
+
+
+def _read_rows(model: str, suffix: str, rows: list[int]) -> "Tensor | None":
+    """Rows of the target's tensor of that name, read from its safetensors files without loading them."""
+    import torch
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    try:
+        folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():
+                if name.endswith(suffix):
+                    table = file.get_slice(name)
+                    return torch.cat([table[row : row + 1] for row in rows])
+    return None
