@@ -17,8 +17,12 @@ class TrainConfig:
 
     tokens: int = 2_000_000
     """Target positions to see; data that is smaller repeats."""
+    data_tokens: int = 0
+    """Read no more than this many tokens of the data, which then repeat; 0 reads as many as are seen."""
     num_steps_unrolled: int = 3
     """K: draft steps chained in training, each fed with the module's own hidden states of the one before."""
+    single_step_fraction: float = 0.6
+    """Share of the steps, at the start, with one draft step instead of K: cheaper, and the later ones build on it."""
     step_weight_decay: float = 0.8
     """Draft step k weighs step_weight_decay^(k-1) in the loss; the weights are normalised to sum 1."""
     objective: str = "kl"
@@ -68,6 +72,11 @@ class TrainConfig:
                 "expected learning_rate >= 0, 0 < step_weight_decay <= 1 and 0 <= decay_fraction <= 1, got "
                 f"{self.learning_rate}, {self.step_weight_decay}, {self.decay_fraction}"
             )
+        if not 0 <= self.single_step_fraction < 1 or self.data_tokens < 0:
+            raise ValueError(
+                "expected 0 <= single_step_fraction < 1 and data_tokens >= 0, got "
+                f"{self.single_step_fraction}, {self.data_tokens}"
+            )
         if self.num_steps < 1:
             raise ValueError(
                 f"tokens: expected at least one batch of {self.batch_size} x {self.sequence_length} tokens, "
@@ -82,11 +91,14 @@ class TrainConfig:
     def peak_learning_rate(self) -> float:
         return self.learning_rate or _DEFAULT_LEARNING_RATE[self.optimizer]
 
-    @property
-    def step_weights(self) -> list[float]:
-        """Weight of each draft step in the loss; they sum to 1."""
-        powers = [self.step_weight_decay**k for k in range(self.num_steps_unrolled)]
+    def step_weights(self, num_steps: int) -> list[float]:
+        """Weight of each of the first num_steps draft steps in the loss; they sum to 1."""
+        powers = [self.step_weight_decay**k for k in range(num_steps)]
         return [power / sum(powers) for power in powers]
+
+    def steps_unrolled_at(self, step: int) -> int:
+        """Draft steps chained at a step of training: 1 at first, then num_steps_unrolled."""
+        return 1 if step < self.single_step_fraction * self.num_steps else self.num_steps_unrolled
 
     def learning_rate_factor(self, step: int) -> float:
         """Warmup, then constant, then linear to zero: what the peak learning rate is multiplied by."""

@@ -100,11 +100,21 @@ class PackedWindows:
             )
         windows_WL = stream_N[: num_windows * window_length].view(num_windows, window_length)
         self.train_WL, self.held_out_WL = windows_WL[: self.num_train], windows_WL[self.num_train :]
-        self.batch_size, self.seed = batch_size, seed
+        self.num_batches = -(-self.num_train // batch_size)
+        self.seed = seed
+        generator = torch.Generator().manual_seed(seed)
+        members_W = torch.randperm(self.num_train, generator=generator)
+        num_missing = (
+            self.num_batches * batch_size - self.num_train
+        )  # the last batch is filled up with the first windows
+        self._members_NB = torch.cat((members_W, members_W[:num_missing])).view(self.num_batches, batch_size)
 
-    def batch(self, step: int) -> Tensor:
-        """The windows of a step, [batch_size, L]; every epoch has its own order."""
-        epoch, index = divmod(step, self.num_train // self.batch_size)
+    def batch_index(self, step: int) -> int:
+        """Which batch a step takes; every epoch has its own order of the same batches."""
+        epoch, index = divmod(step, self.num_batches)
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order_W = torch.randperm(self.num_train, generator=generator)
-        return self.train_WL[order_W[index * self.batch_size :][: self.batch_size]]
+        return int(torch.randperm(self.num_batches, generator=generator)[index])
+
+    def batch(self, index: int) -> Tensor:
+        """The windows of a batch, [batch_size, L]: drawn at random once, the same in every epoch."""
+        return self.train_WL[self._members_NB[index]]

@@ -28,6 +28,7 @@ from vllm_mtp.training.checkpoint import (
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
 from vllm_mtp.training.data import PackedWindows, check_files, token_stream
 from vllm_mtp.training.export import export, run_info
+from vllm_mtp.training.hidden_states import HiddenStates
 from vllm_mtp.training.objective import Distillation, distillation
 from vllm_mtp.training.target import FrozenTarget
 from vllm_mtp.training.unroll import unroll
@@ -72,7 +73,7 @@ def train(
     frozen = FrozenTarget.load(target, device=device, dtype=earlier["dtype"] if earlier else config.dtype)
     fingerprint = frozen.fingerprint()
     window_length = config.sequence_length + 1
-    stream_N = token_stream(data, frozen.tokenizer, max_tokens=int(1.1 * config.tokens) + 40 * window_length)
+    stream_N = token_stream(data, frozen.tokenizer, max_tokens=_tokens_to_read(config))
     data_sha256 = hashlib.sha256(stream_N.numpy().tobytes()).hexdigest()
     if earlier is not None:
         check_same_run(earlier, output, config, fingerprint, data_sha256)
@@ -97,7 +98,7 @@ def train(
             optimizer.load_state_dict(saved)
         first_step, log = state["step"], state["log"]
 
-    weights_K = torch.tensor(config.step_weights, device=frozen.device)
+    hidden_states = HiddenStates(frozen, windows, config.num_steps)
     started = time.perf_counter()
     seconds_between_redraws = 1 if sys.stderr.isatty() else 30
     bar = tqdm(
@@ -110,8 +111,9 @@ def train(
         maxinterval=seconds_between_redraws,
     )
     for step in bar:
-        result = compare(module, frozen, windows.batch(step), config.num_steps_unrolled, config.objective)
-        loss = (result.loss_K * weights_K).sum()
+        index, num_steps = windows.batch_index(step), config.steps_unrolled_at(step)
+        result = compare(module, frozen, windows.batch(index), hidden_states(index), num_steps, config.objective)
+        loss = (result.loss_K * torch.tensor(config.step_weights(num_steps), device=frozen.device)).sum()
         entry: dict[str, Any] = {"step": step + 1, "loss": float(loss.detach())}
         if not math.isfinite(entry["loss"]):
             raise ValueError(f"the loss of step {step + 1} is {entry['loss']}: lower --learning-rate")
@@ -153,12 +155,21 @@ def train(
     return info
 
 
+def _tokens_to_read(config: TrainConfig) -> int:
+    """What is trained on, and what PackedWindows holds out."""
+    return int(1.1 * (config.data_tokens or config.tokens)) + 40 * (config.sequence_length + 1)
+
+
 def compare(
-    module: MTPModule, target: FrozenTarget, ids_BL: Tensor, num_steps: int, objective: str = "kl"
+    module: MTPModule,
+    target: FrozenTarget,
+    ids_BL: Tensor,
+    hidden_BTD: Tensor,
+    num_steps: int,
+    objective: str = "kl",
 ) -> Distillation:
-    """One forward pass of the target and num_steps chained draft steps of the module on packed windows."""
+    """num_steps chained draft steps of the module on packed windows, scored against the target's hidden states."""
     ids_BL = ids_BL.to(target.device)
-    hidden_BTD = target.hidden_states(ids_BL[:, :-1])
     num_positions = hidden_BTD.size(1) - num_steps
     embeddings_KBTD = torch.stack(
         [target.head.embed(ids_BL[:, k : k + num_positions]) for k in range(1, num_steps + 1)]
@@ -180,13 +191,14 @@ def held_out(module: MTPModule, target: FrozenTarget, windows_WL: Tensor, config
     """On held-out text: loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least."""
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
     parts = [
-        compare(module, target, ids_BL, num_steps, config.objective) for ids_BL in windows_WL.split(config.batch_size)
+        compare(module, target, ids_BL, target.hidden_states(ids_BL[:, :-1]), num_steps, config.objective)
+        for ids_BL in windows_WL.split(config.batch_size)
     ]
     sizes = torch.tensor([len(ids_BL) for ids_BL in windows_WL.split(config.batch_size)], device=target.device)
     loss_K, agreement_K, overlap_K = (
         (torch.stack(values) * sizes[:, None]).sum(0) / sizes.sum() for values in zip(*parts, strict=True)
     )
-    weights_K = torch.tensor(config.step_weights, device=target.device)
+    weights_K = torch.tensor(config.step_weights(config.num_steps_unrolled), device=target.device)
     return {
         "loss": round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
         "agreement_per_position": [round(value, 4) for value in agreement_K.tolist()],

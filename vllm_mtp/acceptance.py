@@ -18,7 +18,7 @@ class Acceptance:
 
     def __post_init__(self) -> None:
         counts = (self.num_drafts, *self.num_accepted_tokens_per_position)
-        if any(later > earlier for earlier, later in zip(counts, counts[1:], strict=False)) or min(counts) < 0:
+        if list(counts) != sorted(counts, reverse=True) or min(counts) < 0:
             raise ValueError(
                 "a draft token is accepted only after all before it: expected num_drafts and the counts per position "
                 f"to fall, got {self.num_drafts} and {list(self.num_accepted_tokens_per_position)}"

@@ -23,7 +23,7 @@ def windows(num_windows: int, batch_size: int = 4, seed: int = 0) -> PackedWindo
 
 
 def numbers(packed: PackedWindows, step: int) -> list[int]:
-    batch = packed.batch(step)
+    batch = packed.batch(packed.batch_index(step))
     assert torch.equal(batch - batch[:, :1], torch.arange(LENGTH).expand(len(batch), -1))
     return (batch[:, 0] // LENGTH).tolist()
 

@@ -422,6 +422,6 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare = loop.compare
-    monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.full((3,), float("nan"))))
+    monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.tensor(float("nan"))))
     with pytest.raises(ValueError, match="the loss of step 1 is nan: lower --learning-rate"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
