@@ -143,8 +143,9 @@ def measure(
     runs += [Run(num_speculative_tokens=k, dtype="float32") for k in config.num_speculative_tokens if k]
     engines: list[EngineProcess] = []
     try:
-        # The engines without speculation first: what they compile of the target, the others take from the cache.
-        for batch in (runs[: len(plain_dtypes)], runs[len(plain_dtypes) :]):
+        # One engine that drafts is started with those that do not; the other K take what it compiled from vLLM's cache.
+        first = len(plain_dtypes) + 1
+        for batch in (runs[:first], runs[first:]):
             started = [_start(run, config, target, draft, enforce_eager) for run in batch]
             engines += started
             for engine, run in zip(started, batch, strict=True):
