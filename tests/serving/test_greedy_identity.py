@@ -41,7 +41,7 @@ def test_every_way_of_asking_gives_our_drafter(target_dir: Path, draft_dir: Path
     assert speculative.draft_model_config.architectures == [ARCHITECTURE]
 
 
-@pytest.mark.parametrize(("num_speculative_tokens", "way"), zip([1, 3, 5], WAYS_OF_ASKING, strict=True))
+@pytest.mark.parametrize(("num_speculative_tokens", "way"), list(zip([1, 3, 5], WAYS_OF_ASKING, strict=True)))
 def test_output_is_the_targets_own(
     target_dir: Path,
     draft_dir: Path,
