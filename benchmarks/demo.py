@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class DemoConfig:
     """New tokens per prompt; end-of-text does not stop generation, so that every K generates the same number."""
     greedy_passes: int = 3
     """Passes over all prompts at temperature 0, the engines in turn; speeds and ratios are medians over passes."""
-    sampled_passes: int = 1
+    sampled_passes: int = 2
     """The same at temperature 1."""
     num_warmup_prompts: int = 2
     max_model_len: int = 1024
@@ -82,14 +83,14 @@ def run(config: DemoConfig) -> None:
     enforce_eager = shutil.which(os.environ.get("CXX", "g++")) is None
     if enforce_eager:
         print("   no C++ compiler here: torch.compile is off on both sides", flush=True)
-    plain_dtypes = ["float32"] if fast_dtype == "float32" else ["float32", fast_dtype]
-    runs = measure(config, target, draft, plain_dtypes=plain_dtypes, enforce_eager=enforce_eager)
+    runs = measure(config, target, draft, dtype=fast_dtype, enforce_eager=enforce_eager)
     result = {
         "target": str(target.relative_to(ROOT)),
         "draft": str(draft),
         "rows": rows_of(runs),
         "max_tokens": config.max_tokens,
         "batch_size": 1,
+        "dtype": fast_dtype,
         "compiled": not enforce_eager,
         **provenance(),
         "seconds_in_all": round(time.perf_counter() - start),
@@ -106,7 +107,7 @@ def run(config: DemoConfig) -> None:
 
 
 def faster_dtype(target: Path) -> str:
-    """The dtype in which this processor runs the target faster; both are then measured without speculation."""
+    """The dtype in which this processor runs the target faster; both sides are measured in it."""
     from transformers import AutoModelForCausalLM
 
     from vllm_mtp.training.target import faster_cpu_dtype
@@ -131,26 +132,20 @@ def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
             raise RuntimeError(f"failed: {' '.join(command)}")
 
 
-def measure(
-    config: DemoConfig, target: Path, draft: Path, *, plain_dtypes: Sequence[str], enforce_eager: bool
-) -> list[Run]:
-    """Measures no speculation in each dtype and every K in float32, the engines in turn, pass by pass."""
+def measure(config: DemoConfig, target: Path, draft: Path, *, dtype: str, enforce_eager: bool) -> list[Run]:
+    """Measures every K, the engines in turn, pass by pass, and compares greedy outputs in float32."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(target)
     prompts = [tokenizer(text).input_ids for text in read_prompts(EXAMPLE / "prompts.txt")]
-    runs = [Run(num_speculative_tokens=0, dtype=dtype) for dtype in plain_dtypes]
-    runs += [Run(num_speculative_tokens=k, dtype="float32") for k in config.num_speculative_tokens if k]
-    engines: list[EngineProcess] = []
-    try:
-        # One engine that drafts is started with those that do not; the other K take what it compiled from vLLM's cache.
-        first = len(plain_dtypes) + 1
-        for batch in (runs[:first], runs[first:]):
-            started = [_start(run, config, target, draft, enforce_eager) for run in batch]
-            engines += started
-            for engine, run in zip(started, batch, strict=True):
-                seconds = engine.wait_until_ready()["seconds_to_start"]
-                print(f"   k = {run.num_speculative_tokens} {run.dtype}: ready after {seconds:.0f} s", flush=True)
+    runs = [Run(num_speculative_tokens=k) for k in config.num_speculative_tokens]
+    settings = {"dtype": dtype, "enforce_eager": enforce_eager}
+    # What the first two compile, without and with drafting, the others take from torch's cache.
+    with (
+        _engines(runs[:2], config, target, draft, settings) as first,
+        _engines(runs[2:], config, target, draft, settings) as others,
+    ):
+        engines = first + others
         for engine in engines:
             engine.measure(prompts[: config.num_warmup_prompts], max_tokens=32, temperature=0.0, seed=0)
         print("3. Measure: batch 1, one prompt after another, the engines in turn", flush=True)
@@ -162,29 +157,41 @@ def measure(
                     )
                     run.passes.setdefault(temperature, []).append(results)
                 print(f"   temperature {temperature:g}: pass {number + 1} of {passes}", flush=True)
-    finally:
-        for engine in engines:
-            engine.close()
+    print("4. Compare greedy outputs in float32", flush=True)
+    if dtype == "float32":
+        for run in runs:
+            run.exact_outputs = [result["token_ids"] for result in run.passes[0.0][-1]]
+    else:
+        with _engines(runs, config, target, draft, {"dtype": "float32", "enforce_eager": True}) as engines:
+            for engine, run in zip(engines, runs, strict=True):
+                run.exact_outputs = engine.generate(prompts, max_tokens=config.max_tokens)
     return runs
 
 
-def _start(run: Run, config: DemoConfig, target: Path, draft: Path, enforce_eager: bool) -> EngineProcess:
-    engine_args: dict[str, Any] = {
-        "model": str(target),
-        "dtype": run.dtype,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": 4,
-        "seed": 0,
-        "enforce_eager": enforce_eager,
-    }
-    if run.num_speculative_tokens:
-        engine_args["speculative_config"] = {
-            "model": str(draft),
-            "num_speculative_tokens": run.num_speculative_tokens,
-            # Concerns temperatures above 0 only: greedy requests are drafted greedily.
-            "draft_sample_method": "probabilistic",
-        }
-    return EngineProcess(engine_args, config.output / f"engine-k{run.num_speculative_tokens}-{run.dtype}.log")
+@contextmanager
+def _engines(
+    runs: Sequence[Run], config: DemoConfig, target: Path, draft: Path, settings: dict[str, Any]
+) -> Iterator[list[EngineProcess]]:
+    """One engine per run, started together and ready; ended on the way out."""
+    engines = []
+    try:
+        for run in runs:
+            k = run.num_speculative_tokens
+            engine_args = {"model": str(target), "max_model_len": config.max_model_len, "max_num_seqs": 32, "seed": 0}
+            if k:
+                # "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily.
+                speculative = {"model": str(draft), "num_speculative_tokens": k}
+                engine_args["speculative_config"] = speculative | {"draft_sample_method": "probabilistic"}
+            engines.append(
+                EngineProcess(engine_args | settings, config.output / f"engine-k{k}-{settings['dtype']}.log")
+            )
+        for engine, run in zip(engines, runs, strict=True):
+            seconds = engine.wait_until_ready()["seconds_to_start"]
+            print(f"   k = {run.num_speculative_tokens} {settings['dtype']}: ready after {seconds:.0f} s", flush=True)
+        yield engines
+    finally:
+        for engine in engines:
+            engine.close()
 
 
 def provenance() -> dict[str, Any]:

@@ -34,6 +34,9 @@ class EngineProcess:
         environment = dict(os.environ)
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "VLLM_PLUGINS": "vllm_mtp"}
+        # On a CPU vLLM 0.32 cannot load the ahead-of-time artefacts that it saves, and compiles anew; without them
+        # torch's own cache of compiled graphs serves the second engine.
+        environment.setdefault("VLLM_USE_AOT_COMPILE", "0")
         if num_threads is not None:
             environment["OMP_NUM_THREADS"] = str(num_threads)
         with log.open("w") as file:
@@ -70,6 +73,12 @@ class EngineProcess:
         self._send(request | {"temperature": temperature, "seed": seed})
         results: list[dict[str, Any]] = self._receive()["results"]
         return results
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
+        """Greedy output for all prompts in one batch: token ids, max_tokens of them for each prompt."""
+        self._send({"prompts": [list(ids) for ids in prompts], "max_tokens": max_tokens, "batched": True})
+        outputs: list[list[int]] = self._receive()["outputs"]
+        return outputs
 
     def close(self) -> None:
         """Ends the process; its engine is gone with it."""
@@ -112,7 +121,17 @@ def serve(requests: Any, replies: Any) -> None:
     ready = {"seconds_to_start": round(time.perf_counter() - start, 1)}
     replies.write(json.dumps(ready) + "\n")
     for line in requests:
-        replies.write(json.dumps({"results": _measure(llm, json.loads(line))}) + "\n")
+        request = json.loads(line)
+        reply = {"outputs": _generate(llm, request)} if request.get("batched") else {"results": _measure(llm, request)}
+        replies.write(json.dumps(reply) + "\n")
+
+
+def _generate(llm: Any, request: dict[str, Any]) -> list[list[int]]:
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=request["max_tokens"], ignore_eos=True, detokenize=False)
+    prompts = [{"prompt_token_ids": ids} for ids in request["prompts"]]
+    return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params, use_tqdm=False)]
 
 
 def _measure(llm: Any, request: dict[str, Any]) -> list[dict[str, Any]]:
