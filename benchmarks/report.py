@@ -105,8 +105,8 @@ def table(result: dict[str, Any]) -> str:
         )
     if result["dtype"] != "float32":
         lines.append(
-            f"\nIdentical: greedy token ids in float32. In {result['dtype']} some kernels give another result for one row "
-            "than for several, with or without speculation."
+            f"\nIdentical: greedy token ids in float32. In {result['dtype']} some kernels give another result for one "
+            "row than for several, with or without speculation."
         )
     drafted = [row for row in rows if row["method"] == "mtp"]
     for temperature in dict.fromkeys(row["temperature"] for row in drafted):
