@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from vllm_mtp.acceptance import ends_in_loop
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus
 
@@ -159,10 +161,7 @@ def share_of_loops(model: Qwen3ForCausalLM, ids_N: Tensor, num_prompts: int = 48
     output = model.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=num_tokens, eos_token_id=None
     )
-    loops = 0
-    for tail in output[:, -64:].tolist():
-        loops += any(tail[period:] == tail[:-period] for period in range(1, 33))
-    return loops / num_prompts
+    return sum(ends_in_loop(ids) for ids in output.tolist()) / num_prompts
 
 
 def main(argv: list[str] | None = None) -> int:
