@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vllm_mtp.checkpoint import WEIGHTS_FILE, save_draft, tensor_shapes
+from vllm_mtp.checkpoint import save_draft
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.tensors import WEIGHTS_FILE
 
 LINEAR, NORM = "layer.mlp.down_proj.weight", "layer.input_layernorm.weight"
 
@@ -52,7 +53,7 @@ def random_tensors(config: MTPConfig, seed: int = 0) -> dict[str, Tensor]:
     """Weights of a scale at which every part of the module matters, norms and biases included."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, shape in tensor_shapes(config).items():
+    for name, shape in config.tensor_shapes().items():
         values = torch.randn(shape, generator=generator)
         if len(shape) == 2:
             tensors[name] = values * shape[1] ** -0.5

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_mtp.checkpoint import target_fingerprint
+from vllm_mtp.fingerprint import target_fingerprint
 from vllm_mtp.shared_head import LogitsTransform, SharedHead
 
 _MAX_LOGIT_DIFFERENCE = 0.05

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from vllm_mtp.tensors import check_folder
+
 ARCHITECTURE = "MTPDraftModel"
 
 _POSITIVE_INTEGERS = (
@@ -42,7 +44,7 @@ class MTPConfig(PretrainedConfig):
         rope_parameters: `{"rope_type": "default", "rope_theta": float}`.
         attention_bias: q, k, v and o projections carry a bias.
         qk_norm: RMSNorm of every query and key head, before RoPE.
-        target_fingerprint: which target the module was distilled from (`checkpoint.target_fingerprint`).
+        target_fingerprint: which target the module was distilled from (fingerprint.py).
         hidden_norm: "post": the target's hidden state after its final norm is fed.
         concat_order: "embed_hidden": `eh_proj` multiplies [embedding; hidden].
         hidden_act: "silu".
@@ -120,15 +122,43 @@ class MTPConfig(PretrainedConfig):
             )
         config = super().from_dict(config_dict, **kwargs)
         if folder and Path(folder).is_dir():
-            from vllm_mtp.checkpoint import check_folder
-
-            check_folder(Path(folder), config[0] if isinstance(config, tuple) else config)
+            built = config[0] if isinstance(config, tuple) else config
+            check_folder(Path(folder), built.tensor_shapes())
         return config
 
     def contract(self) -> dict[str, Any]:
         """The content of config.json: the contract's fields and nothing else, in its order."""
         head = {"model_type": self.model_type, "architectures": [ARCHITECTURE]}
         return head | {name: getattr(self, name) for name in (*_CONVENTIONS, *_REQUIRED, *_OPTIONAL)}
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the checkpoint, in the order of the module."""
+        hidden, mlp = self.hidden_size, self.intermediate_size
+        query = self.num_attention_heads * self.head_dim
+        key = self.num_key_value_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {
+            "enorm.weight": (hidden,),
+            "hnorm.weight": (hidden,),
+            "eh_proj.weight": (hidden, 2 * hidden),
+            "layer.input_layernorm.weight": (hidden,),
+            "layer.self_attn.q_proj.weight": (query, hidden),
+            "layer.self_attn.k_proj.weight": (key, hidden),
+            "layer.self_attn.v_proj.weight": (key, hidden),
+            "layer.self_attn.o_proj.weight": (hidden, query),
+        }
+        if self.attention_bias:
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                shapes[f"layer.self_attn.{name}.bias"] = shapes[f"layer.self_attn.{name}.weight"][:1]
+        if self.qk_norm:
+            shapes["layer.self_attn.q_norm.weight"] = (self.head_dim,)
+            shapes["layer.self_attn.k_norm.weight"] = (self.head_dim,)
+        return shapes | {
+            "layer.post_attention_layernorm.weight": (hidden,),
+            "layer.mlp.gate_proj.weight": (mlp, hidden),
+            "layer.mlp.up_proj.weight": (mlp, hidden),
+            "layer.mlp.down_proj.weight": (hidden, mlp),
+            "norm.weight": (hidden,),
+        }
 
 
 def contract_faults(fields: dict[str, Any]) -> list[str]:

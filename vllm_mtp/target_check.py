@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_mtp.checkpoint import fingerprint_rows, tokenizer_sha256, weights_sha256
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.fingerprint import fingerprint_rows, tokenizer_sha256, weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllm_mtp.checkpoint import tensor_shapes
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.module import KVCache, MTPModule, rotate
 
@@ -49,7 +48,7 @@ def new_cache(module: MTPModule) -> KVCache:
 def test_parameters_are_the_checkpoints_tensors(attention_bias: bool, qk_norm: bool) -> None:
     module = random_module(attention_bias=attention_bias, qk_norm=qk_norm)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    assert shapes == tensor_shapes(module.config)
+    assert shapes == module.config.tensor_shapes()
     assert len(shapes) == 13 + 4 * attention_bias + 2 * qk_norm
 
 

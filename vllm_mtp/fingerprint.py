@@ -1,0 +1,53 @@
+"""Which target a drafter belongs to: hashes of its tokenizer and of a few rows of its weights."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NUM_FINGERPRINT_ROWS = 4
+
+
+def tokenizer_sha256(vocabulary: Mapping[str, int]) -> str:
+    """Hash of a tokenizer's (token, id) pairs; saving the tokenizer again does not change it."""
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+
+
+def fingerprint_rows(vocab_size: int) -> list[int]:
+    """The rows of embedding and head that stand for all weights of a target: evenly spaced, first and last included."""
+    return [round(i * (vocab_size - 1) / (_NUM_FINGERPRINT_ROWS - 1)) for i in range(_NUM_FINGERPRINT_ROWS)]
+
+
+def weights_sha256(embedding_rows: "Tensor", head_rows: "Tensor") -> str:
+    """Hash of the rows `fingerprint_rows` of the target's embedding and head, [rows, H] each, rounded to bfloat16."""
+    import torch
+
+    digest = hashlib.sha256()
+    for rows in (embedding_rows, head_rows):
+        digest.update(rows.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def target_fingerprint(
+    *,
+    name: str,
+    architecture: str,
+    hidden_size: int,
+    vocab_size: int,
+    vocabulary: Mapping[str, int],
+    embedding_VD: "Tensor",
+    head_VD: "Tensor",
+) -> dict[str, Any]:
+    """What identifies the target that a drafter belongs to; stored in config.json, compared when it is served."""
+    rows = fingerprint_rows(vocab_size)
+    return {
+        "name": name,
+        "architecture": architecture,
+        "hidden_size": hidden_size,
+        "vocab_size": vocab_size,
+        "tokenizer_sha256": tokenizer_sha256(vocabulary),
+        "weights_sha256": weights_sha256(embedding_VD[rows], head_VD[rows]),
+    }
