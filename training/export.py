@@ -49,7 +49,7 @@ def run_info(
         "data_tokens": data_tokens,
         "data_sha256": data_sha256,
         "tokens_seen": config.num_steps * config.batch_size * config.sequence_length,
-        "seconds_of_last_session": round(seconds, 1),
+        "seconds_of_last_run": round(seconds, 1),
         "tokens_per_second": round(tokens_per_second),
         "git_revision": git_revision(),
         "versions": versions("vllm-mtp", "torch", "transformers"),
