@@ -26,7 +26,8 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     if not current_platform.is_cpu():
         pytest.skip("needs vLLM's CPU platform")
-    if not hasattr(current_platform, "register_triton_kernel_overrides"):
+    # A platform of vLLM answers None for what it does not have.
+    if getattr(current_platform, "register_triton_kernel_overrides", None) is None:
         pytest.skip("this vLLM has no kernel dispatcher")
     from vllm.v1.sample import rejection_sampler
 
