@@ -108,12 +108,9 @@ def run(config: DemoConfig) -> None:
 
 def faster_dtype(target: Path) -> str:
     """The dtype in which this processor runs the target faster; both sides are measured in it."""
-    from transformers import AutoModelForCausalLM
+    from vllm_mtp.training.target import FrozenTarget
 
-    from vllm_mtp.training.target import faster_cpu_dtype
-
-    model = AutoModelForCausalLM.from_pretrained(target, dtype="float32").eval()
-    return str(faster_cpu_dtype(model)).removeprefix("torch.")
+    return FrozenTarget.load(str(target), device="cpu").dtype_name
 
 
 def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:

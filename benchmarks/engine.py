@@ -26,10 +26,9 @@ class EngineProcess:
     Args:
         engine_args: keyword arguments of `vllm.LLM`.
         log: file that gets all output of the engine.
-        num_threads: OpenMP threads; None leaves vLLM's default.
     """
 
-    def __init__(self, engine_args: dict[str, Any], log: Path, num_threads: int | None = None) -> None:
+    def __init__(self, engine_args: dict[str, Any], log: Path) -> None:
         self.log = log
         environment = dict(os.environ)
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -37,8 +36,6 @@ class EngineProcess:
         # On a CPU vLLM 0.32 cannot load the ahead-of-time artefacts that it saves, and compiles anew; without them
         # torch's own cache of compiled graphs serves the second engine.
         environment.setdefault("VLLM_USE_AOT_COMPILE", "0")
-        if num_threads is not None:
-            environment["OMP_NUM_THREADS"] = str(num_threads)
         with log.open("w") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "vllm_mtp.benchmarks.engine"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_mtp.config import MTPConfig
-from vllm_mtp.tensors import WEIGHTS_FILE, check_shapes, check_values
+from vllm_mtp.tensors import WEIGHTS_FILE, check_tensors, check_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,10 +17,7 @@ def save_draft(folder: Path, config: MTPConfig, tensors: Mapping[str, "Tensor"])
     """Writes config.json and model.safetensors, each complete or not at all."""
     from safetensors.torch import save_file
 
-    check_shapes(
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()}, config.tensor_shapes(), where="the module"
-    )
-    check_values(tensors.items(), where="the module")
+    check_tensors(tensors, config.tensor_shapes(), where="the module")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config.contract(), indent=2) + "\n")
     temporary = folder / f"{WEIGHTS_FILE}.tmp"

@@ -36,7 +36,7 @@ from vllm_mtp import cpu_repairs
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
-from vllm_mtp.tensors import check_shapes, check_values
+from vllm_mtp.tensors import check_tensors
 
 
 class MTPAttention(nn.Module):
@@ -259,10 +259,7 @@ class MTPDraftModel(nn.Module):
             ValueError: naming every missing, unexpected, misshapen or non-finite tensor.
         """
         tensors = dict(weights)
-        check_shapes(
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()}, self.config.tensor_shapes(), "The drafter"
-        )
-        check_values(tensors.items(), "The drafter")
+        check_tensors(tensors, self.config.tensor_shapes(), "The drafter")
         return AutoWeightsLoader(self).load_weights(tensors.items(), mapper=self.hf_to_vllm_mapper)
 
 

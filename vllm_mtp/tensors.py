@@ -42,6 +42,16 @@ def check_values(tensors: Iterable[tuple[str, "Tensor"]], where: str) -> None:
         raise ValueError(f"{where} holds NaN or infinity in {', '.join(broken)}. Train or export the drafter again.")
 
 
+def check_tensors(tensors: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Checks names, shapes and values of tensors in memory.
+
+    Raises:
+        ValueError: naming every missing, unexpected, misshapen or non-finite tensor.
+    """
+    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, where)
+    check_values(tensors.items(), where)
+
+
 def check_folder(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Checks the folder's files by their headers: safetensors alone, complete, the right names and shapes.
 

@@ -7,12 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from vllm_mtp.benchmarks.prompts import SEPARATOR
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus
 
 NUM_PROMPTS = 24
 NUM_LINES = 12
-SEPARATOR = "\n-----\n"
 
 
 def prompts() -> list[str]:
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help='text, prompts between lines "-----"')
     args = parser.parse_args(argv)
     found = prompts()
-    args.output.write_text(SEPARATOR.join(found), encoding="utf-8")
+    args.output.write_text(f"\n{SEPARATOR}\n".join(found), encoding="utf-8")
     print(f"{args.output}: {len(found)} prompts")
     return 0
 
