@@ -1,6 +1,6 @@
 """Drafters made for tests: random weights in any shape, and every way in which a drafter's folder can be broken."""
 
-# Shapes as in vllm_mtp/checkpoint.py.
+# Shapes: J draft vocabulary.
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vllm_mtp.checkpoint import save_draft
 from vllm_mtp.config import MTPConfig
-from vllm_mtp.tensors import WEIGHTS_FILE
+from vllm_mtp.tensors import D2T, WEIGHTS_FILE
 
 LINEAR, NORM = "layer.mlp.down_proj.weight", "layer.input_layernorm.weight"
 
@@ -42,7 +42,7 @@ def config_for(target_dir: Path, **changes: Any) -> MTPConfig:
     from transformers import AutoConfig
 
     from vllm_mtp.training.config import TrainConfig
-    from vllm_mtp.training.loop import draft_config_for
+    from vllm_mtp.training.initial import draft_config_for
 
     fields = draft_config_for(AutoConfig.from_pretrained(target_dir), TrainConfig(), {}).contract()
     config: MTPConfig = MTPConfig.from_dict(fields | changes)
@@ -54,12 +54,27 @@ def random_tensors(config: MTPConfig, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in config.tensor_shapes().items():
+        if name == D2T:
+            tensors[name] = d2t_of(torch.randperm(config.vocab_size, generator=generator)[: shape[0]].sort().values)
+            continue
         values = torch.randn(shape, generator=generator)
         if len(shape) == 2:
             tensors[name] = values * shape[1] ** -0.5
         else:
             tensors[name] = 0.3 * values if name.endswith("bias") else 1 + 0.3 * values
     return tensors
+
+
+def d2t_of(ids_J: Tensor) -> Tensor:
+    """Offsets of a draft vocabulary, from its target ids in ascending order."""
+    return ids_J - torch.arange(len(ids_J))
+
+
+def with_draft_vocabulary(draft: Path, folder: Path, ids_J: Tensor) -> Path:
+    """A copy of a drafter that drafts only these target ids."""
+    shutil.copytree(draft, folder)
+    _set_draft_vocabulary(folder, d2t_of(ids_J))
+    return folder
 
 
 def write_random_draft(folder: Path, config: MTPConfig, seed: int = 0) -> Path:
@@ -107,6 +122,16 @@ def _truncate(folder: Path, size: int) -> None:
 def _pickle_instead(folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS_FILE), folder / "pytorch_model.bin")
     (folder / WEIGHTS_FILE).unlink()
+
+
+def _set_draft_vocabulary(folder: Path, d2t_J: Tensor, size: int | None = None) -> None:
+    """Stores `d2t`; `size` is what config.json says, by default its length."""
+    change_config(folder, draft_vocab_size=size or len(d2t_J))
+    change_tensors(folder, lambda tensors: tensors.update({D2T: d2t_J}))
+
+
+def _draft_ids(*ids: int) -> Callable[[Path], None]:
+    return lambda folder: _set_draft_vocabulary(folder, d2t_of(torch.tensor(ids)))
 
 
 def _scaled_rope(folder: Path) -> None:
@@ -159,6 +184,26 @@ EARLY = [
         message="unexpected layer.self_attn.q_proj.bias",
     ),
     Damage(
+        name="draft vocabulary without d2t",
+        inflict=lambda folder: change_config(folder, draft_vocab_size=8),
+        message="missing d2t",
+    ),
+    Damage(
+        name="d2t without a draft vocabulary",
+        inflict=lambda folder: change_tensors(folder, lambda tensors: tensors.update({D2T: torch.zeros(8).long()})),
+        message="unexpected d2t",
+    ),
+    Damage(
+        name="d2t of another length",
+        inflict=lambda folder: _set_draft_vocabulary(folder, torch.zeros(7).long(), size=8),
+        message=r"d2t has shape \[7\], config.json says \[8\]",
+    ),
+    Damage(
+        name="draft vocabulary larger than the target's",
+        inflict=lambda folder: change_config(folder, draft_vocab_size=10**9),
+        message=r"draft_vocab_size must be at most vocab_size, got 1000000000 and \d+",
+    ),
+    Damage(
         name="wrong shape",
         inflict=lambda folder: change_tensors(
             folder, lambda tensors: tensors.update({LINEAR: tensors[LINEAR][:, 1:].contiguous()})
@@ -189,6 +234,31 @@ EARLY = [
 LATE = [
     Damage(name="NaN", inflict=_set(LINEAR, (0, 0), float("nan")), message=f"NaN or infinity in {LINEAR}"),
     Damage(name="infinity", inflict=_set(NORM, 0, float("inf")), message=f"NaN or infinity in {NORM}"),
+    Damage(
+        name="d2t of another dtype",
+        inflict=lambda folder: _set_draft_vocabulary(folder, torch.zeros(8)),
+        message="d2t must be int64 offsets, got float32",
+    ),
+    Damage(
+        name="draft ids not ascending",
+        inflict=_draft_ids(3, 9, 7, 8),
+        message="d2t must name target ids in ascending order, each once, got 9 and then 7 at draft id 2",
+    ),
+    Damage(
+        name="draft id twice",
+        inflict=_draft_ids(3, 9, 9),
+        message="d2t must name target ids in ascending order, each once, got 9 and then 9 at draft id 2",
+    ),
+    Damage(
+        name="negative draft id",
+        inflict=_draft_ids(-1, 9),
+        message=r"d2t must name target ids from 0 to \d+, got -1 to 9",
+    ),
+    Damage(
+        name="draft id beyond the vocabulary",
+        inflict=_draft_ids(3, 10**6),
+        message=r"d2t must name target ids from 0 to \d+, got 3 to 1000000",
+    ),
 ]
 
 

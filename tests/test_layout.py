@@ -29,7 +29,7 @@ LIBRARIES_OF_KERNELS = {"torch", "triton"}
 # Library -> files that may import it at module level; a pattern that ends in "/" is a folder.
 TOP_LEVEL = {
     "triton": ("kernels/",),
-    "vllm": ("vllm_mtp/draft_model.py",),
+    "vllm": ("vllm_mtp/draft_model.py", "vllm_mtp/draft_head.py"),
     "transformers": ("vllm_mtp/config.py", "training/", "benchmarks/"),
     "datasets": ("training/", "benchmarks/"),
 }

@@ -77,20 +77,19 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
     raise ValueError(f"--output: {folder} holds a model that `vllm-mtp train` did not write. Give another --output.")
 
 
-def check_same_run(
-    stored: Mapping[str, Any], folder: Path, config: TrainConfig, target: dict[str, Any], data_sha256: str
-) -> None:
+def check_same_run(stored: Mapping[str, Any], folder: Path, config: TrainConfig, run: Mapping[str, Any]) -> None:
     """Compares what a folder's run was made from with what is asked for now.
 
     Raises:
         ValueError: naming everything that differs.
     """
     differences = config.differences(stored["config"])
-    if stored["target"] != target:
-        names = f"{stored['target']['name']!r}, now {target['name']!r}"
+    if stored["target"] != run["target"]:
+        names = f"{stored['target']['name']!r}, now {run['target']['name']!r}"
         differences.append(f"target: {names} (or other weights of that name)")
-    if stored["data_sha256"] != data_sha256:
-        differences.append("data: other text")
+    for name, what in (("data", "text"), ("draft_vocab", "tokens"), ("initial", "weights")):
+        if stored.get(f"{name}_sha256") != run[f"{name}_sha256"]:
+            differences.append(f"{name}: other {what}")
     if differences:
         state = "an unfinished run" if "module" in stored else "a finished drafter"
         raise ValueError(

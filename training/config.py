@@ -27,10 +27,12 @@ class TrainConfig:
     """Draft step k weighs step_weight_decay^(k-1) in the loss; the weights are normalised to sum 1."""
     objective: str = "kl"
     """"kl": forward KL from the target's distribution; "lm": cross entropy with the text's own next token."""
+    answers_only: bool = False
+    """Of conversations, count what the target wrote and not the prompts."""
     sequence_length: int = 512
-    """Tokens of a packed sequence; train on contexts as long as those that will be served."""
+    """Tokens of a row of text, and most of a conversation; train on contexts as long as those that will be served."""
     batch_size: int = 8
-    """Sequences per step."""
+    """Rows of that length per step; shorter conversations are more of them, for about as many tokens."""
     optimizer: str = "muon"
     """"muon": Muon on matrices and AdamW on the rest; "adamw": AdamW on everything."""
     learning_rate: float = 0.0

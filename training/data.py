@@ -1,16 +1,19 @@
-"""Text to packed token windows. A step's batch is a function of the step alone, so that a resumed run sees the same."""
+"""What a drafter is trained on, as rows of token ids: text in windows, conversations whole."""
 
-# Shapes: N tokens of the stream, W windows, L tokens of a window.
+# Shapes: N tokens of the stream, R rows, L tokens of a row.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_MAX_HELD_OUT_WINDOWS = 32
+from vllm_mtp.training.conversations import FILE, load_conversations
+
+MIN_ROW_LENGTH = 16
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -20,8 +23,10 @@ def check_files(paths: Sequence[Path]) -> None:
         ValueError: naming the first path that is no file.
     """
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"--data: expected text or JSONL files, got {path}, which is no file")
+        if not path.is_file() and not is_conversations(path):
+            raise ValueError(
+                f"--data: expected text or JSONL files, or folders of `vllm-mtp generate`, got {path}, which is no file"
+            )
 
 
 def documents(paths: Sequence[Path]) -> Iterator[str]:
@@ -75,46 +80,56 @@ def token_stream(paths: Sequence[Path], tokenizer: Any, max_tokens: int) -> Tens
     return torch.tensor(ids, dtype=torch.int64)
 
 
-class PackedWindows:
-    """A token stream cut into windows; the last ones are held out.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One sequence that the drafter is trained on."""
+
+    ids_L: Tensor
+    """Token ids, int32."""
+    loss_from: int
+    """Index of the first token that counts in the loss; the ones before are context."""
+
+
+def read_sources(
+    paths: Sequence[Path], tokenizer: Any, row_length: int, max_tokens: int, *, answers_only: bool = False
+) -> list[list[Row]]:
+    """Rows of each source, in the order given: all text files together, and each set of conversations.
+
+    Text is one stream cut into rows of row_length. A conversation is a row of its own, cut off at row_length, so that
+    target and drafter see it as it is served.
 
     Args:
-        stream_N: token ids.
-        window_length: L, one more than the tokens that the target sees, so that every position has a label.
-        batch_size: windows per step.
-        seed: decides the order.
-
-    Raises:
-        ValueError: if the stream does not fill one batch and one held-out window.
+        paths: text files, JSONL, folders and .npz files of `vllm-mtp generate`.
+        tokenizer: the target's.
+        row_length: longest row, one more than the tokens that the target sees, so that every position has a label.
+        max_tokens: reads no more than about this many.
+        answers_only: the loss counts what the target wrote, not the prompts.
     """
+    check_files(paths)
+    text_paths = [path for path in paths if not is_conversations(path)]
+    sources = []
+    if text_paths:
+        stream_N = token_stream(text_paths, tokenizer, max_tokens).int()
+        num_rows = len(stream_N) // row_length
+        rows_RL = stream_N[: num_rows * row_length].view(num_rows, row_length)
+        sources.append([Row(ids_L=ids_L, loss_from=1) for ids_L in rows_RL])
+        max_tokens -= len(stream_N)
+    for path in paths:
+        if not is_conversations(path) or max_tokens <= 0:
+            continue
+        rows = []
+        for conversation in load_conversations(path):
+            loss_from = conversation.prompt_length if answers_only else 1
+            ids_L = torch.tensor(conversation.ids[:row_length], dtype=torch.int32)
+            if len(ids_L) >= MIN_ROW_LENGTH and loss_from < len(ids_L):
+                rows.append(Row(ids_L=ids_L, loss_from=max(1, loss_from)))
+                max_tokens -= len(ids_L)
+            if max_tokens <= 0:
+                break
+        sources.append(rows)
+    return sources
 
-    def __init__(self, stream_N: Tensor, window_length: int, batch_size: int, seed: int) -> None:
-        num_windows = len(stream_N) // window_length
-        num_held_out = max(1, min(_MAX_HELD_OUT_WINDOWS, num_windows // 20, num_windows - batch_size))
-        self.num_train = num_windows - num_held_out
-        if self.num_train < batch_size:
-            raise ValueError(
-                f"--data: expected at least {(batch_size + 1) * window_length} tokens (one batch of {batch_size} "
-                f"sequences of {window_length} and one held out), got {len(stream_N)}. Give more text, or a smaller "
-                "--batch-size or --sequence-length."
-            )
-        windows_WL = stream_N[: num_windows * window_length].view(num_windows, window_length)
-        self.train_WL, self.held_out_WL = windows_WL[: self.num_train], windows_WL[self.num_train :]
-        self.num_batches = -(-self.num_train // batch_size)
-        self.seed = seed
-        generator = torch.Generator().manual_seed(seed)
-        members_W = torch.randperm(self.num_train, generator=generator)
-        num_missing = (
-            self.num_batches * batch_size - self.num_train
-        )  # the last batch is filled up with the first windows
-        self._members_NB = torch.cat((members_W, members_W[:num_missing])).view(self.num_batches, batch_size)
 
-    def batch_index(self, step: int) -> int:
-        """Which batch a step takes; every epoch has its own order of the same batches."""
-        epoch, index = divmod(step, self.num_batches)
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        return int(torch.randperm(self.num_batches, generator=generator)[index])
-
-    def batch(self, index: int) -> Tensor:
-        """The windows of a batch, [batch_size, L]: drawn at random once, the same in every epoch."""
-        return self.train_WL[self._members_NB[index]]
+def is_conversations(path: Path) -> bool:
+    """Whether a path is what `vllm-mtp generate` writes."""
+    return path.suffix == ".npz" or (path / FILE).is_file()

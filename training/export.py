@@ -4,8 +4,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,41 +15,43 @@ from vllm_mtp.checkpoint import save_draft, write_atomically
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.module import MTPModule
 from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.target import FrozenTarget
 
 
 def export(output: Path, module: MTPModule, config: MTPConfig, info: dict[str, Any]) -> None:
     """Writes the drafter's folder; run_info.json last, as the mark of a finished run."""
-    tensors = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in module.state_dict().items()}
+    tensors = {
+        name: tensor.detach().to("cpu", torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in module.state_dict().items()
+    }
     save_draft(output, config, tensors)
     write_atomically(output / "README.md", model_card(info))
     write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
 
 
 def run_info(
-    config: TrainConfig,
+    run: Mapping[str, Any],
     target: FrozenTarget,
     *,
     argv: Sequence[str],
     log: list[dict[str, Any]],
+    loss: str,
     data_tokens: int,
-    data_sha256: str,
+    tokens_seen: int,
     seconds: float,
-    tokens_per_second: float,
+    tokens_per_second: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """What made a drafter."""
+    """What made a drafter. `run` is what identifies the run, `tokens_per_second` the rate of each stage in its last
+    session, None for a stage with nothing to do."""
     return {
         "argv": [relative(argument) for argument in argv],
-        "config": asdict(config),
-        "target": target.fingerprint(),
-        "dtype": target.dtype_name,
+        **run,
         "device": torch.cuda.get_device_name() if target.device.type == "cuda" else processor_name(),
+        "loss": loss,
         "data_tokens": data_tokens,
-        "data_sha256": data_sha256,
-        "tokens_seen": config.num_steps * config.batch_size * config.sequence_length,
+        "tokens_seen": tokens_seen,
         "seconds_of_last_run": round(seconds, 1),
-        "tokens_per_second": round(tokens_per_second),
+        "tokens_per_second": {stage: rate and round(rate) for stage, rate in tokens_per_second.items()},
         "git_revision": git_revision(),
         "versions": versions("vllm-mtp", "torch", "transformers"),
         "held_out": next((entry["held_out"] for entry in reversed(log) if "held_out" in entry), None),
@@ -106,6 +107,8 @@ def processor_name() -> str:
 def model_card(info: dict[str, Any]) -> str:
     """README.md of the drafter's folder."""
     name, held_out = info["target"]["name"], info["held_out"]
+    size = info["draft_vocab_size"]
+    vocabulary = f" It drafts {size:,} of the target's {info['target']['vocab_size']:,} tokens." if size else ""
     rows = "\n".join(
         f"| {position} | {agreement:.3f} | {overlap:.3f} |"
         for position, (agreement, overlap) in enumerate(
@@ -123,7 +126,7 @@ base_model: {name}
 One transformer layer that drafts tokens for the frozen target {name}; the target verifies every token, so that the
 output is the target's own. Made with vllm-mtp by {info["config"]["objective"].upper()} self-distillation over
 {info["tokens_seen"]:,} tokens, {info["config"]["num_steps_unrolled"]} draft steps unrolled. Embedding and LM head are
-the target's; this folder holds the layer alone.
+the target's; this folder holds the layer alone.{vocabulary}
 
 ## Serve
 

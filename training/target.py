@@ -2,7 +2,6 @@
 
 # Shapes: B sequences, T tokens, D hidden size, V vocabulary.
 
-import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_mtp.fingerprint import target_fingerprint
+from vllm_mtp.fingerprint import fingerprint_rows, stored_rows, target_fingerprint
 from vllm_mtp.shared_head import LogitsTransform, SharedHead
 
+DTYPES = ("auto", "float32", "bfloat16")
 _MAX_LOGIT_DIFFERENCE = 0.05
 
 
@@ -31,11 +31,12 @@ class FrozenTarget:
     dtype: torch.dtype
 
     @classmethod
-    def load(cls, path: str, *, device: str = "auto", dtype: str = "auto") -> "FrozenTarget":
+    def load(cls, path: str, *, name: str = "", device: str = "auto", dtype: str = "auto") -> "FrozenTarget":
         """Loads a target and checks that its head is understood.
 
         Args:
             path: a folder or a Hub id.
+            name: what to call it; empty: the Hub id, or the folder's name.
             device: "auto", "cpu" or "cuda".
             dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, the faster of both on a CPU.
 
@@ -66,8 +67,9 @@ class FrozenTarget:
             bias_V=getattr(output, "bias", None),
             transform=LogitsTransform.of_target(model.config.get_text_config()),
         )
-        name = Path(path).resolve().name if Path(path).exists() else path
-        target = cls(name=name, model=model, tokenizer=tokenizer, head=head, device=where, dtype=model.dtype)
+        target = cls(
+            name=name or _name_of(path), model=model, tokenizer=tokenizer, head=head, device=where, dtype=model.dtype
+        )
         target._check_head()
         return target
 
@@ -98,8 +100,8 @@ class FrozenTarget:
             hidden_size=self.config.hidden_size,
             vocab_size=self.vocab_size,
             vocabulary=self.tokenizer.get_vocab(),
-            embedding_VD=self.head.embedding_VD,
-            head_VD=self.head.head_VD,
+            embedding_RD=self.head.embedding_VD[fingerprint_rows(self.vocab_size)],
+            head_RD=self.head.head_VD[fingerprint_rows(self.vocab_size)],
         )
 
     @torch.no_grad()
@@ -116,27 +118,69 @@ class FrozenTarget:
             )
 
 
+def _name_of(path: str) -> str:
+    return Path(path).resolve().name if Path(path).exists() else path
+
+
 def _choose_dtype(model: Any, device: torch.device, dtype: str) -> torch.dtype:
     if dtype != "auto":
         return torch.float32 if dtype == "float32" else torch.bfloat16
-    if device.type != "cpu":
-        return torch.bfloat16
-    return faster_cpu_dtype(model)
+    return torch.bfloat16 if device.type != "cpu" else faster_cpu_dtype(model.config.get_text_config().hidden_size)
+
+
+def serving_dtype(target: str, dtype: str) -> str:
+    """What to give vLLM as dtype: "auto" stays on a GPU, and becomes the faster of both on a CPU."""
+    from transformers import AutoConfig
+
+    if dtype != "auto" or torch.cuda.is_available():
+        return dtype
+    hidden_size = AutoConfig.from_pretrained(target).get_text_config().hidden_size
+    return str(faster_cpu_dtype(hidden_size)).removeprefix("torch.")
 
 
 @torch.no_grad()
-def faster_cpu_dtype(model: Any, num_tokens: int = 256) -> torch.dtype:
-    """float32, unless this processor multiplies faster in bfloat16; timed on the target itself.
+def faster_cpu_dtype(hidden_size: int, num_tokens: int = 256) -> torch.dtype:
+    """float32, unless this processor multiplies faster in bfloat16; timed on products of the target's size.
 
-    Processors without bf16 instructions are up to 30 times slower in it, those with them twice as fast.
+    Processors without bf16 instructions are up to 30 times slower in it, those with them several times as fast.
     """
-    ids_BT = torch.zeros(1, num_tokens, dtype=torch.int64)
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        context = torch.autocast("cpu", dtype) if dtype is torch.bfloat16 else contextlib.nullcontext()
-        with context:
-            model(input_ids=ids_BT[:, :16], use_cache=False)
-            start = time.perf_counter()
-            model(input_ids=ids_BT, use_cache=False)
-            seconds[dtype] = time.perf_counter() - start
+        weight_DD, hidden_TD = torch.ones(hidden_size, hidden_size, dtype=dtype), torch.ones(1, 1, dtype=dtype)
+        hidden_TD = hidden_TD.expand(num_tokens, hidden_size).contiguous()
+        hidden_TD @ weight_DD
+        start = time.perf_counter()
+        for _ in range(4):
+            hidden_TD @ weight_DD
+        seconds[dtype] = time.perf_counter() - start
     return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def fingerprint_of(target: str) -> dict[str, Any]:
+    """The fingerprint of a folder's or cached Hub model's target, without loading it.
+
+    Raises:
+        ValueError: if there is no such model, or its embedding is not stored in safetensors.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--target: expected a causal LM's folder or Hub id, got {target}: {str(error).partition(chr(10))[0]}"
+        ) from error
+    text_config = config.get_text_config()
+    embedding_RD = stored_rows(target, "embed_tokens.weight", text_config.vocab_size)
+    if embedding_RD is None:
+        raise ValueError(f"--target: expected embed_tokens.weight in safetensors files of {target}, found none")
+    head_RD = stored_rows(target, "lm_head.weight", text_config.vocab_size)
+    return target_fingerprint(
+        name=_name_of(target),
+        architecture=config.architectures[0] if config.architectures else "unknown",
+        hidden_size=text_config.hidden_size,
+        vocab_size=text_config.vocab_size,
+        vocabulary=tokenizer.get_vocab(),
+        embedding_RD=embedding_RD,
+        head_RD=embedding_RD if head_RD is None else head_RD,
+    )

@@ -41,7 +41,8 @@ def unroll(module: MTPModule, hidden_BTD: Tensor, embeddings_KBTD: Tensor) -> Te
             q_BTAC.transpose(1, 2),
             torch.cat(keys, dim=2),
             torch.cat(values, dim=2),
-            attn_mask=torch.cat([context_TT] + [own_TT] * k, dim=1),
+            attn_mask=torch.cat([context_TT] + [own_TT] * k, dim=1) if k else None,
+            is_causal=k == 0,
         )
         hidden_BTD = module.norm(module.layer.finish(u_BTD, attended_BATC.transpose(1, 2)))
         outputs.append(hidden_BTD)

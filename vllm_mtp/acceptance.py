@@ -1,8 +1,9 @@
 """From counts of accepted draft tokens to acceptance length and rates, as vLLM defines them. Pure functions."""
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +64,13 @@ class Acceptance:
         """Accepted at each position / number of drafts: unconditional, as vLLM counts."""
         return [count / self.num_drafts if self.num_drafts else 0.0 for count in self.num_accepted_tokens_per_position]
 
+    @property
+    def conditional_acceptance_rate_per_position(self) -> list[float | None]:
+        """Accepted at position i / accepted at i - 1 (at 0: / number of drafts); None where nothing came that far."""
+        counts = self.num_accepted_tokens_per_position
+        pairs = zip((self.num_drafts, *counts)[: len(counts)], counts, strict=True)
+        return [count / before if before else None for before, count in pairs]
+
 
 def total(parts: Sequence[Acceptance]) -> Acceptance:
     """All parts together.
@@ -82,17 +90,38 @@ def acceptance_length_interval(
     per_prompt: Sequence[Acceptance], *, num_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95% bootstrap interval of the acceptance length, prompts resampled with replacement."""
-    generator = random.Random(seed)
-    lengths = sorted(
-        total(generator.choices(per_prompt, k=len(per_prompt))).acceptance_length for _ in range(num_resamples)
+    low, high = ratio_interval(
+        [counts.num_accepted_tokens for counts in per_prompt],
+        [counts.num_drafts for counts in per_prompt],
+        num_resamples=num_resamples,
+        seed=seed,
     )
-    return lengths[round(0.025 * (num_resamples - 1))], lengths[round(0.975 * (num_resamples - 1))]
+    return 1 + low, 1 + high
 
 
-def ends_in_loop(token_ids: Sequence[int], *, window: int = 64, max_period: int = 32) -> bool:
-    """Whether the last `window` tokens repeat with a period of at most `max_period`.
+def ratio_interval(
+    numerators: Sequence[float], denominators: Sequence[float], *, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95% bootstrap interval of sum(numerators) / sum(denominators), pairs resampled with replacement.
+
+    A resample whose denominators are all zero counts as 0.
+    """
+    picks = np.random.default_rng(seed).integers(len(numerators), size=(num_resamples, len(numerators)))
+    above, below = (np.asarray(values, dtype=np.float64)[picks].sum(1) for values in (numerators, denominators))
+    ratios = np.sort(np.divide(above, below, out=np.zeros(num_resamples), where=below != 0))
+    return float(ratios[round(0.025 * (num_resamples - 1))]), float(ratios[round(0.975 * (num_resamples - 1))])
+
+
+def loop_window(max_tokens: int) -> int:
+    """Length of the tail in which `ends_in_loop` looks: 64 tokens, or two thirds of a generation that is shorter."""
+    return min(64, max(2, 2 * max_tokens // 3))
+
+
+def ends_in_loop(token_ids: Sequence[int], *, window: int = 64, max_period: int | None = None) -> bool:
+    """Whether the last `window` tokens repeat with a period of at most `max_period`, by default half the window.
 
     Greedy output of a small model often does, which flatters a drafter; figures are given without such outputs too.
     """
     tail = list(token_ids[-window:])
-    return len(tail) == window and any(tail[period:] == tail[:-period] for period in range(1, max_period + 1))
+    periods = range(1, (window // 2 if max_period is None else max_period) + 1)
+    return len(tail) == window and any(tail[period:] == tail[:-period] for period in periods)

@@ -17,7 +17,7 @@ def save_draft(folder: Path, config: MTPConfig, tensors: Mapping[str, "Tensor"])
     """Writes config.json and model.safetensors, each complete or not at all."""
     from safetensors.torch import save_file
 
-    check_tensors(tensors, config.tensor_shapes(), where="the module")
+    check_tensors(tensors, config, where="the module")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config.contract(), indent=2) + "\n")
     temporary = folder / f"{WEIGHTS_FILE}.tmp"
@@ -49,7 +49,7 @@ def load_draft(folder: Path) -> tuple[MTPConfig, dict[str, "Tensor"]]:
         raise ValueError(f"{config_path}: expected model_type 'mtp', got {fields.get('model_type')!r}.")
     config: MTPConfig = MTPConfig.from_dict(fields, name_or_path=str(folder))
     tensors = load_file(folder / WEIGHTS_FILE)
-    check_values(tensors.items(), where=str(folder / WEIGHTS_FILE))
+    check_values(tensors, config.vocab_size, where=str(folder / WEIGHTS_FILE))
     return config, tensors
 
 

@@ -1,4 +1,4 @@
-"""The `vllm-mtp` command: `train` a drafter, `eval` it in plain PyTorch."""
+"""The `vllm-mtp` command: `train` a drafter, `eval` it in plain PyTorch, `bench` it in vLLM."""
 
 import argparse
 import sys
@@ -12,7 +12,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vllm-mtp", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="distil a drafter from a frozen target"))
+    _add_vocab(commands.add_parser("vocab", help="choose the tokens that a drafter may draft"))
+    _add_generate(commands.add_parser("generate", help="let the target write its own training data"))
     _add_eval(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
+    _add_bench(commands.add_parser("bench", help="measure a drafter in vLLM"))
     args = parser.parse_args(argv)
     args.argv = argv
     try:
@@ -29,8 +32,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.training.config import DTYPES, OBJECTIVES, OPTIMIZERS, TrainConfig
 
     parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
-    parser.add_argument("--data", required=True, nargs="+", type=Path, help='text files, or JSONL with a "text" field')
+    parser.add_argument(
+        "--data", required=True, nargs="+", type=Path, help='text, JSONL with "text", folders of `vllm-mtp generate`'
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder of the drafter")
+    parser.add_argument("--draft-vocab", type=Path, help="file of `vllm-mtp vocab`; default: the whole vocabulary")
+    parser.add_argument("--initial", type=Path, help="folder of a drafter to go on from")
+    parser.add_argument("--store", type=Path, help="folder that keeps the target's hidden states on disk")
+    parser.add_argument("--target-name", default="", help="for the model card; default: Hub id, or the folder's name")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     choices = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "dtype": DTYPES}
     for field in fields(TrainConfig):
@@ -52,11 +61,67 @@ def _train(args: argparse.Namespace) -> int:
 
     config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
     info = train(
-        config, target=args.target, data=args.data, output=args.output, device=args.device, argv=command_line(args.argv)
+        config,
+        target=args.target,
+        data=args.data,
+        output=args.output,
+        draft_vocab=args.draft_vocab,
+        initial=args.initial,
+        store=args.store,
+        target_name=args.target_name,
+        device=args.device,
+        argv=command_line(args.argv),
     )
     agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
     print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
     print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
+    return 0
+
+
+def _add_vocab(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", required=True, help="folder or Hub id of the target: its tokenizer")
+    parser.add_argument("--data", required=True, nargs="+", type=Path, help="what `vllm-mtp train --data` takes")
+    parser.add_argument("--size", type=int, required=True, help="tokens of the draft vocabulary")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file for `vllm-mtp train --draft-vocab`")
+    parser.add_argument("--max-tokens", type=int, default=20_000_000, help="counts no more; default 20,000,000")
+    parser.set_defaults(run=_vocab)
+
+
+def _vocab(args: argparse.Namespace) -> int:
+    from vllm_mtp.training.draft_vocab import make_draft_vocab
+
+    return make_draft_vocab(
+        target=args.target, data=args.data, size=args.size, output=args.output, max_tokens=args.max_tokens
+    )
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.training.generate import GenerateConfig
+
+    parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
+    parser.add_argument(
+        "--prompts", nargs="+", type=Path, default=[], help='text, or JSONL with "prompt", "messages" or "turns"'
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for the conversations")
+    for field in fields(GenerateConfig):
+        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, tuple):
+            parser.add_argument(flag, type=float, nargs="+", default=default, help=f"default {default}")
+        else:
+            assert isinstance(default, int | float | str)
+            parser.add_argument(flag, type=type(default), default=default, help=f"default {default}")
+    parser.set_defaults(run=_generate)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from vllm_mtp.training.export import command_line
+    from vllm_mtp.training.generate import GenerateConfig, generate
+
+    values = {field.name: getattr(args, field.name) for field in fields(GenerateConfig)}
+    config = GenerateConfig(**values | {"temperatures": tuple(args.temperatures)})
+    info = generate(config, target=args.target, prompts=args.prompts, output=args.output, argv=command_line(args.argv))
+    print(f"{args.output}: {info['num_conversations']:,} conversations, {info['num_tokens']:,} tokens")
+    print(f"Train on them: vllm-mtp train --target {args.target} --data {args.output} --output DRAFT_DIR")
     return 0
 
 
@@ -85,6 +150,47 @@ def _eval(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     return simulate(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_subparsers(dest="what", required=True)
+    _add_bench_acceptance(what.add_parser("acceptance", help="acceptance and speed by task, beside rivals"))
+
+
+def _add_bench_acceptance(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
+
+    parser.add_argument("--target", required=True, help="folder or Hub id of the drafter's target")
+    parser.add_argument("--draft", required=True, type=Path, help="folder of the drafter")
+    parser.add_argument(
+        "--prompts", required=True, type=Path, help='text, or JSONL with "prompt", "messages" or "turns" (Spec-Bench)'
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder; rows that are in it are not measured again")
+    for field in fields(AcceptanceConfig):
+        flag, default, text = f"--{field.name.replace('_', '-')}", field.default, field.metadata["help"]
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true", help=text)
+        elif isinstance(default, tuple):
+            shown = " ".join(str(value) for value in default)
+            parser.add_argument(
+                flag, type=type(default[0]), nargs="+", default=default, help=f"{text}; default {shown}"
+            )
+        else:
+            assert isinstance(default, int | str)
+            parser.add_argument(flag, type=type(default), default=default, help=f"{text}; default {default}")
+    parser.set_defaults(run=_bench_acceptance)
+
+
+def _bench_acceptance(args: argparse.Namespace) -> int:
+    from vllm_mtp.benchmarks.acceptance import bench
+    from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
+    from vllm_mtp.training.export import command_line, relative
+
+    values = {field.name: getattr(args, field.name) for field in fields(AcceptanceConfig)}
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    config = AcceptanceConfig(**values | lists)
+    argv = [relative(word) for word in command_line(args.argv)]
+    return bench(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output, argv=argv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from vllm_mtp.tensors import check_folder
+from vllm_mtp.tensors import D2T, check_folder
 
 ARCHITECTURE = "MTPDraftModel"
 
@@ -40,6 +40,7 @@ class MTPConfig(PretrainedConfig):
         head_dim: size of one head, even.
         rms_norm_eps: epsilon of every norm.
         vocab_size: V, the target's.
+        draft_vocab_size: J, how many of the V token ids are drafted (`d2t` says which); None: all of them.
         max_position_embeddings: the longest context drafted for; the target's.
         rope_parameters: `{"rope_type": "default", "rope_theta": float}`.
         attention_bias: q, k, v and o projections carry a bias.
@@ -63,6 +64,7 @@ class MTPConfig(PretrainedConfig):
         head_dim: int = 0,
         rms_norm_eps: float = 1e-6,
         vocab_size: int = 0,
+        draft_vocab_size: int | None = None,
         max_position_embeddings: int = 0,
         rope_parameters: dict[str, Any] | None = None,
         attention_bias: bool = False,
@@ -81,6 +83,7 @@ class MTPConfig(PretrainedConfig):
         self.head_dim = head_dim
         self.rms_norm_eps = rms_norm_eps
         self.vocab_size = vocab_size
+        self.draft_vocab_size = draft_vocab_size
         self.max_position_embeddings = max_position_embeddings
         self.rope_parameters = rope_parameters
         self.attention_bias = attention_bias
@@ -127,9 +130,13 @@ class MTPConfig(PretrainedConfig):
         return config
 
     def contract(self) -> dict[str, Any]:
-        """The content of config.json: the contract's fields and nothing else, in its order."""
+        """The content of config.json: the contract's fields and nothing else, in its order.
+
+        `draft_vocab_size` is left out where the drafter drafts over all of V.
+        """
         head = {"model_type": self.model_type, "architectures": [ARCHITECTURE]}
-        return head | {name: getattr(self, name) for name in (*_CONVENTIONS, *_REQUIRED, *_OPTIONAL)}
+        fields = head | {name: getattr(self, name) for name in (*_CONVENTIONS, *_REQUIRED, *_OPTIONAL)}
+        return fields if self.draft_vocab_size is None else fields | {"draft_vocab_size": self.draft_vocab_size}
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the checkpoint, in the order of the module."""
@@ -152,20 +159,21 @@ class MTPConfig(PretrainedConfig):
         if self.qk_norm:
             shapes["layer.self_attn.q_norm.weight"] = (self.head_dim,)
             shapes["layer.self_attn.k_norm.weight"] = (self.head_dim,)
-        return shapes | {
+        shapes |= {
             "layer.post_attention_layernorm.weight": (hidden,),
             "layer.mlp.gate_proj.weight": (mlp, hidden),
             "layer.mlp.up_proj.weight": (mlp, hidden),
             "layer.mlp.down_proj.weight": (hidden, mlp),
             "norm.weight": (hidden,),
         }
+        return shapes if self.draft_vocab_size is None else shapes | {D2T: (self.draft_vocab_size,)}
 
 
 def contract_faults(fields: dict[str, Any]) -> list[str]:
     """What is wrong with config.json's fields, one sentence each; empty for a valid config."""
     missing = [name for name in _REQUIRED if fields.get(name) is None]
     faults = [f"missing {', '.join(missing)}"] if missing else []
-    for name in _POSITIVE_INTEGERS:
+    for name in (*_POSITIVE_INTEGERS, "draft_vocab_size"):
         value = fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             faults.append(f"{name} must be a positive integer, got {value!r}")
@@ -177,8 +185,6 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
     for name in ("attention_bias", "qk_norm"):
         if not isinstance(fields.get(name, False), bool):
             faults.append(f"{name} must be true or false, got {fields[name]!r}")
-    if fields.get("draft_vocab_size") is not None:
-        faults.append("draft_vocab_size is not supported by this version of vllm-mtp, which drafts over all of V")
     eps = fields.get("rms_norm_eps")
     if eps is not None and (not isinstance(eps, int | float) or not 0 < eps < 1):
         faults.append(f"rms_norm_eps must lie between 0 and 1, got {eps!r}")
@@ -186,6 +192,9 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
     if not faults and fields["num_attention_heads"] % fields["num_key_value_heads"]:
         heads = f"{fields['num_attention_heads']} and {fields['num_key_value_heads']}"
         faults.append(f"num_attention_heads must be a multiple of num_key_value_heads, got {heads}")
+    if not faults and (fields.get("draft_vocab_size") or 0) > fields["vocab_size"]:
+        sizes = f"{fields['draft_vocab_size']} and {fields['vocab_size']}"
+        faults.append(f"draft_vocab_size must be at most vocab_size, got {sizes}")
     if not faults and fields["head_dim"] % 2:
         faults.append(f"head_dim must be even for RoPE, got {fields['head_dim']}")
     return faults

@@ -3,7 +3,7 @@
 The oracle for the vLLM drafter (token for token) and the engine of `vllm-mtp eval`.
 """
 
-# Shapes: T newly verified tokens, K draft tokens, D hidden size, V vocabulary.
+# Shapes: T newly verified tokens, K draft tokens, D hidden size, V vocabulary, J draft vocabulary.
 
 from collections.abc import Callable
 
@@ -24,6 +24,8 @@ class DraftLoop:
     def __init__(self, module: MTPModule, head: SharedHead) -> None:
         self.module = module
         self.head = head
+        self.draft_ids_J = module.draft_ids
+        self.draft_head = head.cut(self.draft_ids_J)
         self.cache = KVCache(module.config, module.eh_proj.weight.dtype, module.eh_proj.weight.device)
 
     @torch.inference_mode()
@@ -43,7 +45,7 @@ class DraftLoop:
             choose: picks a token id from float32 logits [V]; argmax by default.
 
         Returns:
-            The K draft tokens, and the logits that each was chosen from, [K, V].
+            The K draft tokens, and the logits that each was chosen from, [K, V]: -inf outside a draft vocabulary.
         """
         state_TD = self.module(self.head.embed(next_ids_T), hidden_TD, self.cache)
         num_verified = len(self.cache)
@@ -53,8 +55,16 @@ class DraftLoop:
             if drafts:
                 last_id = next_ids_T.new_tensor([drafts[-1]])
                 state_TD = self.module(self.head.embed(last_id), state_TD[-1:], self.cache)
-            logits_V = self.head.logits(state_TD[-1:])[0]
+            logits_V = self._logits(state_TD[-1:])[0]
             drafts.append(choose(logits_V))
             chosen_from.append(logits_V)
         self.cache.truncate(num_verified)
         return drafts, torch.stack(chosen_from)
+
+    def _logits(self, hidden_TD: Tensor) -> Tensor:
+        """The drafter's logits at the target's width, [T, V], in float32."""
+        logits_TJ = self.draft_head.logits(hidden_TD)
+        if self.draft_ids_J is None:
+            return logits_TJ
+        logits_TV = logits_TJ.new_full((len(logits_TJ), len(self.head.head_VD)), float("-inf"))
+        return logits_TV.index_copy_(1, self.draft_ids_J.to(logits_TV.device), logits_TJ)

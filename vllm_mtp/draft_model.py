@@ -5,6 +5,7 @@ loading. module.py is the same computation in plain PyTorch and the oracle of th
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,9 +35,10 @@ from vllm.sequence import IntermediateTensors
 
 from vllm_mtp import cpu_repairs
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.draft_head import DraftHead
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
-from vllm_mtp.tensors import check_tensors
+from vllm_mtp.tensors import D2T, check_tensors, draft_ids
 
 
 class MTPAttention(nn.Module):
@@ -173,9 +175,7 @@ class MTPPredictor(nn.Module):
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        # With LoRA enabled the V1 runner shares the target's wrapped embedding; adapters are not the drafter's.
-        embed_tokens = getattr(self.embed_tokens, "base_layer", self.embed_tokens)
-        return embed_tokens(input_ids)
+        return _without_adapters(self.embed_tokens)(input_ids)
 
     def forward(
         self,
@@ -212,6 +212,7 @@ class MTPDraftModel(nn.Module):
     )
     # A drafter is model.safetensors and nothing else; vLLM's loader must not go on to a pickle.
     fall_back_to_pt_during_load = False
+    d2t: torch.Tensor | None
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -225,11 +226,22 @@ class MTPDraftModel(nn.Module):
         self.logits_processor = LogitsProcessor(
             self.config.vocab_size, scale=transform.scale, soft_cap=transform.soft_cap
         )
+        size = self.config.draft_vocab_size
+        self.register_buffer(D2T, None if size is None else torch.zeros(size, dtype=torch.int64))
+        self.draft_head: DraftHead | None = None
 
     @property
     def head(self) -> nn.Module:
         """The target's LM head, or its embedding where vLLM's class of the target has no head of its own (Gemma 2)."""
-        return getattr(self, "lm_head", self.model.embed_tokens)
+        return _without_adapters(getattr(self, "lm_head", self.model.embed_tokens))
+
+    def output_head(self, dtype: torch.dtype) -> nn.Module:
+        """The head that drafts for hidden states of `dtype`: the target's, or its rows for a draft vocabulary."""
+        if self.d2t is None:
+            return self.head
+        if self.draft_head is None:
+            self.draft_head = DraftHead(self.head, draft_ids(self.d2t), dtype)
+        return self.draft_head
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_input_ids(input_ids)
@@ -243,24 +255,41 @@ class MTPDraftModel(nn.Module):
         inputs_embeds: torch.Tensor | None = None,
         spec_step_idx: int = 0,
     ) -> torch.Tensor:
+        # vLLM shares the head after loading, without a word to the draft model. Both model runners then run it once to
+        # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
+        self.output_head(hidden_states.dtype)
         return self.model(input_ids, positions, hidden_states, inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
-        return self.logits_processor(self.head, hidden_states)
+        """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""
+        head = self.output_head(hidden_states.dtype)
+        logits = self.logits_processor(head, hidden_states, getattr(head, "bias", None))
+        if self.draft_head is None or logits is None:
+            return logits
+        return self.draft_head.at_target_width(logits, self.config.vocab_size)
 
     def get_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Argmax over the vocabulary without gathering logits from every rank (`use_local_argmax_reduction`)."""
-        return self.logits_processor.get_top_tokens(self.head, hidden_states)
+        head = self.output_head(hidden_states.dtype)
+        top_T = self.logits_processor.get_top_tokens(head, hidden_states, getattr(head, "bias", None))
+        return top_T if self.draft_head is None else self.draft_head.target_ids(top_T)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads the checkpoint. vLLM's loader lets missing linear tensors and NaN pass, so they are checked here.
 
         Raises:
-            ValueError: naming every missing, unexpected, misshapen or non-finite tensor.
+            ValueError: naming every missing, unexpected, misshapen or non-finite tensor, or what is wrong with `d2t`.
         """
         tensors = dict(weights)
-        check_tensors(tensors, self.config.tensor_shapes(), "The drafter")
+        check_tensors(tensors, self.config, "The drafter")
+        if self.d2t is not None:
+            self.d2t.copy_(tensors.pop(D2T))
         return AutoWeightsLoader(self).load_weights(tensors.items(), mapper=self.hf_to_vllm_mapper)
+
+
+def _without_adapters(layer: nn.Module) -> Any:
+    """The layer itself: with LoRA the V1 runner shares the target's wrapped one, and adapters are not the drafter's."""
+    return getattr(layer, "base_layer", layer)
 
 
 def _check_parallelism(config: MTPConfig, vllm_config: VllmConfig) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,16 +39,46 @@ def target_fingerprint(
     hidden_size: int,
     vocab_size: int,
     vocabulary: Mapping[str, int],
-    embedding_VD: "Tensor",
-    head_VD: "Tensor",
+    embedding_RD: "Tensor",
+    head_RD: "Tensor",
 ) -> dict[str, Any]:
-    """What identifies the target that a drafter belongs to; stored in config.json, compared when it is served."""
-    rows = fingerprint_rows(vocab_size)
+    """What identifies the target that a drafter belongs to; stored in config.json, compared when it is served.
+
+    `embedding_RD` and `head_RD` are the rows `fingerprint_rows` of embedding and head.
+    """
     return {
         "name": name,
         "architecture": architecture,
         "hidden_size": hidden_size,
         "vocab_size": vocab_size,
         "tokenizer_sha256": tokenizer_sha256(vocabulary),
-        "weights_sha256": weights_sha256(embedding_VD[rows], head_VD[rows]),
+        "weights_sha256": weights_sha256(embedding_RD, head_RD),
     }
+
+
+def stored_rows(model: str, suffix: str, vocab_size: int) -> "Tensor | None":
+    """The rows `fingerprint_rows` of a target's tensor, [rows, H], read from its safetensors without loading them.
+
+    Args:
+        model: folder, or Hub id that is in the cache.
+        suffix: end of the tensor's name, such as "embed_tokens.weight".
+        vocab_size: V.
+
+    Returns:
+        The rows, or None where no such tensor can be read.
+    """
+    import torch
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    try:
+        folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():
+                if name.endswith(suffix):
+                    table = file.get_slice(name)
+                    return torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
+    return None

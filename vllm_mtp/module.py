@@ -8,13 +8,15 @@ further draft step feeds s in place of h. The pieces are separate (`fuse`, `laye
 because training attends otherwise than a cached loop does (training/unroll.py).
 """
 
-# Shapes: B batch (or none), T tokens, S cached tokens, D hidden size, A query heads, G key-value heads, C head size.
+# Shapes: B batch (or none), T tokens, S cached tokens, D hidden size, A query heads, G key-value heads, C head size,
+# J draft vocabulary.
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.tensors import draft_ids
 
 
 def rotate(x_TAC: Tensor, positions_T: Tensor, theta: float) -> Tensor:
@@ -110,16 +112,25 @@ class KVCache:
 
 
 class MTPModule(nn.Module):
-    """The module; parameter names are the checkpoint's tensor names."""
+    """The module; names of parameters, and of the buffer `d2t`, are the checkpoint's tensor names."""
+
+    d2t: Tensor | None
 
     def __init__(self, config: MTPConfig) -> None:
         super().__init__()
         self.config = config
+        size = config.draft_vocab_size
+        self.register_buffer("d2t", None if size is None else torch.zeros(size, dtype=torch.int64))
         self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.layer = DecoderLayer(config)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    @property
+    def draft_ids(self) -> Tensor | None:
+        """The target ids that are drafted, ascending, [J] int64; None: all of them. Zeros in `d2t` are the first J."""
+        return None if self.d2t is None else draft_ids(self.d2t)
 
     def fuse(self, embedding_TD: Tensor, hidden_TD: Tensor) -> Tensor:
         """u = W [RMSNorm(embedding); RMSNorm(hidden)]."""

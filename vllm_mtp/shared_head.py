@@ -1,8 +1,8 @@
 """The target's embedding and LM head, which the drafter shares: rows in, logits out."""
 
-# Shapes: T tokens, D hidden size, V vocabulary.
+# Shapes: T tokens, D hidden size, V vocabulary, J draft vocabulary.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,5 +55,16 @@ class SharedHead:
         return F.embedding(ids_T, self.embedding_VD)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """Logits over the whole vocabulary, [T, V], in float32."""
+        """Logits over the whole vocabulary, [T, V], in float32; [T, J] from a head that was cut."""
         return self.transform(F.linear(hidden_TD, self.head_VD, self.bias_V).float())
+
+    def cut(self, ids_J: Tensor | None) -> "SharedHead":
+        """The head of a draft vocabulary: its rows (and bias) for the target ids ids_J, as a contiguous copy.
+
+        Returns:
+            A head with `logits` over J; the embedding is the same tensor. This head itself if ids_J is None.
+        """
+        if ids_J is None:
+            return self
+        ids_J = ids_J.to(self.head_VD.device)
+        return replace(self, head_VD=self.head_VD[ids_J], bias_V=None if self.bias_V is None else self.bias_V[ids_J])

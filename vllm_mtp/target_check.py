@@ -1,14 +1,10 @@
 """Does this drafter belong to the target it is served with? Compared when vLLM builds the draft model."""
 
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm_mtp.config import MTPConfig
-from vllm_mtp.fingerprint import fingerprint_rows, tokenizer_sha256, weights_sha256
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from vllm_mtp.fingerprint import stored_rows, tokenizer_sha256, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -63,30 +59,10 @@ def _vocabulary(target: Any) -> dict[str, int]:
 
 def _weights_differ(model: str, config: MTPConfig) -> bool:
     """Whether rows of the target's embedding and head differ from the drafter's fingerprint; False if unreadable."""
-    rows = fingerprint_rows(config.vocab_size)
-    embedding_RD = _read_rows(model, "embed_tokens.weight", rows)
+    embedding_RD = stored_rows(model, "embed_tokens.weight", config.vocab_size)
     if embedding_RD is None:
         return False
-    head_RD = _read_rows(model, "lm_head.weight", rows)
+    head_RD = stored_rows(model, "lm_head.weight", config.vocab_size)
     assert config.target_fingerprint is not None
     found = weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD)
     return bool(found != config.target_fingerprint["weights_sha256"])
-
-
-def _read_rows(model: str, suffix: str, rows: list[int]) -> "Tensor | None":
-    """Rows of the target's tensor of that name, read from its safetensors files without loading them."""
-    import torch
-    from huggingface_hub import snapshot_download
-    from safetensors import safe_open
-
-    try:
-        folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
-    except (OSError, ValueError):
-        return None
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():
-                if name.endswith(suffix):
-                    table = file.get_slice(name)
-                    return torch.cat([table[row : row + 1] for row in rows])
-    return None

@@ -4,14 +4,20 @@ Headers are checked apart from values: a safetensors header costs a read of a fe
 misshapen tensor is found before the target's weights are loaded.
 """
 
-from collections.abc import Iterable, Mapping
+# Shapes: J draft vocabulary.
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vllm_mtp.config import MTPConfig
+
 WEIGHTS_FILE = "model.safetensors"
+D2T = "d2t"
+"""Offsets of a draft vocabulary: the target id of draft id i is i + d2t[i]."""
 
 
 def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -29,27 +35,55 @@ def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
         raise ValueError(f"{where} does not fit its config.json: {'; '.join(faults)}. Export the drafter again.")
 
 
-def check_values(tensors: Iterable[tuple[str, "Tensor"]], where: str) -> None:
-    """Checks that every value is finite.
+def check_values(tensors: Mapping[str, "Tensor"], vocab_size: int, where: str) -> None:
+    """Checks that every value is finite, and that `d2t`, where there is one, names token ids of the target.
 
     Raises:
-        ValueError: naming the tensors that hold NaN or infinity.
+        ValueError: naming the tensors that hold NaN or infinity, or what is wrong with `d2t`.
     """
     import torch
 
-    broken = [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"{where} holds NaN or infinity in {', '.join(broken)}. Train or export the drafter again.")
+    if D2T in tensors:
+        _check_draft_vocabulary(tensors[D2T], vocab_size, where)
 
 
-def check_tensors(tensors: Mapping[str, "Tensor"], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+def draft_ids(d2t_J: "Tensor") -> "Tensor":
+    """The target ids that are drafted, i + d2t[i], [J] int64."""
+    import torch
+
+    return torch.arange(len(d2t_J), device=d2t_J.device) + d2t_J
+
+
+def _check_draft_vocabulary(d2t_J: "Tensor", vocab_size: int, where: str) -> None:
+    import torch
+
+    again = "Export the drafter again, with d2t[i] = (target id of draft id i) - i."
+    if d2t_J.dtype != torch.int64:
+        raise ValueError(
+            f"{where}: {D2T} must be int64 offsets, got {str(d2t_J.dtype).removeprefix('torch.')}. {again}"
+        )
+    ids_J = draft_ids(d2t_J)
+    not_ascending = (ids_J[1:] <= ids_J[:-1]).nonzero().flatten()
+    if len(not_ascending):
+        first = int(not_ascending[0])
+        found = f"{int(ids_J[first])} and then {int(ids_J[first + 1])} at draft id {first + 1}"
+        raise ValueError(f"{where}: {D2T} must name target ids in ascending order, each once, got {found}. {again}")
+    if ids_J[0] < 0 or ids_J[-1] >= vocab_size:
+        found = f"{int(ids_J[0])} to {int(ids_J[-1])}"
+        raise ValueError(f"{where}: {D2T} must name target ids from 0 to {vocab_size - 1}, got {found}. {again}")
+
+
+def check_tensors(tensors: Mapping[str, "Tensor"], config: "MTPConfig", where: str) -> None:
     """Checks names, shapes and values of tensors in memory.
 
     Raises:
-        ValueError: naming every missing, unexpected, misshapen or non-finite tensor.
+        ValueError: naming every missing, unexpected, misshapen or non-finite tensor, or what is wrong with `d2t`.
     """
-    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, where)
-    check_values(tensors.items(), where)
+    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, config.tensor_shapes(), where)
+    check_values(tensors, config.vocab_size, where)
 
 
 def check_folder(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:

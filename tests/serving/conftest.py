@@ -1,12 +1,16 @@
-"""What the serving tests share: the target's own greedy output, the reference for everything with drafting."""
+"""What the serving tests share: the target's own greedy output, and a drafter with a draft vocabulary."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.drafts import with_draft_vocabulary
 from tests.serving.engine import engine, greedy
 
 NUM_TOKENS = 64
+DRAFT_VOCAB_SIZE = 512  # of 2,048
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,17 @@ def plain_outputs(target_dir: Path, prompts: list[list[int]]) -> list[list[int]]
     """Token ids that follow each prompt without drafting, NUM_TOKENS each."""
     with engine(target_dir) as llm:
         return greedy(llm, prompts, NUM_TOKENS)
+
+
+@pytest.fixture(scope="session")
+def few_draft_dir(
+    draft_dir: Path,
+    prompts: list[list[int]],
+    plain_outputs: list[list[int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The distilled drafter over a draft vocabulary: the most frequent tokens, but not every fourth of them."""
+    counted = Counter(token for ids in prompts + plain_outputs for token in ids)
+    by_frequency = [token for token, _ in counted.most_common()] + sorted(set(range(2048)) - set(counted))
+    kept = [token for place, token in enumerate(by_frequency) if place % 4 != 3][:DRAFT_VOCAB_SIZE]
+    return with_draft_vocabulary(draft_dir, tmp_path_factory.mktemp("few") / "draft", torch.tensor(sorted(kept)))

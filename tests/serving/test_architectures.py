@@ -7,7 +7,7 @@ The targets are very small, with random weights; so are the drafters, whose ever
 that they start, draft, and leave the target's output as it is.
 """
 
-# Shapes: T tokens, D hidden size, V vocabulary.
+# Shapes: T tokens, D hidden size, V vocabulary, J draft vocabulary.
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tests.drafts import random_tensors
 from tests.serving.engine import acceptance, engine, greedy, model_runner
 from vllm_mtp.checkpoint import save_draft
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.loop import draft_config_for
+from vllm_mtp.training.initial import draft_config_for
 from vllm_mtp.training.target import FrozenTarget
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -94,10 +94,17 @@ def test_architecture(
     with engine(target, draft, 3) as llm:
         assert greedy(llm, prompts[:8], 24) == expected
         assert acceptance(llm).num_drafts >= 8 * 24 / 4 - 8
+        from vllm_mtp.draft_head import DraftHead
+
         runner = model_runner(llm)
         hidden_TD = torch.randn(16, COMMON["hidden_size"], generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
         with torch.inference_mode():
-            logits_TV = runner.drafter.model.compute_logits(hidden_TD)
+            draft_model = runner.drafter.model
+            logits_TV = draft_model.compute_logits(hidden_TD)
             assert torch.equal(logits_TV, runner.model.compute_logits(hidden_TD))
+            # The same head cut to a draft vocabulary.
+            ids_J = torch.arange(1, logits_TV.size(1), 3)
+            logits_TJ = draft_model.logits_processor(DraftHead(draft_model.head, ids_J, hidden_TD.dtype), hidden_TD)
+            torch.testing.assert_close(logits_TJ, logits_TV[:, ids_J], rtol=1e-5, atol=1e-5)
     reference = FrozenTarget.load(str(target), device="cpu", dtype="float32").head.logits(hidden_TD)
     torch.testing.assert_close(logits_TV, reference, rtol=1e-4, atol=1e-4)

@@ -11,9 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
-from tests.serving.engine import acceptance, counters, engine, greedy
+from tests.serving.engine import acceptance, counters, engine, greedy, model_runner
+from vllm_mtp.checkpoint import load_draft
 from vllm_mtp.config import ARCHITECTURE
+from vllm_mtp.tensors import draft_ids
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -65,6 +68,24 @@ def test_output_is_the_targets_own(
     assert counted.num_draft_tokens == num_speculative_tokens * counted.num_drafts
     num_too_many = counted.num_drafts + counted.num_accepted_tokens - len(prompts) * (NUM_TOKENS - 1)
     assert 0 <= num_too_many <= num_speculative_tokens * len(prompts)
+
+
+def test_draft_vocabulary(
+    target_dir: Path, few_draft_dir: Path, prompts: list[list[int]], plain_outputs: list[list[int]]
+) -> None:
+    """Tokens that are never drafted are the target's to give; both ways of choosing a draft token choose the same."""
+    draft_ids_J = draft_ids(load_draft(few_draft_dir)[1]["d2t"])
+    draftable = torch.isin(torch.tensor(plain_outputs), draft_ids_J).float().mean()
+    assert 0.3 < draftable < 0.9
+    counted = []
+    for speculative in ({}, {"use_local_argmax_reduction": True}):
+        with engine(target_dir, few_draft_dir, 3, speculative=speculative) as llm:
+            assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
+            counted.append(acceptance(llm))
+            draft_model = model_runner(llm).drafter.model
+            assert len(draft_model.draft_head.weight) == len(draft_ids_J), "the rows of the draft vocabulary alone"
+    assert counted[0] == counted[1]
+    assert counted[0].acceptance_length > 1.2
 
 
 @pytest.fixture(scope="module")

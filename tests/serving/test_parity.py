@@ -2,7 +2,7 @@
 
 Catches: another shift between hidden states and tokens, other positions in RoPE, a column order of `eh_proj` other
 than the trained one, a norm left out or applied twice, stale keys and values of rejected draft tokens, a target hidden
-state taken before its final norm, weights loaded into the wrong place.
+state taken before its final norm, weights loaded into the wrong place, ids of a draft vocabulary given as tokens.
 
 The engine drafts; hooks on its draft model record every call. The same sequence is then drafted by `DraftLoop` from
 transformers' hidden states of the target, and both are compared.
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from tests.drafts import config_for, write_random_draft
 from tests.serving.engine import acceptance, engine, greedy, model_runner
@@ -26,6 +27,7 @@ from vllm_mtp.acceptance import Acceptance
 from vllm_mtp.checkpoint import load_draft
 from vllm_mtp.draft_loop import DraftLoop
 from vllm_mtp.module import MTPModule
+from vllm_mtp.tensors import draft_ids
 from vllm_mtp.training.target import FrozenTarget
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -82,14 +84,20 @@ def target(target_dir: Path) -> FrozenTarget:
 
 
 @pytest.fixture(
-    scope="module", params=["distilled", "q and k norms, biases", "other heads than the target's"], name="drafter"
+    scope="module",
+    params=["distilled", "draft vocabulary", "q and k norms, biases", "other heads than the target's"],
+    name="drafter",
 )
 def drafter_fixture(
-    request: pytest.FixtureRequest, target_dir: Path, draft_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    target_dir: Path,
+    draft_dir: Path,
+    few_draft_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The distilled drafter, nearly always accepted or rejected late, and random ones, nearly always rejected."""
-    if request.param == "distilled":
-        return draft_dir
+    if request.param in ("distilled", "draft vocabulary"):
+        return draft_dir if request.param == "distilled" else few_draft_dir
     folder = tmp_path_factory.mktemp("random") / "draft"
     if request.param == "q and k norms, biases":
         return write_random_draft(folder, config_for(target_dir, qk_norm=True, attention_bias=True))
@@ -142,7 +150,7 @@ def check_request(
         stop = start + NUM_SPECULATIVE_TOKENS
         assert [int(logits_V.argmax()) for logits_V in record.logits_V[start:stop]] == drafts
         assert (torch.stack(record.states_D[start:stop]) - torch.stack(states_D)).abs().max() < MAX_DIFFERENCE
-        assert (torch.stack(record.logits_V[start:stop]) - logits_KV).abs().max() < MAX_LOGIT_DIFFERENCE
+        assert_close(torch.stack(record.logits_V[start:stop]), logits_KV, rtol=0, atol=MAX_LOGIT_DIFFERENCE)
 
         following = sequence_S[known : known + NUM_SPECULATIVE_TOKENS].tolist()
         accepted = next((i for i, token in enumerate(drafts) if token != following[i]), len(drafts))
@@ -174,11 +182,20 @@ def test_drafter_equals_module(llm: Any, drafter: Path, target: FrozenTarget, pr
     assert acceptance(llm) == alone + expected
 
 
-def test_drafter_has_the_targets_logits(llm: Any, target: FrozenTarget, prompts: list[list[int]]) -> None:
+def test_drafter_has_the_targets_logits(
+    llm: Any, drafter: Path, target: FrozenTarget, prompts: list[list[int]]
+) -> None:
     hidden_SD = target.hidden_states(torch.tensor(prompts[:1]))[0]
     runner = model_runner(llm)
+    d2t_J = load_draft(drafter)[1].get("d2t")
     with torch.inference_mode():
         drafters_SV = runner.drafter.model.compute_logits(hidden_SD)
-        assert torch.equal(drafters_SV, runner.model.compute_logits(hidden_SD))
+        expected_SV, reference_SV = runner.model.compute_logits(hidden_SD), target.head.logits(hidden_SD)
+        if d2t_J is None:
+            assert torch.equal(drafters_SV, expected_SV)
+        else:
+            others = ~torch.isin(torch.arange(drafters_SV.size(1)), draft_ids(d2t_J))
+            expected_SV[:, others] = reference_SV[:, others] = float("-inf")
+            assert_close(drafters_SV, expected_SV, rtol=1e-5, atol=1e-5)
         assert torch.equal(drafters_SV.argmax(-1), runner.drafter.model.get_top_tokens(hidden_SD))
-        assert (drafters_SV - target.head.logits(hidden_SD)).abs().max() < MAX_LOGIT_DIFFERENCE
+        assert_close(drafters_SV, reference_SV, rtol=0, atol=MAX_LOGIT_DIFFERENCE)

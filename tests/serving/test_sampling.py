@@ -1,7 +1,8 @@
 """Sampled output with drafting has the target's own distribution, on real vLLM.
 
 Catches: a sampler that verifies with wrong temperatures (stock vLLM on a CPU does), draft tokens accepted too often or
-too rarely, recovered tokens drawn from the wrong remainder, an engine that dies of top_k.
+too rarely, recovered tokens drawn from the wrong remainder, an engine that dies of top_k, draft probabilities that are
+not 0 outside a draft vocabulary.
 
 Thousands of requests share one prompt. The first generated token comes from the prefill; those after it went through
 rejection sampling, and are compared, given the first, with the target's probabilities as transformers computes them.
@@ -33,14 +34,15 @@ OTHER = -1  # in a cell: any token that has no cell of its own
 Logits = Callable[[tuple[int, ...]], Tensor]
 
 
-@pytest.fixture(scope="module", params=["greedy", "probabilistic"])
-def llm(request: pytest.FixtureRequest, target_dir: Path, draft_dir: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=["greedy", "probabilistic", "probabilistic, draft vocabulary"])
+def llm(request: pytest.FixtureRequest, target_dir: Path, draft_dir: Path, few_draft_dir: Path) -> Iterator[Any]:
     """An engine with drafting, for each way in which vLLM chooses draft tokens."""
+    method, _, vocabulary = request.param.partition(", ")
     with engine(
         target_dir,
-        draft_dir,
+        few_draft_dir if vocabulary else draft_dir,
         NUM_SPECULATIVE_TOKENS,
-        speculative={"draft_sample_method": request.param},
+        speculative={"draft_sample_method": method},
         max_model_len=256,
         max_num_seqs=256,
     ) as llm:

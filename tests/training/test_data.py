@@ -1,7 +1,7 @@
-"""Text to windows: what a step sees depends on the step alone, and held-out text is never trained on.
+"""Text and conversations to rows.
 
-Catches: a resumed run that sees other batches, an epoch that repeats the order of the one before or skips windows, a
-held-out window in a batch, bad input that ends in a traceback or is passed over in silence.
+Catches: text that is lost between files, a conversation cut in two or joined with another, a prompt that counts where
+only answers should, bad input that ends in a traceback or is passed over in silence.
 """
 
 import json
@@ -12,54 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from vllm_mtp.training.data import PackedWindows, check_files, documents, token_stream
-
-LENGTH = 5
-
-
-def windows(num_windows: int, batch_size: int = 4, seed: int = 0) -> PackedWindows:
-    """Windows of a stream that counts up: a window's first token over LENGTH is its number."""
-    return PackedWindows(torch.arange(num_windows * LENGTH + 2), LENGTH, batch_size, seed)
-
-
-def numbers(packed: PackedWindows, step: int) -> list[int]:
-    batch = packed.batch(packed.batch_index(step))
-    assert torch.equal(batch - batch[:, :1], torch.arange(LENGTH).expand(len(batch), -1))
-    return (batch[:, 0] // LENGTH).tolist()
-
-
-def test_a_batch_is_a_function_of_the_step() -> None:
-    one, other = windows(30), windows(30)
-    forwards = [numbers(one, step) for step in range(20)]
-    backwards = [numbers(other, step) for step in reversed(range(20))]
-    assert forwards == backwards[::-1]
-    assert forwards != [numbers(windows(30, seed=1), step) for step in range(20)]
-
-
-def test_epochs_permute_the_training_windows() -> None:
-    packed = windows(21)  # 20 for training: 5 batches
-    epochs = [[number for step in range(5) for number in numbers(packed, 5 * epoch + step)] for epoch in range(3)]
-    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in [*epochs, range(20)]}) == 4
-
-
-@pytest.mark.parametrize(("num_windows", "num_held_out"), [(9, 1), (39, 1), (100, 5), (2000, 32)])
-def test_held_out_windows_are_never_trained_on(num_windows: int, num_held_out: int) -> None:
-    packed = windows(num_windows)
-    held_out = set((packed.held_out_WL[:, 0] // LENGTH).tolist())
-    assert held_out == set(range(num_windows - num_held_out, num_windows))
-    seen = {number for step in range(3 * num_windows // 4) for number in numbers(packed, step)}
-    assert seen == set(range(num_windows)) - held_out
-
-
-def test_too_little_text() -> None:
-    for batch_size in (1, 4, 100):
-        assert len(windows(batch_size + 1, batch_size).held_out_WL) == 1
-        fewest = (batch_size + 1) * LENGTH
-        with pytest.raises(ValueError, match=rf"--data: expected at least {fewest} tokens .* got {fewest - 3}\."):
-            windows(batch_size, batch_size)
-    with pytest.raises(ValueError, match="got 0"):
-        PackedWindows(torch.tensor([], dtype=torch.int64), LENGTH, 1, 0)
+from vllm_mtp.training.conversations import Conversation, save_conversations
+from vllm_mtp.training.data import MIN_ROW_LENGTH, check_files, documents, read_sources, token_stream
 
 
 def test_documents(tmp_path: Path) -> None:
@@ -95,7 +49,8 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.txt"):
         for check in (check_files, lambda paths: next(documents(paths))):
             with pytest.raises(
-                ValueError, match=rf"^--data: expected text or JSONL files, got {path}, which is no file$"
+                ValueError,
+                match=rf"^--data: expected text or JSONL files, or folders of .*, got {path}, which is no file$",
             ):
                 check([path])
 
@@ -126,3 +81,35 @@ def test_token_stream(tmp_path: Path) -> None:
     # Reads no further than is needed: the last file could be broken.
     paths[2].write_bytes(b"\xff")
     assert token_stream(paths, byte_tokenizer(0), max_tokens=6).tolist() == whole[:6].tolist()
+
+
+def conversation(length: int, prompt_length: int, first: int = 0) -> Conversation:
+    return Conversation(ids=tuple(range(first, first + length)), prompt_length=prompt_length, temperature=0.0)
+
+
+def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abc" * 20)
+    (tmp_path / "b.txt").write_text("d" * 50)
+    (tmp_path / "set").mkdir()
+    written = [conversation(30, 10), conversation(90, 20, first=100), conversation(MIN_ROW_LENGTH - 1, 2)]
+    save_conversations(tmp_path / "set" / "conversations.npz", written)
+    paths = [tmp_path / name for name in ("a.txt", "set", "b.txt")]
+    text, conversations = read_sources(paths, byte_tokenizer(0), 40, 1000)
+    assert [row.ids_L.tolist() for row in text] == [
+        [ord(c) for c in ("abc" * 20)[:40]],
+        [*map(ord, ("abc" * 20)[40:]), 0, *map(ord, "d" * 19)],
+    ]
+    assert [row.ids_L.tolist() for row in conversations] == [list(range(30)), list(range(100, 140))]
+    assert {row.loss_from for row in [*text, *conversations]} == {1}
+    _, answers = read_sources(paths, byte_tokenizer(0), 40, 1000, answers_only=True)
+    assert [row.loss_from for row in answers] == [10, 20]
+    assert read_sources(paths[1:2], byte_tokenizer(0), 15, 1000, answers_only=True) == [[]]  # nothing but prompts
+
+
+def test_no_more_is_read_than_asked_for(tmp_path: Path) -> None:
+    for name in ("one.npz", "two.npz"):
+        save_conversations(tmp_path / name, [conversation(30, 10)] * 10)
+    sources = read_sources([tmp_path / "one.npz", tmp_path / "two.npz"], byte_tokenizer(0), 40, 130)
+    assert [len(rows) for rows in sources] == [5]
+    sources = read_sources([tmp_path / "one.npz", tmp_path / "two.npz"], byte_tokenizer(0), 40, 330)
+    assert [len(rows) for rows in sources] == [10, 1]

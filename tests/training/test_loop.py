@@ -206,7 +206,7 @@ def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytes
 
     def killing(*args: Any) -> Any:
         calls.append(args)
-        if len(calls) == 8:  # 5 steps, one held-out batch, 1 step
+        if len(calls) == 7:
             raise KilledError
         return compare(*args)
 
@@ -300,7 +300,7 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
 def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
     assert files(finished).keys() == {"config.json", "model.safetensors", "run_info.json", "README.md"}
     info = json.loads((finished / "run_info.json").read_text())
-    assert info["tokens_seen"] == 12 * STEP
+    assert 11 * STEP < info["tokens_seen"] <= 12 * STEP
     assert info["versions"].keys() >= {"python", "torch", "transformers"}
     assert info["target"]["name"] == "tiny-llama"
     assert info["held_out"] == info["log"][-1]["held_out"]
@@ -320,7 +320,7 @@ def test_another_process_reads_the_trained_weights(
 ) -> None:
     modules = []
     initialise = loop.initialise
-    monkeypatch.setattr(loop, "initialise", lambda module: (initialise(module), modules.append(module)))
+    monkeypatch.setattr(loop, "initialise", lambda module, ids: (initialise(module, ids), modules.append(module)))
     run_train(TrainConfig(tokens=3 * STEP, qk_norm=True, **TINY), tiny_target, text, tmp_path / "draft")
     script = (
         "import sys; from pathlib import Path; import torch; from vllm_mtp.checkpoint import load_draft;"
@@ -331,6 +331,33 @@ def test_another_process_reads_the_trained_weights(
     trained = modules[0].state_dict()
     assert read.keys() == trained.keys()
     assert all(torch.equal(read[name], tensor.bfloat16()) for name, tensor in trained.items())
+
+
+def test_a_draft_vocabulary_a_store_and_a_second_stage(tiny_target: Path, text: Path, tmp_path: Path) -> None:
+    vocab, store = tmp_path / "vocab.json", tmp_path / "store"
+    assert (
+        main(["vocab", "--target", str(tiny_target), "--data", str(text), "--size", "20", "--output", str(vocab)]) == 0
+    )
+    config = TrainConfig(tokens=24 * STEP, num_steps_unrolled=2, **TINY)
+    made_with: dict[str, Any] = {"draft_vocab": vocab, "store": store}
+    first = run_train(config, tiny_target, text, tmp_path / "first", **made_with)
+    draft_config, tensors = load_draft(tmp_path / "first")
+    assert draft_config.draft_vocab_size == 20
+    assert (tensors["d2t"] + torch.arange(20)).tolist() == json.loads(vocab.read_text())["draft_ids"]
+    assert first["tokens_per_second"]["target"] > 0
+    # Without the store the same course.
+    other = run_train(config, tiny_target, text, tmp_path / "other", draft_vocab=vocab)
+    assert other["log"] == first["log"]
+
+    again = run_train(
+        config, tiny_target, text, tmp_path / "again", draft_vocab=vocab, store=store, initial=tmp_path / "first"
+    )
+    assert again["tokens_per_second"]["target"] is None
+    assert again["log"][0]["loss"] < 0.8 * first["log"][0]["loss"]
+    with pytest.raises(ValueError, match="initial: other weights"):
+        run_train(config, tiny_target, text, tmp_path / "again", **made_with)
+    with pytest.raises(ValueError, match=r"--initial: .* has another shape than this run"):
+        run_train(config, tiny_target, text, tmp_path / "whole", initial=tmp_path / "first")
 
 
 def test_bfloat16_and_an_untied_head_on_a_cpu(text: Path, tmp_path: Path) -> None:
@@ -359,11 +386,11 @@ def test_another_shape_than_the_targets(tiny_target: Path, text: Path, tmp_path:
 ERRORS: dict[str, tuple[list[str], str]] = {
     "no such data": (
         ["--data", "absent.txt"],
-        "--data: expected text or JSONL files, got absent.txt, which is no file",
+        "--data: expected text or JSONL files, or folders of `vllm-mtp generate`, got absent.txt, which is no file",
     ),
     "bad JSONL": (["--data", "bad.jsonl"], "--data: bad.jsonl:2 is not valid JSON"),
     "not text": (["--data", "latin.txt"], "--data: latin.txt is not UTF-8 text"),
-    "too little text": (["--data", "short.txt"], "--data: expected at least 165 tokens"),
+    "too little text": (["--data", "short.txt"], "--data: expected at least two rows of text"),
     "not a model": (["--target", "empty"], "--target: expected a causal LM's folder or Hub id, got empty"),
     "no such model": (
         ["--target", "absent/folder"],
@@ -391,7 +418,7 @@ def test_bad_input_is_one_line_before_any_training(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "compare", lambda *args: pytest.fail("trained"))
     (tmp_path / "empty").mkdir()
-    (tmp_path / "short.txt").write_text(SENTENCE)
+    (tmp_path / "short.txt").write_text(SENTENCE[:40])
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text"\n')
     (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
     target = shutil.copytree(tiny_target, tmp_path / "target")

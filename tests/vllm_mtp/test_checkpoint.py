@@ -1,22 +1,38 @@
 """A drafter's folder: what is written is what is read, and every broken folder is refused with a reason.
 
 Catches what stock vLLM passes over in silence: a missing linear tensor (uninitialised memory is served), NaN, a
-stray bias, a pickle beside the weights.
+stray bias, a pickle beside the weights; a draft vocabulary that names wrong tokens.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from tests.drafts import EARLY, LATE, Damage, damaged, random_tensors, small_config, write_random_draft
+from tests.drafts import (
+    EARLY,
+    LATE,
+    Damage,
+    damaged,
+    random_tensors,
+    small_config,
+    with_draft_vocabulary,
+    write_random_draft,
+)
 from vllm_mtp.checkpoint import load_draft, save_draft
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.module import MTPModule
 
-SHAPES = [{}, {"qk_norm": True}, {"attention_bias": True}, {"qk_norm": True, "attention_bias": True}]
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"qk_norm": True},
+    {"attention_bias": True},
+    {"qk_norm": True, "attention_bias": True},
+    {"draft_vocab_size": 7},
+]
 
 
 @pytest.fixture
@@ -26,7 +42,7 @@ def draft(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("options", SHAPES)
-def test_what_is_saved_is_loaded(tmp_path: Path, options: dict[str, bool]) -> None:
+def test_what_is_saved_is_loaded(tmp_path: Path, options: dict[str, Any]) -> None:
     config = small_config(**options)
     tensors = random_tensors(config)
     save_draft(tmp_path / "draft", config, tensors)
@@ -38,7 +54,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, options: dict[str, bool]) -> No
 
 
 @pytest.mark.parametrize("options", SHAPES)
-def test_tensors_are_the_modules_parameters(options: dict[str, bool]) -> None:
+def test_tensors_are_the_modules_parameters(options: dict[str, Any]) -> None:
     config = small_config(**options)
     module = MTPModule(config)
     assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == config.tensor_shapes()
@@ -87,10 +103,31 @@ def test_another_models_folder(draft: Path) -> None:
         load_draft(draft)
 
 
+def test_a_draft_vocabulary_reaches_the_module(draft: Path, tmp_path: Path) -> None:
+    ids_J = torch.tensor([0, 4, 5, 31, 49])
+    config, tensors = load_draft(with_draft_vocabulary(draft, tmp_path / "few", ids_J))
+    module = MTPModule(config)
+    module.load_state_dict(tensors)
+    draft_ids_J = module.to(torch.bfloat16).draft_ids
+    assert draft_ids_J is not None
+    assert draft_ids_J.dtype == torch.int64
+    assert draft_ids_J.tolist() == ids_J.tolist()
+    assert MTPModule(load_draft(draft)[0]).draft_ids is None
+
+
 def test_saving_checks_the_tensors(tmp_path: Path) -> None:
     config = small_config()
     tensors = random_tensors(config)
     del tensors["norm.weight"]
     with pytest.raises(ValueError, match=r"missing norm\.weight"):
         save_draft(tmp_path / "draft", config, tensors)
+    assert not (tmp_path / "draft").exists()
+
+
+def test_saving_checks_the_draft_vocabulary(tmp_path: Path) -> None:
+    config = small_config(draft_vocab_size=7)
+    tensors = random_tensors(config)
+    for broken, message in ((tensors["d2t"].int(), "int64 offsets, got int32"), (44 + 0 * tensors["d2t"], "44 to 50")):
+        with pytest.raises(ValueError, match=f"the module: d2t must .*{message}"):
+            save_draft(tmp_path / "draft", config, tensors | {"d2t": broken})
     assert not (tmp_path / "draft").exists()

@@ -41,12 +41,24 @@ def test_contract_round_trip() -> None:
     assert MTPConfig.from_dict(json.loads(json.dumps(config.contract()))).contract() == VALID
 
 
-def test_transformers_own_round_trip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 40, 99])
+def test_draft_vocabulary(size: int) -> None:
+    fields = VALID | {"draft_vocab_size": size}
+    config = MTPConfig.from_dict(fields)
+    assert config.contract() == fields
+    assert config.vocab_size == 99, "what vLLM takes for the width of the drafter's logits"
+    assert config.tensor_shapes() == MTPConfig.from_dict(VALID).tensor_shapes() | {"d2t": (size,)}
+    # Without one: the file of a drafter that was made before there were draft vocabularies.
+    assert "draft_vocab_size" not in MTPConfig.from_dict(VALID | {"draft_vocab_size": None}).contract()
+
+
+@pytest.mark.parametrize("fields", [VALID, VALID | {"draft_vocab_size": 40}])
+def test_transformers_own_round_trip(fields: dict[str, Any]) -> None:
     # vLLM copies configs through to_dict and writes them with to_json_string.
-    config = MTPConfig.from_dict(VALID)
-    assert MTPConfig.from_dict(config.to_dict()).contract() == VALID
-    assert MTPConfig.from_dict(json.loads(config.to_json_string(use_diff=False))).contract() == VALID
-    assert MTPConfig.from_dict(json.loads(config.to_json_string())).contract() == VALID
+    config = MTPConfig.from_dict(fields)
+    assert MTPConfig.from_dict(config.to_dict()).contract() == fields
+    assert MTPConfig.from_dict(json.loads(config.to_json_string(use_diff=False))).contract() == fields
+    assert MTPConfig.from_dict(json.loads(config.to_json_string())).contract() == fields
 
 
 def test_optional_fields_have_defaults() -> None:
@@ -70,7 +82,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     *[(f"no {name}", {name: None}, f"missing {name}") for name in REQUIRED],
     *[
         (f"{name}={value!r}", {name: value}, f"{name} must be a positive integer, got {value!r}")
-        for name in SIZES
+        for name in (*SIZES, "draft_vocab_size")
         for value in (0, -1, 2.0, "8", True)
     ],
     ("norm", {"hidden_norm": "pre"}, "hidden_norm must be 'post', got 'pre'"),
@@ -80,7 +92,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("architecture", {"architectures": ["EagleModel"]}, r"architectures must be \['MTPDraftModel'\], got"),
     ("bias", {"attention_bias": "yes"}, "attention_bias must be true or false, got 'yes'"),
     ("qk_norm", {"qk_norm": 1}, "qk_norm must be true or false, got 1"),
-    ("draft vocabulary", {"draft_vocab_size": 50}, "draft_vocab_size is not supported"),
+    ("draft vocabulary", {"draft_vocab_size": 100}, "draft_vocab_size must be at most vocab_size, got 100 and 99"),
     *[
         (f"eps={eps!r}", {"rms_norm_eps": eps}, "rms_norm_eps must lie between 0 and 1")
         for eps in (0, 1.5, float("nan"), "1e-6")

@@ -1,10 +1,11 @@
 """The cached draft loop, against a loop without any cache that runs over the whole history at each draft token.
 
 Catches: drafted keys that stay in the cache after verification, the target's hidden state where the module's own
-belongs, the wrong token beside a hidden state, a position that is off by one, logits without the target's soft cap.
+belongs, the wrong token beside a hidden state, a position that is off by one, logits without the target's soft cap,
+ids of a draft vocabulary where the target's belong.
 """
 
-# Shapes: T tokens, K draft tokens, D hidden size, V vocabulary.
+# Shapes: T tokens, K draft tokens, D hidden size, V vocabulary, J draft vocabulary.
 
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.drafts import d2t_of
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.draft_loop import DraftLoop
 from vllm_mtp.module import KVCache, MTPModule
@@ -20,8 +22,7 @@ from vllm_mtp.shared_head import LogitsTransform, SharedHead
 VOCAB_SIZE, HIDDEN_SIZE = 40, 16
 
 
-@pytest.fixture
-def module() -> MTPModule:
+def random_module(**more: Any) -> MTPModule:
     torch.manual_seed(0)
     fields: dict[str, Any] = {
         "hidden_size": HIDDEN_SIZE,
@@ -34,11 +35,16 @@ def module() -> MTPModule:
         "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
     }
-    module = MTPModule(MTPConfig.from_dict(fields))
+    module = MTPModule(MTPConfig.from_dict(fields | more))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter))
     return module.requires_grad_(False)
+
+
+@pytest.fixture
+def module() -> MTPModule:
+    return random_module()
 
 
 @pytest.fixture
@@ -51,7 +57,10 @@ def head() -> SharedHead:
 def draft_without_cache(
     module: MTPModule, head: SharedHead, hidden_TD: Tensor, ids_T: Tensor, num_tokens: int
 ) -> tuple[list[int], Tensor]:
-    """K greedy draft tokens after the whole text ids_T (one longer than hidden_TD), computed anew each time."""
+    """K greedy draft tokens after the whole text ids_T (one longer than hidden_TD), computed anew each time.
+
+    A draft vocabulary is a mask over the logits.
+    """
     drafts: list[int] = []
     logits = []
     inputs_TD = hidden_TD
@@ -61,12 +70,19 @@ def draft_without_cache(
         states_TD = module(head.embedding_VD[next_ids_T], inputs_TD, cache)
         raw_V = head.head_VD @ states_TD[-1]
         logits.append(0.7 * 4.0 * torch.tanh(raw_V / 4.0))
+        if module.draft_ids is not None:
+            masked = [i for i in range(VOCAB_SIZE) if i not in module.draft_ids.tolist()]
+            logits[-1][masked] = float("-inf")
         drafts.append(int(logits[-1].argmax()))
         inputs_TD = torch.cat((inputs_TD, states_TD[-1:]))
     return drafts, torch.stack(logits)
 
 
-def test_rounds_against_a_loop_without_cache(module: MTPModule, head: SharedHead) -> None:
+@pytest.mark.parametrize("draft_ids", [None, [0, 3, 7, 8, 21, 22, 39]])
+def test_rounds_against_a_loop_without_cache(head: SharedHead, draft_ids: list[int] | None) -> None:
+    module = random_module(draft_vocab_size=draft_ids and len(draft_ids))
+    if draft_ids is not None:
+        module.load_state_dict(module.state_dict() | {"d2t": d2t_of(torch.tensor(draft_ids))})
     torch.manual_seed(2)
     ids_T, hidden_TD = torch.randint(VOCAB_SIZE, (20,)), torch.randn(20, HIDDEN_SIZE)
     loop = DraftLoop(module, head)
@@ -80,6 +96,7 @@ def test_rounds_against_a_loop_without_cache(module: MTPModule, head: SharedHead
         )
         assert drafts == expected
         torch.testing.assert_close(logits_KV, expected_KV, rtol=1e-4, atol=1e-4)
+        assert draft_ids is None or set(drafts) <= set(draft_ids)
         seen = stop
         assert len(loop.cache) == seen
 

@@ -52,6 +52,13 @@ def test_parameters_are_the_checkpoints_tensors(attention_bias: bool, qk_norm: b
     assert len(shapes) == 13 + 4 * attention_bias + 2 * qk_norm
 
 
+def test_a_new_modules_draft_vocabulary_is_the_first_ids() -> None:
+    module = random_module(draft_vocab_size=3)
+    assert module.draft_ids is not None
+    assert module.draft_ids.tolist() == [0, 1, 2]
+    assert "d2t" not in dict(module.named_parameters()), "nothing to train"
+
+
 @pytest.mark.parametrize("theta", [500.0, 1_000_000.0])
 def test_rope_against_transformers(theta: float) -> None:
     from transformers import LlamaConfig

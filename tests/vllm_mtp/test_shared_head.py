@@ -1,10 +1,10 @@
 """The target's head: logits as the target itself makes them, and the gradient through cap and scale.
 
 Catches: a soft cap or a logit scale that is forgotten, inverted or applied in the other order, a divisor taken for a
-factor, a gradient that leaves them out.
+factor, a gradient that leaves them out, rows of a draft vocabulary that are other rows or keep the whole head alive.
 """
 
-# Shapes: T tokens, D hidden size, V vocabulary.
+# Shapes: T tokens, D hidden size, V vocabulary, J draft vocabulary.
 
 from typing import Any
 
@@ -84,6 +84,25 @@ def test_bias_and_float32() -> None:
     expected_TV = hidden_TD.float() @ table_VD.float().T + bias_V.float()
     torch.testing.assert_close(head.logits(hidden_TD), expected_TV, rtol=1e-2, atol=1e-2)
     assert torch.equal(head.embed(torch.tensor([3, 0])), table_VD[[3, 0]])
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_draft_vocabularys_rows(has_bias: bool) -> None:
+    torch.manual_seed(0)
+    embedding_VD, head_VD, hidden_TD = torch.randn(11, 6), torch.randn(11, 6), torch.randn(3, 6)
+    head = SharedHead(
+        embedding_VD=embedding_VD,
+        head_VD=head_VD,
+        bias_V=torch.randn(11) if has_bias else None,
+        transform=LogitsTransform(scale=0.7, soft_cap=2.0),
+    )
+    ids_J = torch.tensor([1, 4, 10])
+    cut = head.cut(ids_J)
+    torch.testing.assert_close(cut.logits(hidden_TD), head.logits(hidden_TD)[:, ids_J], rtol=1e-6, atol=1e-6)
+    assert cut.embedding_VD is embedding_VD, "every token is embedded, whatever is drafted"
+    assert cut.head_VD.is_contiguous()
+    assert cut.head_VD.untyped_storage().nbytes() == 3 * 6 * 4
+    assert head.cut(None) is head
 
 
 @pytest.mark.parametrize("soft_cap", [None, 1.5])

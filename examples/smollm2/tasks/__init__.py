@@ -1,0 +1,1 @@
+"""One module for each kind of training prompt; each has `prompt(rng, ...) -> str`."""

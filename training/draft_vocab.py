@@ -1,0 +1,98 @@
+"""`vllm-mtp vocab`: the draft vocabulary, the token ids that a drafter may draft, by how often they occur."""
+
+# Shapes: V vocabulary, J draft vocabulary.
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_mtp.checkpoint import write_atomically
+from vllm_mtp.training.data import Row, check_files, read_sources
+
+_ROW_LENGTH = 512
+PRINTED_SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+
+def count_tokens(sources: Sequence[Sequence[Row]], vocab_size: int) -> Tensor:
+    """How often each token id occurs where the loss counts, [V] int64."""
+    counts_V = torch.zeros(vocab_size, dtype=torch.int64)
+    for rows in sources:
+        for row in rows:
+            counts_V += torch.bincount(row.ids_L[row.loss_from :].long(), minlength=vocab_size)
+    return counts_V
+
+
+def choose_draft_ids(counts_V: Tensor, size: int, special_ids: Sequence[int]) -> Tensor:
+    """The special tokens and the most frequent others, [J] ascending; among equals the lower id.
+
+    Raises:
+        ValueError: for a size that does not hold the special tokens, or is larger than the vocabulary.
+    """
+    special = sorted({token for token in special_ids if 0 <= token < len(counts_V)})
+    fewest = max(1, len(special))
+    if not fewest <= size <= len(counts_V):
+        raise ValueError(
+            f"--size: expected {fewest} (the special tokens) to {len(counts_V)} (the vocabulary), got {size}"
+        )
+    ranked_V = counts_V.clone()
+    ranked_V[special] = counts_V.max() + 1
+    return ranked_V.argsort(descending=True, stable=True)[:size].sort().values
+
+
+def coverage(counts_V: Tensor, draft_ids_J: Tensor) -> float:
+    """Share of the counted tokens that the draft vocabulary has."""
+    return float(counts_V[draft_ids_J].sum() / counts_V.sum().clamp(min=1))
+
+
+def save_draft_vocab(path: Path, draft_ids_J: Tensor, info: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({**info, "draft_ids": draft_ids_J.tolist()}) + "\n")
+
+
+def load_draft_vocab(path: Path, vocab_size: int) -> Tensor:
+    """Target ids of a draft vocabulary, [J] int64, ascending.
+
+    Raises:
+        ValueError: if the file is none of `vllm-mtp vocab`, or does not fit a vocabulary of vocab_size.
+    """
+    try:
+        ids_J = torch.tensor(json.loads(path.read_text(encoding="utf-8"))["draft_ids"], dtype=torch.int64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--draft-vocab: expected a file of `vllm-mtp vocab`, got {path}: {error}") from error
+    if ids_J.ndim != 1 or not len(ids_J) or (ids_J.diff() <= 0).any() or ids_J[0] < 0 or ids_J[-1] >= vocab_size:
+        raise ValueError(f"--draft-vocab: expected ascending token ids below {vocab_size} in {path}; make it anew")
+    return ids_J
+
+
+def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Path, max_tokens: int) -> int:
+    """Counts, prints the coverage of several sizes, and writes the draft vocabulary; returns 0.
+
+    Every twentieth row is not counted: what the printed coverage is of, so that it holds for other text too.
+
+    Raises:
+        ValueError: for data, a target or a size that cannot be used.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    check_files(data)
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--target: expected a causal LM's folder or Hub id, got {target}") from error
+    vocab_size = config.get_text_config().vocab_size
+    sources = read_sources(data, tokenizer, _ROW_LENGTH, max_tokens, answers_only=True)
+    counts_V = count_tokens([[r for i, r in enumerate(rows) if i % 20] for rows in sources], vocab_size)
+    other_V = count_tokens([rows[::20] for rows in sources], vocab_size)
+    special_ids = tokenizer.all_special_ids
+    draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
+    print(f"{int(counts_V.sum()):,} tokens, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")
+    for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size), size}):
+        share = coverage(other_V, choose_draft_ids(counts_V, one, special_ids))
+        print(f"{one:>8,} ids cover {share:.2%} of other text{'  <- written' if one == size else ''}")
+    info = {"size": size, "coverage": round(coverage(other_V, draft_ids_J), 5), "num_tokens": int(counts_V.sum())}
+    save_draft_vocab(output, draft_ids_J, info)
+    return 0

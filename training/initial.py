@@ -1,0 +1,79 @@
+"""The module at the start of a run: its shape from the target's, and its weights."""
+
+# Shapes: J draft vocabulary.
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vllm_mtp.checkpoint import load_draft
+from vllm_mtp.config import MTPConfig
+from vllm_mtp.module import MTPModule
+from vllm_mtp.training.config import TrainConfig
+
+
+def draft_config_for(
+    target: Any, config: TrainConfig, fingerprint: dict[str, Any], draft_ids_J: Tensor | None = None
+) -> MTPConfig:
+    """The module's shape: the target's own layer, unless the config says otherwise.
+
+    Raises:
+        ValueError: if the resulting shape breaks the checkpoint contract, or the target's context is too short.
+    """
+    max_length = getattr(target, "max_position_embeddings", None)
+    if max_length is not None and config.sequence_length > max_length:
+        raise ValueError(f"sequence_length: expected at most the target's {max_length}, got {config.sequence_length}")
+    heads = config.num_attention_heads or target.num_attention_heads
+    kv_heads = config.num_key_value_heads or getattr(target, "num_key_value_heads", None) or heads
+    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
+    rope = getattr(target, "rope_parameters", None) or {}
+    theta = rope.get("rope_theta")
+    fields = {
+        "hidden_size": target.hidden_size,
+        "intermediate_size": config.intermediate_size or getattr(target, "intermediate_size", 4 * target.hidden_size),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "rms_norm_eps": getattr(target, "rms_norm_eps", 1e-6),
+        "vocab_size": target.vocab_size,
+        "max_position_embeddings": max_length,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": float(theta) if isinstance(theta, int | float) else 10000.0,
+        },
+        "qk_norm": config.qk_norm,
+        "target_fingerprint": fingerprint,
+        "draft_vocab_size": None if draft_ids_J is None else len(draft_ids_J),
+    }
+    draft: MTPConfig = MTPConfig.from_dict(fields)
+    return draft
+
+
+@torch.no_grad()
+def initialise(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
+    """Normal weights of deviation fan-in^-1/2, half of that for projections into the residual stream; unit norms."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 2:
+            scale = 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            nn.init.normal_(parameter, std=scale * parameter.size(1) ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    if draft_ids_J is not None:
+        assert module.d2t is not None
+        module.d2t.copy_(draft_ids_J - torch.arange(len(draft_ids_J)))
+
+
+def load_initial(module: MTPModule, folder: Path) -> None:
+    """Takes the weights of a finished drafter.
+
+    Raises:
+        ValueError: if it has another shape or another draft vocabulary than the module.
+    """
+    config, tensors = load_draft(folder)
+    if config.tensor_shapes() != module.config.tensor_shapes():
+        raise ValueError(f"--initial: {folder} has another shape than this run; repeat the flags that made it")
+    if module.d2t is not None and not torch.equal(tensors["d2t"], module.d2t):
+        raise ValueError(f"--initial: {folder} has another draft vocabulary; give the --draft-vocab that made it")
+    module.load_state_dict(tensors)

@@ -1,0 +1,26 @@
+"""The optimisers of a run."""
+
+import torch
+
+from vllm_mtp.module import MTPModule
+from vllm_mtp.training.config import TrainConfig
+
+
+def make_optimizers(module: MTPModule, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon on matrices with AdamW on the rest, or AdamW on everything."""
+    matrices = [p for p in module.parameters() if p.ndim == 2]
+    rest = [p for p in module.parameters() if p.ndim != 2]
+    peak = config.peak_learning_rate
+    if config.optimizer == "adamw":
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW([*matrices, *rest], lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
+        ]
+    else:
+        optimizers = [
+            torch.optim.Muon(matrices, lr=peak, weight_decay=0.0, adjust_lr_fn="original"),
+            torch.optim.AdamW(rest, lr=peak / 5, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers

@@ -1,0 +1,110 @@
+"""Prompts for generation and benchmarks: text or JSONL, turned into token ids with the target's chat template."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SEPARATOR = "-----"
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One prompt of a file."""
+
+    messages: tuple[Message, ...]
+    """The conversation to be answered, `{"role": ..., "content": ...}` each; one user message for a plain prompt."""
+    category: str = ""
+    """What the file says of its kind; empty where it says nothing."""
+
+    @property
+    def text(self) -> str:
+        """The last message's text, for targets without a chat template."""
+        return self.messages[-1]["content"]
+
+
+def read_prompts(paths: Iterable[Path]) -> list[Prompt]:
+    """Every prompt of the files, in order.
+
+    A text file has prompts between lines of five dashes. A line of a .jsonl file has a "prompt" string, or a list of
+    "messages", or, as Spec-Bench has, "turns", of which the first is taken; "category" is optional.
+
+    Raises:
+        ValueError: if a file is missing, is not UTF-8, holds no prompt, or a line has none of the three.
+    """
+    prompts: list[Prompt] = []
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"--prompts: expected a text or JSONL file, got {path}, which is no file")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--prompts: {path} is not UTF-8 text ({error.reason})") from error
+        if path.suffix == ".jsonl":
+            lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+            found = [_prompt_of_line(line, f"{path}:{number}") for number, line in lines]
+        else:
+            parts = [part.strip("\n") for part in f"\n{text}\n".split(f"\n{SEPARATOR}\n")]
+            found = [_user_prompt(part) for part in parts if part.strip()]
+        if not found:
+            raise ValueError(f"--prompts: {path} holds no prompt")
+        prompts += found
+    return prompts
+
+
+def _user_prompt(text: str, category: str = "") -> Prompt:
+    return Prompt(messages=({"role": "user", "content": text},), category=category)
+
+
+def _prompt_of_line(line: str, where: str) -> Prompt:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--prompts: {where} is not valid JSON ({error.msg})") from error
+    if isinstance(record, dict):
+        category = str(record.get("category", ""))
+        messages, turns = record.get("messages"), record.get("turns")
+        if isinstance(record.get("prompt"), str) and record["prompt"].strip():
+            return _user_prompt(record["prompt"], category)
+        if isinstance(turns, list) and turns and isinstance(turns[0], str):
+            return _user_prompt(turns[0], category)
+        if isinstance(messages, list) and messages and all(_is_message(message) for message in messages):
+            # What comes after the last user message would be answered by somebody else.
+            last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+            if last >= 0:
+                kept = tuple({"role": m["role"], "content": m["content"]} for m in messages[: last + 1])
+                return Prompt(messages=kept, category=category)
+    raise ValueError(
+        f'--prompts: {where}: expected a "prompt" string, "messages" with one of the user, or "turns" of strings, '
+        f"got {line.strip()[:60]}"
+    )
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+    )
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, chat: bool = True) -> list[int]:
+    """Token ids up to where the target's answer begins: the chat template, or the plain text where there is none."""
+    if chat and tokenizer.chat_template:
+        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+    else:
+        ids = tokenizer(messages[-1]["content"]).input_ids
+    return [int(token) for token in ids]
+
+
+def user_turn_prefix(tokenizer: Any) -> list[int]:
+    """Token ids of the chat template up to where the user's first turn begins, for a target that asks itself.
+
+    Raises:
+        ValueError: for a target without a chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("--self-prompts: expected a target with a chat template, this one has none; give --prompts")
+    marker = "user-turn-marker"
+    text = tokenizer.apply_chat_template([{"role": "user", "content": marker}], tokenize=False)
+    return [int(token) for token in tokenizer(text[: text.index(marker)], add_special_tokens=False).input_ids]
