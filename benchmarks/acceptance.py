@@ -69,20 +69,20 @@ def bench(
     """
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
     store = RowStore(output, setup.settings())
-    todo = [row for row in rows_of(config) if row.name not in store]
-    done = len(rows_of(config)) - len(todo)
+    rows = rows_of(config)
+    missing = {str(method): why for method in config.methods if (why := method.why_missing())}
+    todo = [row for row in rows if row.name not in store and str(row.method) not in missing]
+    num_done = sum(row.name in store for row in rows)
     print(
         f"{len(setup.prompts)} prompts ({setup.num_left_out} too long), {setup.dtype}, "
-        f"{len(todo)} rows to measure, {done} taken from {output}",
+        f"{len(todo)} rows to measure, {num_done} taken from {output}",
         file=sys.stderr,
     )
-    made_with = provenance(" ".join(argv), config.seed)
-    missing: dict[str, str] = {}
     if todo:
         total = sum(len(prompts_of(row, setup)) * (2 if row.kind == "speed" else 1) for row in todo)
         with tqdm(total=total, unit="prompt", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-            missing = measure(setup, store, todo, made_with, progress)
-    print(report(setup, store, missing, made_with))
+            missing |= measure(setup, store, todo, provenance(" ".join(argv), config.seed), progress)
+    print(report(setup, store, missing))
     return 0
 
 
@@ -111,7 +111,7 @@ def measure(
     """Measures and stores rows. At most two engines are alive: one that drafts, one without where speed is measured.
 
     Returns:
-        Why the rows of some rivals are missing, by method.
+        Why rows of some rivals are missing, by method: their engines ended.
     """
     missing: dict[str, str] = {}
     with ExitStack() as stack:
@@ -119,9 +119,6 @@ def measure(
         baseline = stack.enter_context(_engine(setup, NONE)) if speed else None
         for rows in _by_engine(todo):
             method = rows[0].method
-            if why := method.why_missing():
-                missing[str(method)] = why
-                continue
             shared = baseline if method == NONE else None
             try:
                 with nullcontext(shared) if shared else _engine(setup, method) as engine:

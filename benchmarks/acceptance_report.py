@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,13 +19,13 @@ from vllm_mtp.training.export import relative
 _REFERENCE = "acceptance-none-k0-t0"
 
 
-def report(setup: Setup, store: RowStore, missing: Mapping[str, str], made_with: Mapping[str, Any]) -> str:
+def report(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> str:
     """Writes the three files from every row in the folder.
 
     Returns:
         The table.
     """
-    result = result_of(setup, store, missing, made_with)
+    result = result_of(setup, store, missing)
     write_atomically(setup.output / "results.json", json.dumps(result, indent=1) + "\n")
     text = table(result)
     write_atomically(setup.output / "table.md", text + "\n")
@@ -36,23 +36,26 @@ def report(setup: Setup, store: RowStore, missing: Mapping[str, str], made_with:
     return text
 
 
-def result_of(
-    setup: Setup, store: RowStore, missing: Mapping[str, str], made_with: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything that results.json holds: figures, settings, where they come from; no prompt and no output."""
+def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that results.json holds: figures, settings, where they come from; no prompt and no output.
+
+    Rows of a folder may come from several commands or commits: each has the place of its origin in `made_with`.
+    """
     reference = None
     if _REFERENCE in store:
         reference = {record["number"]: record["token_ids"] for record in store.load(_REFERENCE)["records"]}
-    rows, speed_rows, origins = [], [], []
+    rows, speed_rows = [], []
+    origins: list[dict[str, Any]] = []
     for name in store.names():
         stored = store.load(name)
-        origins.append(stored["made_with"])
+        if stored["made_with"] not in origins:
+            origins.append(stored["made_with"])
+        origin = {"made_with": origins.index(stored["made_with"])}
         method = method_of(stored["method"], stored["num_speculative_tokens"])
         temperature = stored["temperature"]
         if stored["kind"] == "speed":
-            speed_rows.append(
-                speed_row(method, temperature, stored["batch_size"], stored["records"], stored["baseline"])
-            )
+            row = speed_row(method, temperature, stored["batch_size"], stored["records"], stored["baseline"])
+            speed_rows.append(row | origin)
             continue
         row = acceptance_row(
             method,
@@ -61,7 +64,7 @@ def result_of(
             reference=reference if temperature == 0 else None,
             max_tokens=setup.config.max_tokens,
         )
-        rows.append(row | {"seconds": stored["seconds"], "peak_memory_mib": stored["peak_memory_mib"]})
+        rows.append(row | {"seconds": stored["seconds"], "peak_memory_mib": stored["peak_memory_mib"]} | origin)
     return {
         "target": relative(setup.target),
         "draft": relative(str(setup.draft)),
@@ -79,7 +82,7 @@ def result_of(
         "rows": sorted(rows, key=_order),
         "speed_rows": sorted(speed_rows, key=_order),
         "missing": dict(missing),
-        "made_with": _distinct([*origins, dict(made_with)]),
+        "made_with": origins,
     }
 
 
@@ -87,8 +90,3 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("none", "mtp", "ngram", "suffix")
     position = names.index(row["method"])
     return row["temperature"], position, row["num_speculative_tokens"], row.get("batch_size", 0)
-
-
-def _distinct(origins: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each origin once; rows of a folder may come from several commands or commits."""
-    return list({json.dumps(origin, sort_keys=True): origin for origin in origins}.values())

@@ -17,14 +17,19 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _heading(result: Mapping[str, Any]) -> str:
-    prompts, settings, origin = result["prompts"], result["settings"]["acceptance"], result["made_with"][-1]
-    versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
+    prompts, settings = result["prompts"], result["settings"]["acceptance"]
+    # Rows may have been made on several machines, one after another.
+    hardware = dict.fromkeys(origin["hardware"] for origin in result["made_with"])
+    versions = dict.fromkeys(
+        f"{name} {number}" for origin in result["made_with"] for name, number in origin["versions"].items()
+    )
     left_out = f", {prompts['num_left_out']} too long and left out" if prompts["num_left_out"] else ""
     return (
         f"{result['draft']} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']} "
         f"(sha256 {prompts['sha256'][:12]}{left_out}), {'with' if prompts['chat_template'] else 'without'} chat "
         f"template, at most {settings['max_tokens']} new tokens, {settings['dtype']}, "
-        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {origin['hardware']}, {versions}, "
+        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {' and '.join(hardware)}, "
+        f"{', '.join(versions)}, "
         f"seed {settings['seed']}"
     )
 

@@ -2,7 +2,8 @@
 
     q = softmax over the draft vocabulary of (W[ids] s)         W [V, D]: the target's head, ids [J]: what is drafted
 
-A draft step then reads J rows of W instead of V. The rows are copied once; ids are mapped back afterwards.
+A draft step then reads J rows of W instead of V. The rows are copied once, and do not follow weights that are exchanged
+while the target is served; ids are mapped back afterwards.
 """
 
 # Shapes: T rows of hidden states, D hidden size, V vocabulary, J draft vocabulary, R tensor-parallel ranks,
@@ -104,9 +105,9 @@ def _rows(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
         found: Tensor = head.weight[rows].to(dtype)
     else:
         found = _multiplied_out(head, rows, dtype)
-    state_D = torch.randn(1, head.embedding_dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-    state_D = state_D.to(rows.device, dtype)
-    expected, logits = head.quant_method.apply(head, state_D)[:, rows].float(), F.linear(state_D, found).float()
+    state_1D = torch.randn(1, head.embedding_dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    state_1D = state_1D.to(rows.device, dtype)
+    expected, logits = head.quant_method.apply(head, state_1D)[:, rows].float(), F.linear(state_1D, found).float()
     if not (expected - logits).norm() <= _MAX_ERROR * expected.norm():
         raise ValueError(
             "A draft vocabulary needs rows of the target's LM head. Expected rows that give the head's own logits, got "
