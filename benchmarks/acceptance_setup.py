@@ -60,7 +60,11 @@ class Setup:
         return {"acceptance": acceptance, "speed": common | speed}
 
     def engine_args(self, method: Method) -> dict[str, Any]:
-        """For `vllm.LLM`. Prefixes are not cached: no row finds the prompts of the one before already read."""
+        """For `vllm.LLM`. Prefixes are not cached: no row finds the prompts of the one before already read.
+
+        The target's generation_config.json stays in force for what ends an answer, which is not always the tokenizer's
+        end of text; temperature and length are given with every request.
+        """
         import torch
 
         arguments: dict[str, Any] = {
@@ -70,7 +74,6 @@ class Setup:
             "max_model_len": self.max_model_len,
             "max_num_seqs": max(self.config.max_num_seqs, *self.config.speed_batch),
             "seed": self.config.seed,
-            "generation_config": "vllm",
             "enable_prefix_caching": False,
         }
         if torch.cuda.is_available():  # two engines at once where speed is measured
