@@ -41,8 +41,8 @@ def run_info(
     seconds: float,
     tokens_per_second: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """What made a drafter. `run` is what identifies the run, `tokens_per_second` the rate of each stage in its last
-    session, None for a stage with nothing to do."""
+    """What made a drafter. `run` is what identifies the run, `tokens_per_second` the rate of each stage when it last
+    ran, None for a stage with nothing to do."""
     return {
         "argv": [relative(argument) for argument in argv],
         **run,
