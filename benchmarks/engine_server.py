@@ -68,18 +68,18 @@ def measure(llm: Any, request: dict[str, Any], on_progress: Callable[[int], obje
 def _measure_batch(
     llm: Any, prompts: Sequence[Sequence[int]], seed: int, request: dict[str, Any], on_progress: Callable[[int], object]
 ) -> list[dict[str, Any]]:
+    import torch
     from vllm import SamplingParams
 
-    params = [
-        SamplingParams(
-            temperature=request["temperature"],
-            max_tokens=request["max_tokens"],
-            seed=seed + number,
-            ignore_eos=request["ignore_eos"],
-            detokenize=False,
-        )
-        for number in range(len(prompts))
-    ]
+    # One seed for the batch, of the engine's own process: a generator per request ends vLLM's CPU runner as soon as a
+    # prompt is read in parts ("CPU Generator does not use offset").
+    torch.manual_seed(seed)
+    params = SamplingParams(
+        temperature=request["temperature"],
+        max_tokens=request["max_tokens"],
+        ignore_eos=request["ignore_eos"],
+        detokenize=False,
+    )
     before = counters(llm) if len(prompts) == 1 else None
     inputs = [{"prompt_token_ids": ids} for ids in prompts]
     show: Any = False if len(prompts) == 1 else lambda *args, **kwargs: _ProgressLines(on_progress, *args, **kwargs)
