@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vllm_mtp.benchmarks.method import Method, mtp, rivals
+from vllm_mtp.training.config import DTYPES
 
-DTYPES = ("auto", "float32", "bfloat16")
 T = TypeVar("T")
 
 

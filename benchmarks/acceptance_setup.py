@@ -95,21 +95,16 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     Raises:
         ValueError: for a target, drafter or prompt file that cannot be used.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     from vllm_mtp.config import MTPConfig
     from vllm_mtp.training.export import versions
-    from vllm_mtp.training.target import fingerprint_of, serving_dtype
+    from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
     if not (draft / "config.json").is_file():
         raise ValueError(f"--draft: expected the folder of a drafter, got {draft}, which has no config.json")
     read = read_prompts([prompts])
-    fingerprint = fingerprint_of(target)
+    whole_config, tokenizer = config_and_tokenizer(target)
+    target_config, fingerprint = whole_config.get_text_config(), fingerprint_of(target, whole_config, tokenizer)
     draft_config = MTPConfig.from_pretrained(draft)
-    target_config, tokenizer = (
-        AutoConfig.from_pretrained(target).get_text_config(),
-        AutoTokenizer.from_pretrained(target),
-    )
     chat = bool(tokenizer.chat_template) and not config.no_chat_template
     # A probe that comes out otherwise the second time must not make the rows of the first time useless.
     stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None

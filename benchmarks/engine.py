@@ -8,7 +8,6 @@ speed changes it for all. The child is engine_server.py.
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -169,7 +168,9 @@ def can_compile() -> bool:
     """Whether torch.compile will work in an engine: on a CPU it needs a C++ compiler."""
     import torch
 
-    return torch.cuda.is_available() or shutil.which(os.environ.get("CXX", "g++")) is not None
+    from vllm_mtp.training.compiled import has_cpp_compiler
+
+    return torch.cuda.is_available() or has_cpp_compiler()
 
 
 def _environment(engine_args: Mapping[str, Any]) -> dict[str, str]:

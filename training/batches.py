@@ -65,6 +65,13 @@ class Batches:
         """Tokens of all training rows."""
         return sum(len(row.ids_L) for rows in self._training for row in rows)
 
+    def tokens_seen(self, num_steps: int) -> int:
+        """Positions that count in the first num_steps steps."""
+        sizes = [self[index].num_tokens for index in range(len(self))]
+        epochs, rest = divmod(num_steps, len(self))
+        last = range(num_steps - rest, num_steps)
+        return epochs * sum(sizes) + sum(sizes[self.index(step)] for step in last)
+
     def index(self, step: int) -> int:
         """Which batch a step takes; every epoch has its own order of the same batches."""
         epoch, place = divmod(step, len(self))

@@ -33,7 +33,7 @@ def faster_of_eager_and_compiled(
     if eager_seconds * num_calls < _MIN_SECONDS:
         return function, eager
     on_cpu = all(value.device.type == "cpu" for value in example if isinstance(value, torch.Tensor))
-    if on_cpu and shutil.which(os.environ.get("CXX", "g++")) is None:
+    if on_cpu and not has_cpp_compiler():
         return function, f"{eager}: torch.compile needs a C++ compiler, found none"
     compiled: Callable[Parameters, Result] = torch.compile(function, dynamic=False)
     try:
@@ -43,6 +43,11 @@ def faster_of_eager_and_compiled(
     if compiled_seconds >= eager_seconds:
         return function, f"{eager}, compiled {1000 * compiled_seconds:.1f} ms"
     return compiled, f"compiled, {1000 * compiled_seconds:.1f} ms, eager {1000 * eager_seconds:.1f} ms"
+
+
+def has_cpp_compiler() -> bool:
+    """Whether torch.compile can build what it generates for a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def _seconds(function: Callable[..., Any], example: tuple[Any, ...]) -> float:

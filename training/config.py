@@ -1,6 +1,7 @@
 """TrainConfig: everything that decides the outcome of a training run."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 OBJECTIVES = ("kl", "lm")
@@ -110,5 +111,9 @@ class TrainConfig:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields in which a stored config differs, as "name: stored, now"."""
-        names = [field.name for field in fields(self)]
-        return [f"{n}: {other.get(n)!r}, now {getattr(self, n)!r}" for n in names if other.get(n) != getattr(self, n)]
+        return differences((field.name for field in fields(self)), other, asdict(self))
+
+
+def differences(names: Iterable[str], stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings of these names that are not what they were, as "name: stored, now"."""
+    return [f"{n}: {stored.get(n)!r}, now {now.get(n)!r}" for n in names if stored.get(n) != now.get(n)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vllm_mtp.checkpoint import write_atomically
 from vllm_mtp.training.data import Row, check_files, read_sources
+from vllm_mtp.training.target import config_and_tokenizer
 
 _ROW_LENGTH = 512
 PRINTED_SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -76,13 +77,8 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     Raises:
         ValueError: for data, a target or a size that cannot be used.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     check_files(data)
-    try:
-        config, tokenizer = AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--target: expected a causal LM's folder or Hub id, got {target}") from error
+    config, tokenizer = config_and_tokenizer(target)
     vocab_size = config.get_text_config().vocab_size
     sources = read_sources(data, tokenizer, _ROW_LENGTH, max_tokens, answers_only=True)
     counts_V = count_tokens([[r for i, r in enumerate(rows) if i % 20] for rows in sources], vocab_size)

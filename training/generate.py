@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from vllm_mtp.acceptance import ends_in_loop
 from vllm_mtp.checkpoint import write_atomically
+from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.config import DTYPES, differences
 from vllm_mtp.training.conversations import (
     FILE,
     Conversation,
@@ -31,9 +33,8 @@ from vllm_mtp.training.conversations import (
 )
 from vllm_mtp.training.export import git_revision, processor_name, versions
 from vllm_mtp.training.prompts import Message, prompt_ids, read_prompts, user_turn_prefix
-from vllm_mtp.training.target import DTYPES, fingerprint_of, serving_dtype
+from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
-RUN_INFO = "run_info.json"
 _SETTINGS = "settings.json"
 
 
@@ -107,13 +108,11 @@ def generate(
     Raises:
         ValueError: for prompts, a target or an output that cannot be used, before anything is generated.
     """
-    from transformers import AutoTokenizer
-
     asked = [prompt.messages for prompt in read_prompts(prompts)]
     if not asked and not config.self_prompts:
         raise ValueError("expected --prompts FILE or --self-prompts N, got neither")
-    fingerprint = fingerprint_of(target)
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    target_config, tokenizer = config_and_tokenizer(target)
+    fingerprint = fingerprint_of(target, target_config, tokenizer)
     if config.self_prompts:
         user_turn_prefix(tokenizer)
     settings = json.loads(
@@ -131,7 +130,7 @@ def generate(
             tqdm.write(f"{output} holds these conversations, finished: nothing to do")
         return finished
     # The dtype is a setting that the probe decides: a run keeps the one that it began with.
-    dtype = settings_dtype(output) or serving_dtype(target, config.dtype)
+    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype)
     write_atomically(output / _SETTINGS, json.dumps(settings | {"dtype": dtype}, indent=1) + "\n")
 
     batches = _batches(asked, config)
@@ -153,7 +152,7 @@ def generate(
     return _finish(output, len(batches), settings, dtype, argv, num_new_tokens, seconds)
 
 
-def settings_dtype(output: Path) -> str | None:
+def _stored_dtype(output: Path) -> str | None:
     """The dtype of an unfinished run in the folder."""
     path = output / _SETTINGS
     return json.loads(path.read_text(encoding="utf-8"))["dtype"] if path.exists() else None
@@ -172,16 +171,11 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
-    known = {field.name for field in fields(GenerateConfig)}
-    differences = [
-        f"{name}: {stored['config'].get(name)!r}, now {settings['config'][name]!r}"
-        for name in sorted(known)
-        if stored["config"].get(name) != settings["config"][name]
-    ]
-    differences += [name for name in ("target", "prompts_sha256") if stored[name] != settings[name]]
-    if differences:
+    differing = differences(sorted(settings["config"]), stored["config"], settings["config"])
+    differing += [name for name in ("target", "prompts_sha256") if stored[name] != settings[name]]
+    if differing:
         raise ValueError(
-            f"--output: {output} holds conversations with other settings ({'; '.join(differences)}). "
+            f"--output: {output} holds conversations with other settings ({'; '.join(differing)}). "
             "Repeat its flags to go on with it, give another --output, or delete the folder to start anew."
         )
     return stored if path.name == RUN_INFO else None

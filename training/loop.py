@@ -187,7 +187,7 @@ def train(
         log=log,
         loss=loss.note,
         data_tokens=sum(len(row.ids_L) for rows in sources for row in rows),
-        tokens_seen=sum(batches[batches.index(step)].num_tokens for step in range(config.num_steps)),
+        tokens_seen=batches.tokens_seen(config.num_steps),
         seconds=seconds,
         tokens_per_second={"target": target_tokens_per_second, "drafter": num_tokens / seconds},
     )

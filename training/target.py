@@ -13,7 +13,6 @@ from torch import Tensor
 from vllm_mtp.fingerprint import fingerprint_rows, stored_rows, target_fingerprint
 from vllm_mtp.shared_head import LogitsTransform, SharedHead
 
-DTYPES = ("auto", "float32", "bfloat16")
 _MAX_LOGIT_DIFFERENCE = 0.05
 
 
@@ -53,9 +52,7 @@ class FrozenTarget:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if where.type == "cpu" else "auto")
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--target: expected a causal LM's folder or Hub id, got {path}: {str(error).partition(chr(10))[0]}"
-            ) from error
+            raise _not_a_target(path, error) from error
         model = model.to(where).eval().requires_grad_(False)
         model = model.to(_choose_dtype(model, where, dtype))
         output = model.get_output_embeddings()
@@ -156,20 +153,35 @@ def faster_cpu_dtype(hidden_size: int, num_tokens: int = 256) -> torch.dtype:
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
-def fingerprint_of(target: str) -> dict[str, Any]:
-    """The fingerprint of a folder's or cached Hub model's target, without loading it.
+def config_and_tokenizer(target: str) -> tuple[Any, Any]:
+    """A target's transformers config and tokenizer, without its weights.
 
     Raises:
-        ValueError: if there is no such model, or its embedding is not stored in safetensors.
+        ValueError: if there is no such model.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config, tokenizer = AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+        return AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--target: expected a causal LM's folder or Hub id, got {target}: {str(error).partition(chr(10))[0]}"
-        ) from error
+        raise _not_a_target(target, error) from error
+
+
+def _not_a_target(path: str, error: Exception) -> ValueError:
+    reason = str(error).partition("\n")[0]
+    return ValueError(f"--target: expected a causal LM's folder or Hub id, got {path}: {reason}")
+
+
+def fingerprint_of(target: str, config: Any, tokenizer: Any) -> dict[str, Any]:
+    """The fingerprint of a folder's or cached Hub model's target, without loading it.
+
+    Args:
+        target: folder or Hub id.
+        config, tokenizer: the target's (`config_and_tokenizer`).
+
+    Raises:
+        ValueError: if its embedding is not stored in safetensors.
+    """
     text_config = config.get_text_config()
     embedding_RD = stored_rows(target, "embed_tokens.weight", text_config.vocab_size)
     if embedding_RD is None:

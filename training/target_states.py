@@ -127,8 +127,8 @@ class TargetStates:
     def __call__(self, index: int) -> BatchStates:
         """The target's side of a batch, on the target's device."""
         batch = self._batches[index]
-        if self._folder is not None and self._path(batch).exists():
-            return self._load(self._path(batch))
+        if self._folder is not None and (path := self._path(batch)).exists():
+            return self._load(path)
         if self._kept is None:
             return self._compute(batch)
         if index not in self._kept:

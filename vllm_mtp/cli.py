@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _add_fields(parser: argparse.ArgumentParser, config: Any, choices: Mapping[str, Sequence[str]] = {}) -> None:
+    """A flag for every field of a config class, with its default and, where the field has one, its "help"."""
+    for field in fields(config):
+        flag, default, text = f"--{field.name.replace('_', '-')}", field.default, field.metadata.get("help")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action="store_true", help=text)
+            continue
+        values = default if isinstance(default, tuple) else (default,)
+        shown = f"default {' '.join(str(value) for value in values)}"
+        parser.add_argument(
+            flag,
+            type=type(values[0]),
+            nargs="+" if isinstance(default, tuple) else None,
+            default=default,
+            choices=choices.get(field.name),
+            help=f"{text}; {shown}" if text else shown,
+        )
+
+
+def _config_of(config: Any, args: argparse.Namespace) -> Any:
+    """The config of that class that the flags say."""
+    values = {field.name: getattr(args, field.name) for field in fields(config)}
+    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.training.config import DTYPES, OBJECTIVES, OPTIMIZERS, TrainConfig
 
@@ -42,15 +68,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-name", default="", help="for the model card; default: Hub id, or the folder's name")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     choices = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "dtype": DTYPES}
-    for field in fields(TrainConfig):
-        flag, default = f"--{field.name.replace('_', '-')}", field.default
-        if isinstance(default, bool):
-            parser.add_argument(flag, action="store_true")
-        else:
-            assert isinstance(default, int | float | str)
-            parser.add_argument(
-                flag, type=type(default), default=default, choices=choices.get(field.name), help=f"default {default}"
-            )
+    _add_fields(parser, TrainConfig, choices)
     parser.set_defaults(run=_train)
 
 
@@ -59,9 +77,8 @@ def _train(args: argparse.Namespace) -> int:
     from vllm_mtp.training.export import command_line
     from vllm_mtp.training.loop import train
 
-    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
     info = train(
-        config,
+        _config_of(TrainConfig, args),
         target=args.target,
         data=args.data,
         output=args.output,
@@ -103,13 +120,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--prompts", nargs="+", type=Path, default=[], help='text, or JSONL with "prompt", "messages" or "turns"'
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for the conversations")
-    for field in fields(GenerateConfig):
-        flag, default = f"--{field.name.replace('_', '-')}", field.default
-        if isinstance(default, tuple):
-            parser.add_argument(flag, type=float, nargs="+", default=default, help=f"default {default}")
-        else:
-            assert isinstance(default, int | float | str)
-            parser.add_argument(flag, type=type(default), default=default, help=f"default {default}")
+    _add_fields(parser, GenerateConfig)
     parser.set_defaults(run=_generate)
 
 
@@ -117,8 +128,7 @@ def _generate(args: argparse.Namespace) -> int:
     from vllm_mtp.training.export import command_line
     from vllm_mtp.training.generate import GenerateConfig, generate
 
-    values = {field.name: getattr(args, field.name) for field in fields(GenerateConfig)}
-    config = GenerateConfig(**values | {"temperatures": tuple(args.temperatures)})
+    config = _config_of(GenerateConfig, args)
     info = generate(config, target=args.target, prompts=args.prompts, output=args.output, argv=command_line(args.argv))
     print(f"{args.output}: {info['num_conversations']:,} conversations, {info['num_tokens']:,} tokens")
     print(f"Train on them: vllm-mtp train --target {args.target} --data {args.output} --output DRAFT_DIR")
@@ -166,18 +176,7 @@ def _add_bench_acceptance(parser: argparse.ArgumentParser) -> None:
         "--prompts", required=True, type=Path, help='text, or JSONL with "prompt", "messages" or "turns" (Spec-Bench)'
     )
     parser.add_argument("--output", required=True, type=Path, help="folder; rows that are in it are not measured again")
-    for field in fields(AcceptanceConfig):
-        flag, default, text = f"--{field.name.replace('_', '-')}", field.default, field.metadata["help"]
-        if isinstance(default, bool):
-            parser.add_argument(flag, action="store_true", help=text)
-        elif isinstance(default, tuple):
-            shown = " ".join(str(value) for value in default)
-            parser.add_argument(
-                flag, type=type(default[0]), nargs="+", default=default, help=f"{text}; default {shown}"
-            )
-        else:
-            assert isinstance(default, int | str)
-            parser.add_argument(flag, type=type(default), default=default, help=f"{text}; default {default}")
+    _add_fields(parser, AcceptanceConfig)
     parser.set_defaults(run=_bench_acceptance)
 
 
@@ -186,9 +185,7 @@ def _bench_acceptance(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
     from vllm_mtp.training.export import command_line, relative
 
-    values = {field.name: getattr(args, field.name) for field in fields(AcceptanceConfig)}
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    config = AcceptanceConfig(**values | lists)
+    config = _config_of(AcceptanceConfig, args)
     argv = [relative(word) for word in command_line(args.argv)]
     return bench(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output, argv=argv)
 

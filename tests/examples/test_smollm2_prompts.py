@@ -4,7 +4,6 @@ Catches: a benchmark prompt that the drafter was trained on, a task without prom
 run, looping text in documents, articles and cases that do not agree.
 """
 
-import importlib.util
 import json
 import random
 from collections import Counter
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.scripts import load_script
+
 FOLDER = Path(__file__).resolve().parent.parent.parent / "examples" / "smollm2"
 CHAT = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
@@ -23,12 +24,7 @@ OTHERS = ("translation", "summarization", "qa", "math_reasoning", "rag")
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
     """examples/smollm2/make_training_prompts.py."""
-    spec = importlib.util.spec_from_file_location("smollm2_make_prompts", FOLDER / "make_training_prompts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/smollm2/make_training_prompts.py")
 
 
 @pytest.fixture(scope="module")

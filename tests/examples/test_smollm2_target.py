@@ -4,7 +4,6 @@ Catches: another file than the pinned one taken without a word, a half-made fold
 twice, a traceback where a message belongs.
 """
 
-import importlib.util
 import json
 import subprocess
 import zipfile
@@ -13,17 +12,14 @@ from typing import Any
 
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def load() -> Any:
     """examples/smollm2/target.py."""
-    spec = importlib.util.spec_from_file_location("smollm2_target", ROOT / "examples" / "smollm2" / "target.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/smollm2/target.py")
 
 
 @pytest.fixture

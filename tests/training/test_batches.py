@@ -73,6 +73,12 @@ def test_rows_of_like_length_share_a_batch_within_the_budget() -> None:
     assert padding < 0.1
 
 
+def test_tokens_seen_are_those_of_the_steps() -> None:
+    of = batches(41, seed=3, lengths=(3, 9, 5))
+    for num_steps in (0, 1, len(of) - 1, len(of), 2 * len(of) + 3):
+        assert of.tokens_seen(num_steps) == sum(of[of.index(step)].num_tokens for step in range(num_steps))
+
+
 def test_prompts_do_not_count() -> None:
     batch = Batches([rows(4, lengths=(9, 7), loss_from=5)], 100, 0)[0]
     for ids_L, mask_S in zip(batch.ids_BL, batch.mask_BS, strict=True):
