@@ -31,7 +31,7 @@ from vllm_mtp.training.conversations import (
     save_conversations,
     without_duplicates,
 )
-from vllm_mtp.training.export import git_revision, processor_name, versions
+from vllm_mtp.training.export import git_revision, processor_name, relative, versions
 from vllm_mtp.training.prompts import Message, prompt_ids, read_prompts, user_turn_prefix
 from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
@@ -291,7 +291,7 @@ def _finish(
         raise ValueError(f"nothing is left of {totals['asked']} conversations: {totals}. Give more or other prompts.")
     save_conversations(output / FILE, kept)
     info = {
-        "argv": list(argv),
+        "argv": [relative(argument) for argument in argv],
         **settings,
         "dtype": dtype,
         "num_conversations": len(kept),

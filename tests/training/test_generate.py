@@ -86,7 +86,8 @@ def test_a_batch_made_again_is_the_same(chat_target: Path, questions: Path, tmp_
     )
     output = tmp_path / "set"
     arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [questions], "show_progress": False}
-    info = generate(config, output=output, **arguments)
+    info = generate(config, output=output, argv=["generate", str(output)], **arguments)
+    assert info["argv"] == ["generate", "set"]  # no path of this machine
     first = load_conversations(output)
     assert info["num_conversations"] == len(first) > 3
     assert info["num_answer_tokens"] == sum(len(c.answer) for c in first)
