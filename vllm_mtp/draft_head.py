@@ -97,7 +97,7 @@ def _rows(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of the rank's part of a head, as a copy: from its weight where that is plain, else multiplied out.
 
     Raises:
-        ValueError: if a hidden state gets other logits from the rows than from the head.
+        ValueError: if hidden states get other logits from the rows than from the head.
     """
     plain = isinstance(head.quant_method, UnquantizedEmbeddingMethod | UnquantizedLinearMethod)
     # On a CPU vLLM empties the weight of some heads once it is packed.
@@ -105,9 +105,10 @@ def _rows(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
         found: Tensor = head.weight[rows].to(dtype)
     else:
         found = _multiplied_out(head, rows, dtype)
-    state_1D = torch.randn(1, head.embedding_dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-    state_1D = state_1D.to(rows.device, dtype)
-    expected, logits = head.quant_method.apply(head, state_1D)[:, rows].float(), F.linear(state_1D, found).float()
+    # Several hidden states: a rank may have a single row, and one state's logit may be next to nothing.
+    states_PD = torch.randn(16, head.embedding_dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    states_PD = states_PD.to(rows.device, dtype)
+    expected, logits = head.quant_method.apply(head, states_PD)[:, rows].float(), F.linear(states_PD, found).float()
     if not (expected - logits).norm() <= _MAX_ERROR * expected.norm():
         raise ValueError(
             "A draft vocabulary needs rows of the target's LM head. Expected rows that give the head's own logits, got "
