@@ -34,7 +34,7 @@ class AcceptanceConfig:
         0, "prompts of each task whose speed is measured, in turn with an engine without speculation; 0: no speeds"
     )
     speed_batch: tuple[int, ...] = _setting((1,), "prompts at once where speed is measured")
-    seed: int = _setting(0, "of the engines and of the first prompt's sampling")
+    seed: int = _setting(0, "of the engines and of the first batch's sampling")
     no_chat_template: bool = _setting(False, "prompts are plain text also to a target that has a chat template")
     enforce_eager: bool = _setting(False, "no torch.compile on either side")
 

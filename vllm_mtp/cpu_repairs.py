@@ -122,8 +122,8 @@ def _repair_expansion() -> None:
         from vllm.triton_utils.dispatcher import register_kernels
 
         register_kernels({_EXPAND_KERNEL: _expand_kernel})
-    except (ImportError, ValueError):
-        pass
+    except (AttributeError, ImportError, ValueError):
+        pass  # AttributeError: the dispatcher looks into every object of every module, and trips over numba's
     if not expansion_is_right():
         rejection_sampler.expand_batch_to_tokens = _expand_batch_to_tokens
 

@@ -170,3 +170,18 @@ def test_other_platforms_are_not_probed(stock: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
     monkeypatch.setattr(cpu_repairs, "expansion_is_right", forbidden)
     cpu_repairs.apply_where_needed()
+
+
+def test_a_dispatcher_that_fails_does_not_stop_the_repair(stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numba compiled code in the process, as n-gram drafting has, registering a kernel raises AttributeError."""
+    if cpu_repairs.expansion_is_right():
+        pytest.skip("this vLLM does not have the defect")
+    from vllm.triton_utils import dispatcher
+
+    def fail(overrides: object) -> None:
+        raise AttributeError("'_lib_fn_wrapper' object has no attribute 'get'")
+
+    with monkeypatch.context() as patch:  # the fixture registers vLLM's kernels again afterwards
+        patch.setattr(dispatcher, "register_kernels", fail)
+        cpu_repairs.apply_where_needed()
+    assert cpu_repairs.expansion_is_right()
