@@ -1,0 +1,1 @@
+"""The public functions: arguments checked, results named; the work is an operator of registration.py."""
