@@ -18,8 +18,10 @@ class Batch(NamedTuple):
     """Rows padded on the right to the longest of them."""
 
     ids_BL: Tensor
+    text_BS: Tensor
+    """Positions whose next token is in the row, and not padding."""
     mask_BS: Tensor
-    """Positions that count: the token after them is in the row and not mere context."""
+    """Those of them that count: the next token is not mere context."""
 
     @property
     def num_tokens(self) -> int:
@@ -101,8 +103,9 @@ def _grouped(rows: list[Row], tokens_per_batch: int) -> list[list[Row]]:
 def _batch(rows: Sequence[Row]) -> Batch:
     longest = max(len(row.ids_L) for row in rows)
     ids_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask_BS = torch.zeros(len(rows), longest - 1, dtype=torch.bool)
+    text_BS, mask_BS = torch.zeros(2, len(rows), longest - 1, dtype=torch.bool)
     for number, row in enumerate(rows):
         ids_BL[number, : len(row.ids_L)] = row.ids_L
+        text_BS[number, : len(row.ids_L) - 1] = True
         mask_BS[number, row.loss_from - 1 : len(row.ids_L) - 1] = True
-    return Batch(ids_BL, mask_BS)
+    return Batch(ids_BL, text_BS, mask_BS)

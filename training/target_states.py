@@ -2,7 +2,8 @@
 
 Kept in memory while the data repeats and it fits, or on disk (`--store FOLDER`), where every further run on the same
 rows finds it. A stored batch is a safetensors file named by the hash of its rows, in a folder named by target, dtype
-and draft vocabulary: read through a memory map, written whole or not at all, never out of date.
+and draft vocabulary: read through a memory map, written whole or not at all, never out of date. It has the teacher of
+every position, so that runs which count all of the text and runs which count the answers share it.
 """
 
 # Shapes: B sequences, S tokens, D hidden size, N teacher rows.
@@ -128,25 +129,25 @@ class TargetStates:
         """The target's side of a batch, on the target's device."""
         batch = self._batches[index]
         if self._folder is not None and (path := self._path(batch)).exists():
-            return self._load(path)
+            return _counted(self._load(path), batch)
         if self._kept is None:
-            return self._compute(batch)
+            return _counted(self._compute(batch), batch)
         if index not in self._kept:
-            self._kept[index] = _moved(self._compute(batch), torch.device("cpu"))
+            self._kept[index] = _moved(_counted(self._compute(batch), batch), torch.device("cpu"))
         return _moved(self._kept[index], self._target.device)
 
     def _compute(self, batch: Batch) -> BatchStates:
         hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
         if not self._with_teacher:
             return BatchStates(hidden_BSD, None)
-        rows_N = teacher_rows(batch.mask_BS).to(hidden_BSD.device)
+        rows_N = teacher_rows(batch.text_BS).to(hidden_BSD.device)
         mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], self._head)
         return BatchStates(hidden_BSD, Teacher(mean_ND.half(), constant_N, top_N))
 
     def _path(self, batch: Batch) -> Path:
         assert self._folder is not None
         digest = hashlib.sha256(str(tuple(batch.ids_BL.shape)).encode())
-        for tensor in (batch.ids_BL.int(), batch.mask_BS):
+        for tensor in (batch.ids_BL.int(), batch.text_BS):
             digest.update(tensor.numpy().tobytes())
         return self._folder / f"{digest.hexdigest()[:24]}.safetensors"
 
@@ -170,6 +171,14 @@ class TargetStates:
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())
         return BatchStates(tensors["hidden"], teacher)
+
+
+def _counted(states: BatchStates, batch: Batch) -> BatchStates:
+    """The teacher at the positions that count, out of all."""
+    if states.teacher is None or torch.equal(batch.mask_BS, batch.text_BS):
+        return states
+    counts_N = batch.mask_BS.flatten()[teacher_rows(batch.text_BS)].to(states.hidden_BSD.device)
+    return BatchStates(states.hidden_BSD, Teacher(*(tensor[counts_N] for tensor in states.teacher)))
 
 
 def _moved(states: BatchStates, device: torch.device) -> BatchStates:

@@ -16,6 +16,7 @@ from vllm_mtp.shared_head import SharedHead
 from vllm_mtp.training import target_states
 from vllm_mtp.training.batches import Batches
 from vllm_mtp.training.data import Row
+from vllm_mtp.training.mean_embedding import teacher_of
 from vllm_mtp.training.target_states import TargetStates
 
 V, D = 40, 4
@@ -39,8 +40,8 @@ class CountingTarget:
         return {"name": "whatever it is called", "weights_sha256": self.name}
 
 
-def batches(first: int = 1) -> Batches:
-    rows = [Row(ids_L=torch.full((5,), first + i, dtype=torch.int32), loss_from=1) for i in range(9)]
+def batches(first: int = 1, loss_from: int = 1) -> Batches:
+    rows = [Row(ids_L=torch.full((5,), first + i, dtype=torch.int32), loss_from=loss_from) for i in range(9)]
     return Batches([rows], 8, seed=0)
 
 
@@ -91,6 +92,23 @@ def test_a_store_gives_what_the_target_gives(tmp_path: Path) -> None:
     assert again.fill(show_progress=False) is None
     assert same(expected, all_of(again, of))
     assert target.num_calls == len(of)
+
+
+def test_answers_alone_share_the_store_of_the_whole_text(tmp_path: Path) -> None:
+    target, of, answers = CountingTarget(), batches(), batches(loss_from=3)
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    states = states_of(target, answers, store=tmp_path)
+    assert states.fill(show_progress=False) is None
+    assert target.num_calls == len(of)
+    assert same(all_of(states, answers), all_of(states_of(CountingTarget(), answers), answers))
+    for index in range(len(answers)):
+        batch = answers[index]
+        found, head = states(index), target.head
+        expected = teacher_of(head.embed(batch.ids_BL[:, :-1])[batch.mask_BS], head)
+        assert found.teacher is not None
+        assert len(found.teacher.top_N) == 2 * len(batch.ids_BL)  # of four positions, those of tokens 3 and 4
+        for tensor, right in zip(found.teacher, expected, strict=True):
+            torch.testing.assert_close(tensor.to(right.dtype), right, rtol=2e-3, atol=2e-3)
 
 
 def test_a_killed_run_makes_what_is_missing(tmp_path: Path) -> None:
