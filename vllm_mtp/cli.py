@@ -165,6 +165,7 @@ def _eval(args: argparse.Namespace) -> int:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", required=True)
     _add_bench_acceptance(what.add_parser("acceptance", help="acceptance and speed by task, beside rivals"))
+    _add_bench_claims(what.add_parser("claims", help="train and compare what the paper compares, on several seeds"))
 
 
 def _add_bench_acceptance(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +189,40 @@ def _bench_acceptance(args: argparse.Namespace) -> int:
     config = _config_of(AcceptanceConfig, args)
     argv = [relative(word) for word in command_line(args.argv)]
     return bench(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output, argv=argv)
+
+
+def _add_bench_claims(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.benchmarks.claims_config import CLAIMS, ENGINES, ClaimsConfig
+    from vllm_mtp.training.config import DTYPES
+
+    parser.add_argument("--target", default="examples/stdlib/target", help="folder or Hub id; default: the shipped one")
+    parser.add_argument("--output", required=True, type=Path, help="folder; arms that are in it are not trained again")
+    parser.add_argument(
+        "--generated", nargs="+", type=Path, default=[], help="the target's own text, of `vllm-mtp generate`"
+    )
+    parser.add_argument(
+        "--general", nargs="+", type=Path, default=[], help="general text; default: documentation of Debian packages"
+    )
+    parser.add_argument("--prompts", type=Path, help="held-out prompts to measure on")
+    parser.add_argument("--draft-vocab", type=Path, help="every arm drafts from it but that of the full vocabulary")
+    _add_fields(parser, ClaimsConfig, {"claims": CLAIMS, "engine": ENGINES, "dtype": DTYPES})
+    parser.set_defaults(run=_bench_claims)
+
+
+def _bench_claims(args: argparse.Namespace) -> int:
+    from vllm_mtp.benchmarks.claims import bench
+    from vllm_mtp.benchmarks.claims_config import ClaimsConfig
+    from vllm_mtp.benchmarks.claims_data import Sources
+    from vllm_mtp.training.export import command_line, relative
+
+    sources = Sources(
+        generated=tuple(args.generated),
+        general=tuple(args.general),
+        prompts=args.prompts,
+        draft_vocab=args.draft_vocab,
+    )
+    argv = [relative(word) for word in command_line(args.argv)]
+    return bench(_config_of(ClaimsConfig, args), sources, target=args.target, output=args.output, argv=argv)
 
 
 if __name__ == "__main__":
