@@ -64,7 +64,7 @@ def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, 
     # A probe that comes out otherwise the second time must not make the rows of the first time useless.
     stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None
     dtype = stored_dtype or serving_dtype(target, config.dtype)
-    data = prepare(config, sources, arms, target=target, dtype=dtype, output=output)
+    data = prepare(config, sources, arms, target=target, output=output)
     whole_config, tokenizer = config_and_tokenizer(target)
     settings = {name: getattr(config, name) for name in _OF_ALL_ROWS} | {
         "target": fingerprint_of(target, whole_config, tokenizer)["weights_sha256"],
@@ -98,13 +98,17 @@ def _result(study: Study, some: list[Any]) -> dict[str, Any]:
     config, store = study.config, study.store
     rows = {(arm.name, seed): store.load(_row_name(arm, seed)) for arm in arms_of(some) for seed in config.seeds}
     speeds = {seed: store.load(name) for seed in config.seeds if (name := _speed_name(seed)) in store}
+    origins: list[dict[str, Any]] = []  # rows of a folder may come from several commands or commits
+    for row in (*rows.values(), *speeds.values()):
+        if row["made_with"] not in origins:
+            origins.append(row["made_with"])
     about = {
         "target": relative(study.target),
         **{name: getattr(config, name) for name in _OF_ALL_ROWS},
         "num_prompts": len(study.data.prompts),
         "dtype": study.dtype,
         "data": study.data.about,
-        "made_with": study.made_with,
+        "made_with": origins,
     }
     return result_of(some, rows, speeds, config.seeds, [f"{t:g}" for t in config.temperature], about)
 

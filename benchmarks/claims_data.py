@@ -57,9 +57,7 @@ class ClaimsData:
         return {name: self.about[name] for name in names}
 
 
-def prepare(
-    config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, target: str, dtype: str, output: Path
-) -> ClaimsData:
+def prepare(config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, target: str, output: Path) -> ClaimsData:
     """Makes or finds the data of these arms.
 
     Raises:
@@ -75,7 +73,7 @@ def prepare(
     text: dict[str, tuple[Path, ...]] = {}
     about: dict[str, Any] = {}
     if GENERATED in stages or needs_vocab:
-        text[GENERATED] = sources.generated or (_generate(config, target, dtype, folder),)
+        text[GENERATED] = sources.generated or (_generate(config, target, folder),)
     if GENERAL in stages:
         text[GENERAL] = sources.general
         if not sources.general:
@@ -138,7 +136,7 @@ def _cut_prompts(path: Path, split: str, per_document: int) -> Path:
     return path
 
 
-def _generate(config: ClaimsConfig, target: str, dtype: str, folder: Path) -> Path:
+def _generate(config: ClaimsConfig, target: str, folder: Path) -> Path:
     """The target's own continuations of prompts of the training split: data_tokens of them and what is held out."""
     output = folder / "generated"
     prompts = _cut_prompts(folder / "training_prompts.jsonl", "train", per_document=4)
@@ -149,7 +147,8 @@ def _generate(config: ClaimsConfig, target: str, dtype: str, folder: Path) -> Pa
     step = max(1.0, len(lines) / number)
     write_atomically(wanted, "\n".join(lines[int(i * step)] for i in range(min(number, len(lines)))) + "\n")
     # In a process of its own: vLLM binds the threads of the one that it runs in.
-    flags = {"max-tokens": _ANSWER_TOKENS, "max-model-len": 768, "dtype": dtype, "prompts": wanted, "output": output}
+    flags = {"prompts": wanted, "output": output, "dtype": config.dtype}
+    flags |= {"max-tokens": _ANSWER_TOKENS, "max-model-len": 768}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     run_command([sys.executable, "-m", "vllm_mtp.cli", "generate", "--target", target, *arguments])
     return output

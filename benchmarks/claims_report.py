@@ -119,7 +119,8 @@ def table(result: Mapping[str, Any]) -> str:
     """results.md."""
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     tokens = [seen for arm in result["arms"] for seen in arm["tokens_seen"]]
-    versions = ", ".join(f"{name} {number}" for name, number in result["made_with"]["versions"].items())
+    made_with = result["made_with"][0]
+    versions = ", ".join(f"{name} {number}" for name, number in made_with["versions"].items())
     claims = [
         [
             claim["claim"],
@@ -150,7 +151,7 @@ def table(result: Mapping[str, Any]) -> str:
         [
             f"Claims on {result['target']}, seeds {seeds}, {min(tokens):,} to {max(tokens):,} tokens seen by every "
             f"arm; k = {result['num_speculative_tokens']}, {result['num_prompts']} held-out prompts, "
-            f"{result['max_tokens']} new tokens each, {result['dtype']}; {result['made_with']['hardware']}, {versions}",
+            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_with['hardware']}, {versions}",
             "",
             markdown(["claim", "is it so that", "measured", "first", "second", "difference", "verdict"], claims),
             "",
