@@ -5,6 +5,12 @@ Source of the claims: Xu et al., Evolving LLMs from NTP to MTP via Self-Distilla
 Every arm of every claim is trained on every seed by `vllm_mtp.training`, and its acceptance length measured on held-out
 prompts. An arm that several claims need is trained once. Each row is written when it is done and not measured again by
 the same command; more seeds or claims in the same folder add rows.
+
+    vllm-mtp bench claims --output runs/claims                          # the shipped target, seeds 0 1 2
+    vllm-mtp bench claims --output runs/claims --seeds 3 4 5            # again with other seeds
+    vllm-mtp bench claims --output runs/claims-smollm2 --claims objective --target runs/smollm2/target \\
+        --generated examples/smollm2/conversations/tasks.npz --prompts examples/smollm2/prompts.jsonl \\
+        --draft-vocab examples/smollm2/vocab.json --sequence-length 512 --batch-size 4 --max-tokens 48
 """
 
 import sys
