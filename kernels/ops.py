@@ -1,1 +1,22 @@
-"""The public functions: arguments checked, results named; the work is an operator of registration.py."""
+"""The public functions. Each checks its arguments and calls an operator that registration.py made one of torch's."""
+
+from vllm_mtp.kernels.draft_head_op import (
+    DraftPart,
+    combine_draft_parts,
+    draft_head,
+    draft_head_part,
+    quantize_head,
+    warm_up_draft_head,
+)
+from vllm_mtp.kernels.embed_hidden_projection_op import embed_hidden_projection, fold_norm_weights
+
+__all__ = [
+    "DraftPart",
+    "combine_draft_parts",
+    "draft_head",
+    "draft_head_part",
+    "embed_hidden_projection",
+    "fold_norm_weights",
+    "quantize_head",
+    "warm_up_draft_head",
+]

@@ -11,7 +11,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 @triton.jit
 def dot(a, b, accumulator):  # type: ignore[no-untyped-def]
-    """accumulator + a b, in float32.
+    """accumulator + a b, in float32; factors in float32 are not rounded to TF32.
 
     Triton's interpreter multiplies the bit patterns of bfloat16 as if they were integers (triton #11584), and knows no
     float8: there, the factors are widened first, which changes no value.
@@ -19,7 +19,7 @@ def dot(a, b, accumulator):  # type: ignore[no-untyped-def]
     if INTERPRETED:
         return accumulator + tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     else:
-        return tl.dot(a, b, accumulator)
+        return tl.dot(a, b, accumulator, input_precision="ieee")
 
 
 @triton.jit

@@ -106,7 +106,7 @@ def _nvidia(target: str, compiled: Any, shared_bytes: int) -> Compiled:
         text = _run("nvdisasm", "-c", file.name)
     registers = re.search(r"REG:(\d+)", usage)
     assert registers is not None, usage
-    loads = re.findall(r"\b(?:LDG|LDGSTS)((?:\.\w+)*)", text)
+    loads = re.findall(r"\b(?:LDGSTS|LDG)((?:\.\w+)*)", text)
     bits = {next((int(n) for n in re.findall(r"\.(?:U)?(8|16|64|128|256)\b", load)), 32) for load in loads}
     if re.search(r"\bUTMALDG", text):
         bits.add(128)

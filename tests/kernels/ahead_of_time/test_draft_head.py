@@ -1,0 +1,89 @@
+"""The machine code of the draft head's kernels, for GPUs that are not there.
+
+Catches: a tile that spills with every option on, shared memory over the limit, a product without matrix instructions,
+rows of the head that come in pieces of less than 16 bytes.
+"""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.kernels.ahead_of_time.compiler import compile_for, shipped
+from vllm_mtp.kernels.draft_head import TABLES, best_kernel, candidates_kernel, quantize_rows_kernel
+from vllm_mtp.kernels.tables import ARCHITECTURES, Launch
+
+PAIRS = {
+    "16 bits": [("bf16", "bf16"), ("fp16", "fp16")],
+    "8 bits": [("i8", "i8"), ("fp8e4nv", "fp8e4nv")],
+    "8 bits, hidden states wider": [("bf16", "i8"), ("bf16", "fp8e4nv")],
+    "32 bits": [("fp32", "fp32"), ("fp32", "i8")],
+}
+"""Types of hidden states and rows, by table; the first at the first bucket is what the fast tests compile."""
+# A100 and MI300X have no matrix instructions for this float8; int8 is theirs.
+UNSUPPORTED = {("sm_80", "fp8e4nv"), ("gfx942", "fp8e4nv")}
+CASES = [
+    pytest.param(
+        target,
+        hidden,
+        weight,
+        launch,
+        id=f"{target}-{hidden}x{weight}-{bucket}",
+        marks=[] if fast else pytest.mark.slow,
+    )
+    for name, table in TABLES.items()
+    for target, bucket, launch in shipped(table)
+    for i, (hidden, weight) in enumerate(PAIRS[name])
+    if (target, weight) not in UNSUPPORTED
+    for fast in [bucket == 16 and i == 0 and name in ("16 bits", "8 bits")]
+]
+INTEGERS = ["num_tokens", "num_rows", "first_id", "num_tiles"]
+MULTIPLES_OF_16 = ["hidden_size", "hidden_stride", "weight_stride"]
+
+
+def types(hidden: str = "bf16", weight: str = "bf16") -> dict[str, str]:
+    float_32 = ["scale", "hidden_scale", "key", "logit", "lse", "tile_key", "tile_logit", "tile_lse"]
+    return {
+        "hidden_ptr": f"*{hidden}",
+        "weight_ptr": f"*{weight}",
+        "bias_ptr": "*bf16",
+        **dict.fromkeys(("d2t_ptr", "seed_ptr", "id_ptr"), "*i64"),
+        **dict.fromkeys(("row_ptr", "tile_row_ptr"), "*i32"),
+        **{f"{name}_ptr": "*fp32" for name in float_32},
+        **dict.fromkeys(INTEGERS, "i32"),
+        **dict.fromkeys(MULTIPLES_OF_16, "i32:16"),
+        "logit_scale": "fp32",
+        "soft_cap": "fp32",
+    }
+
+
+@pytest.mark.parametrize(("target", "hidden", "weight", "launch"), CASES)
+def test_candidates(target: str, hidden: str, weight: str, launch: Launch) -> None:
+    """Every option at once: bias, noise, soft cap, probability, a hidden size that no block divides."""
+    constants: dict[str, Any] = {"EVEN": False}
+    if weight not in ("i8", "fp8e4nv"):
+        constants["scale_ptr"] = None
+    if hidden not in ("i8", "fp8e4nv"):
+        constants["hidden_scale_ptr"] = None
+    compiled = compile_for(target, candidates_kernel, types(hidden, weight), constants, launch)
+    exact = hidden == "fp32" and target != "gfx942"  # float32 that is not rounded to TF32 has none on these
+    compiled.check(matrix=not exact)
+    # What is copied asynchronously are the tiles, and nothing else is.
+    assert not re.search(r"LDGSTS\S*\.64\b|LDGSTS\S*BYPASS\s", compiled.text), "tiles in pieces of less than 16 bytes"
+
+
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_best(target: str) -> None:
+    constants = {"d2t_ptr": None, "tile_logit_ptr": None}
+    compile_for(target, best_kernel, types(), constants, Launch({"BLOCK_N": 1024}, 4)).check(widest_load_bits=32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2048, 8192])
+@pytest.mark.parametrize("dtype", ["i8", "fp8e4nv"])
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_quantize_rows(target: str, dtype: str, size: int) -> None:
+    if (target, dtype) in UNSUPPORTED:
+        pytest.skip("no such float8 there")
+    kinds = {"x_ptr": "*bf16", "quantised_ptr": f"*{dtype}", "scale_ptr": "*fp32", "size": "i32:16", "stride": "i32:16"}
+    compile_for(target, quantize_rows_kernel, kinds, {"largest": 127.0, "BLOCK_D": size}, Launch({}, 4)).check()
