@@ -9,14 +9,20 @@ from vllm_mtp.kernels.draft_head_op import (
     warm_up_draft_head,
 )
 from vllm_mtp.kernels.embed_hidden_projection_op import embed_hidden_projection, fold_norm_weights
+from vllm_mtp.kernels.linear_kl_op import linear_kl, mean_embedding
+from vllm_mtp.kernels.linear_kl_reference import LinearKL, MeanTarget
 
 __all__ = [
     "DraftPart",
+    "LinearKL",
+    "MeanTarget",
     "combine_draft_parts",
     "draft_head",
     "draft_head_part",
     "embed_hidden_projection",
     "fold_norm_weights",
+    "linear_kl",
+    "mean_embedding",
     "quantize_head",
     "warm_up_draft_head",
 ]

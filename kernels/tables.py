@@ -60,3 +60,14 @@ def architecture(device: torch.device) -> str:
         return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
+
+
+def loss_chunk(device: torch.device, hidden_size: int, *, mean_embedding: bool) -> int:
+    """Tokens whose logits `linear_kl` makes at a time.
+
+    On a GPU, as few as fill it in the gradient's product [C, V] x [V, D], whose output has C D / 128 / 256 tiles; on a
+    CPU, less: several tensors [C, V] are passed over in turn.
+    """
+    if device.type == "cpu":
+        return 512 if mean_embedding else 128
+    return 1024 if hidden_size >= 4096 else 2048

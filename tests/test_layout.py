@@ -39,8 +39,16 @@ IN_FUNCTIONS = {
     "vllm": ("vllm_mtp/", "training/", "benchmarks/"),
 }
 # Run where there is no Triton: the dispatcher asks for it inside functions, the plain twins never.
-NO_TRITON_AT_TOP = ("kernels/ops.py", "kernels/reference.py")
-NEVER_TRITON = ("kernels/reference.py",)
+_OPERATORS = ("draft_head", "embed_hidden_projection", "linear_kl")
+NEVER_TRITON = (
+    "kernels/reference.py",
+    "kernels/objectives.py",
+    *(f"kernels/{name}_reference.py" for name in _OPERATORS),
+)
+NO_TRITON_AT_TOP = (
+    *("kernels/ops.py", "kernels/registration.py", "kernels/tables.py", *NEVER_TRITON),
+    *(f"kernels/{name}_op.py" for name in _OPERATORS),
+)
 
 
 def imports(source: str, path: str) -> Iterator[tuple[str, bool, bool]]:

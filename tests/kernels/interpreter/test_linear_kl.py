@@ -1,0 +1,169 @@
+"""The Triton kernels of `linear_kl` and `mean_embedding`, in Triton's interpreter, against float64 autograd.
+
+Catches what the plain twin cannot have: a block's lanes beyond the vocabulary that count, a running maximum that is not
+rescaled, the first of equal logits lost between blocks, a gradient that overwrites logits before they are read, rows
+addressed by the wrong stride, uninitialised memory taken for a result.
+"""
+
+# Shapes: K draft steps, T tokens, D hidden size, V vocabulary.
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kernels.compare import assert_close, random
+from tests.kernels.linear_kl_cases import case, check, expected
+from vllm_mtp.kernels.objectives import OBJECTIVES
+from vllm_mtp.kernels.ops import linear_kl, mean_embedding
+
+# The interpreter reads rows in blocks of 128: one with lanes to spare, two exactly, one and a bit more.
+VOCAB_SIZES = (72, 256, 201)
+SMALL: dict[str, Any] = {"num_tokens": 5, "hidden_size": 24}
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that nobody wrote is NaN, or a large number."""
+
+    def filled(make: Any) -> Any:
+        def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor: torch.Tensor = make(*args, **kwargs)
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else 77)
+
+        return poisoned
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", filled(torch.Tensor.new_empty))
+    monkeypatch.setattr(torch, "empty_like", filled(torch.empty_like))
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objectives(objective: str, soft_cap: float | None) -> None:
+    weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0])
+    options = {"soft_cap": soft_cap, "weights": weights, "bias": True, "scale": 0.7, "chunk": 3}
+    check(linear_kl, case(objective=objective, num_steps=2, **SMALL, **options))
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+@pytest.mark.parametrize("objective", ["kl", "rkl"])  # one pass and two
+def test_vocabulary_sizes(objective: str, vocab_size: int) -> None:
+    check(linear_kl, case(objective=objective, vocab_size=vocab_size, **SMALL))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("objective", ["kl", "lk", "ce"])
+def test_dtypes(objective: str, dtype: torch.dtype) -> None:
+    inputs = case(objective=objective, dtype=dtype, vocab_size=130, **SMALL)
+    if objective != "lk":
+        check(linear_kl, inputs)
+        return
+    # A token with p close to q may fall to the other side by rounding, which moves the gradient, not the value.
+    found = linear_kl(inputs.h_s, inputs.h_t, inputs.w, **inputs.options)
+    assert_close(found.per_token, expected(inputs)["per_token"], dtype)
+
+
+@pytest.mark.parametrize("logits_dtype", [torch.float32, torch.bfloat16])
+def test_logits_dtype(logits_dtype: torch.dtype) -> None:
+    check(linear_kl, case(dtype=torch.bfloat16, vocab_size=130, logits_dtype=logits_dtype, **SMALL), factor=2)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3, 4])
+def test_chunks(num_tokens: int) -> None:
+    check(linear_kl, case(num_tokens=num_tokens, vocab_size=130, chunk=3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mean_embedding_is_the_same_kl(dtype: torch.dtype) -> None:
+    weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0])
+    inputs = case(num_steps=2, bias=True, scale=0.7, weights=weights, dtype=dtype, **SMALL)
+    teacher = mean_embedding(inputs.h_t, inputs.w, 1.3, bias=inputs.options["bias"], scale=0.7, chunk=3)
+    h_s = inputs.h_s.clone().requires_grad_()
+    found = linear_kl(h_s, teacher, inputs.w, **inputs.options, chunk=3)
+    found.loss.backward()
+    exact = expected(inputs)
+    assert_close(found.per_token.detach(), exact["per_token"], dtype)
+    assert h_s.grad is not None
+    assert_close(h_s.grad, exact["gradient"], dtype)
+    assert torch.equal(found.top1_agree, exact["top1_agree"])
+
+
+def test_the_mean_row_and_the_constant() -> None:
+    h_t, w, bias = random(4, 24), random(201, 24, seed=1), random(201, seed=2)
+    found = mean_embedding(h_t, w, 0.6, bias=bias)
+    log_p = ((h_t.double() @ w.double().T + bias) / 0.6).log_softmax(-1)
+    p = log_p.exp()
+    assert_close(found.mean_ND, p @ w.double(), torch.float32)
+    # The difference of two numbers about as large as its result is.
+    assert_close(found.constant_N, (p * log_p).sum(-1) - (p @ bias.double()) / 0.6, torch.float32, factor=2)
+    assert torch.equal(found.top_N, p.argmax(-1))
+
+
+@pytest.mark.parametrize("objective", ["kl", "tv"])
+def test_a_token_without_weight_may_be_anything(objective: str) -> None:
+    inputs = case(objective=objective, weights=torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]), **SMALL)
+    exact = expected(inputs)
+    h_s = inputs.h_s.clone()
+    h_s[1], h_s[3] = float("nan"), float("inf")
+    h_s.requires_grad_()
+    found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
+    found.loss.backward()
+    assert_close(found.loss.detach(), exact["loss"], torch.float32)
+    assert h_s.grad is not None
+    assert_close(h_s.grad, exact["gradient"], torch.float32)
+
+
+@pytest.mark.parametrize("objective", ["kl", "rkl", "tv", "ce"])
+def test_saturated_rows(objective: str) -> None:
+    """Logits of hundreds: probabilities of 0 and 1 in float32, and no NaN."""
+    inputs = case(objective=objective, logit_size=300.0, **SMALL)
+    h_s = inputs.h_s.clone().requires_grad_()
+    found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
+    found.loss.backward()
+    assert_close(found.per_token.detach(), expected(inputs)["per_token"], torch.float32, factor=30)
+    assert h_s.grad is not None
+    assert h_s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("first", [0, 5, 127, 128, 200])
+def test_the_first_of_equal_logits_is_the_top(first: int) -> None:
+    w = torch.zeros(201, 24)
+    w[first:, 0] = 1.0
+    hidden = torch.ones(2, 24)
+    found = linear_kl(hidden, hidden, w, metrics=True)
+    assert found.top1 is not None
+    assert found.top1.tolist() == [first, first]
+    assert mean_embedding(hidden, w).top_N.tolist() == [first, first]
+
+
+def test_acceptance_against_the_whole_vocabulary() -> None:
+    inputs = case(**SMALL)
+    rows = torch.arange(0, 201, 3)
+    whole = inputs.h_t.double() @ inputs.w.double().T / 1.3
+    q = (inputs.h_s.double() @ inputs.w[rows].double().T / 1.3).softmax(-1)
+    options = {**inputs.options, "teacher_log_sum": whole.logsumexp(-1).float()}
+    found = linear_kl(inputs.h_s, inputs.h_t, inputs.w[rows], **options)
+    assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
+
+
+def test_cross_entropy_needs_no_teacher() -> None:
+    inputs = case(objective="ce", **SMALL)
+    inputs.options["labels"][2] = -1
+    h_s = inputs.h_s.clone().requires_grad_()
+    found = linear_kl(h_s, None, inputs.w, tau=1.3, objective="ce", labels=inputs.options["labels"])
+    found.loss.backward()
+    exact = expected(inputs)
+    assert_close(found.loss.detach(), exact["loss"], torch.float32)
+    assert h_s.grad is not None
+    assert_close(h_s.grad, exact["gradient"], torch.float32)
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    inputs = case(num_steps=2, dtype=torch.bfloat16, **SMALL)
+    results = []
+    for _ in range(2):
+        h_s = inputs.h_s.clone().requires_grad_()
+        found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
+        found.loss.backward()
+        results.append((found.per_token.detach(), found.accept, h_s.grad))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))  # type: ignore[arg-type]

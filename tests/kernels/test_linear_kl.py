@@ -1,0 +1,281 @@
+"""`linear_kl` and `mean_embedding` on a CPU, where they are plain PyTorch, against float64 autograd on all logits.
+
+Catches: a chunk boundary that drops or repeats a token, temperature, bias, scale or cap left out of one side or of the
+gradient, a step scored against another step's teacher, a token without weight that counts or spoils the others,
+logits of all tokens at once, a backward that loses what comes from above, an operator that torch.compile cannot see
+through.
+"""
+
+# Shapes: K draft steps, T tokens, D hidden size, V vocabulary.
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.kernels.compare import assert_close, error, random
+from tests.kernels.linear_kl_cases import case, check, expected
+from vllm_mtp.kernels import ops, reference
+from vllm_mtp.kernels.objectives import OBJECTIVES
+from vllm_mtp.kernels.ops import linear_kl, mean_embedding
+
+FUNCTIONS = {"operator": ops.linear_kl, "reference": reference.linear_kl}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("num_steps", [None, 3])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_against_float64_autograd(
+    objective: str, num_steps: int | None, soft_cap: float | None, function: Callable[..., Any]
+) -> None:
+    weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 0.0, 1.0, 3.0])
+    options = {"soft_cap": soft_cap, "weights": weights, "bias": True, "scale": 0.7, "chunk": 3}
+    check(function, case(objective=objective, num_steps=num_steps, **options))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 6, 7])
+@pytest.mark.parametrize("chunk", [1, 3, 7, None])
+def test_chunks(num_tokens: int, chunk: int | None) -> None:
+    check(linear_kl, case(num_tokens=num_tokens, num_steps=2, chunk=chunk))
+
+
+@pytest.mark.parametrize("objective", ["kl", "rkl", "lk", "ce"])  # the gradient of tv jumps where p = q
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtypes(dtype: torch.dtype, objective: str) -> None:
+    inputs = case(dtype=dtype, objective=objective)
+    if dtype == torch.bfloat16:
+        check(linear_kl, inputs, factor=2)
+        return
+    found, exact = linear_kl(*inputs[:3], **inputs.options), expected(inputs)
+    assert found.loss.dtype == torch.float64
+    assert error(found.per_token, exact["per_token"]) < 1e-12
+
+
+@pytest.mark.parametrize("num_steps", [None, 3])
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("chunk", [3, None])
+def test_mean_embedding_is_the_same_kl(num_steps: int | None, function: Callable[..., Any], chunk: int | None) -> None:
+    weights = random(*(() if num_steps is None else (num_steps,)), 7, seed=5).abs()
+    inputs = case(num_steps=num_steps, bias=True, scale=0.7, weights=weights)
+    options = inputs.options
+    teacher = mean_embedding(inputs.h_t, inputs.w, options["tau"], bias=options["bias"], scale=0.7, chunk=chunk)
+    h_s = inputs.h_s.clone().requires_grad_()
+    found = function(h_s, teacher, inputs.w, **{**options, "chunk": chunk})
+    found.loss.backward()
+    exact = expected(inputs)
+    assert_close(found.per_token.detach(), exact["per_token"], torch.float32)
+    assert h_s.grad is not None
+    assert_close(h_s.grad, exact["gradient"], torch.float32)
+    assert torch.equal(found.top1_agree, exact["top1_agree"])
+    assert found.accept is None
+
+
+def test_the_mean_row_and_the_constant() -> None:
+    h_t, w, bias = random(5, 8), random(31, 8, seed=1), random(31, seed=2)
+    found = mean_embedding(h_t, w, 0.6, bias=bias)
+    log_p = ((h_t.double() @ w.double().T + bias) / 0.6).log_softmax(-1)
+    p = log_p.exp()
+    assert_close(found.mean_ND, p @ w.double(), torch.float32)
+    assert_close(found.constant_N, (p * log_p).sum(-1) - (p @ bias.double()) / 0.6, torch.float32)
+    assert torch.equal(found.top_N, p.argmax(-1))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("teacher_is_mean", [False, True])
+def test_a_token_without_weight_may_be_anything(function: Callable[..., Any], teacher_is_mean: bool) -> None:
+    inputs = case(weights=torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]))
+    exact = expected(inputs)
+    h_s = inputs.h_s.clone()
+    h_s[1], h_s[5] = float("nan"), float("inf")
+    h_s.requires_grad_()
+    teacher = mean_embedding(inputs.h_t, inputs.w, 1.3) if teacher_is_mean else inputs.h_t
+    found = function(h_s, teacher, inputs.w, **inputs.options)
+    found.loss.backward()
+    assert_close(found.loss.detach(), exact["loss"], torch.float32)
+    assert h_s.grad is not None
+    assert_close(h_s.grad, exact["gradient"], torch.float32)
+    assert not h_s.grad[[1, 5]].any()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_labels_that_are_none(function: Callable[..., Any]) -> None:
+    inputs = case(objective="ce", num_steps=2)
+    inputs.options["labels"][0, 2] = inputs.options["labels"][1, 5] = -1
+    check(function, inputs)
+    nothing = linear_kl(inputs.h_s[0], None, inputs.w, objective="ce", labels=torch.full((7,), -1))
+    assert float(nothing.loss) == 0.0
+    assert nothing.accept is nothing.top1_agree is nothing.top1 is None
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "ce"])
+def test_the_same_states_are_at_distance_zero(objective: str) -> None:
+    inputs = case(objective=objective, logit_size=30.0)
+    h_s = inputs.h_t.clone().requires_grad_()
+    found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
+    found.loss.backward()
+    assert found.accept is not None
+    torch.testing.assert_close(found.per_token, torch.zeros(7), rtol=0, atol=2e-6)
+    torch.testing.assert_close(found.accept, torch.ones(7), rtol=0, atol=2e-6)
+    assert h_s.grad is not None
+    assert h_s.grad.abs().max() < 1e-6
+    by_mean = linear_kl(inputs.h_t, mean_embedding(inputs.h_t, inputs.w, 1.3), inputs.w, tau=1.3)
+    torch.testing.assert_close(by_mean.per_token, torch.zeros(7), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_saturated_rows(objective: str) -> None:
+    """Logits of hundreds: probabilities of 0 and 1 in float32, and no NaN."""
+    inputs = case(objective=objective, logit_size=300.0)
+    h_s = inputs.h_s.clone().requires_grad_()
+    found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
+    found.loss.backward()
+    if objective == "lk":  # no draft is ever accepted: minus the logarithm of zero
+        assert found.per_token.isinf().any()
+    else:
+        assert h_s.grad is not None
+        assert h_s.grad.isfinite().all()
+        assert error(found.per_token.detach(), expected(inputs)["per_token"]) < 1e-4
+
+
+def test_what_comes_from_above_reaches_every_token() -> None:
+    inputs = case(num_steps=2)
+    exact = inputs.h_s.double().requires_grad_()
+    upstream = random(2, 7, seed=9).double()
+    log_q = (exact @ inputs.w.double().T / 1.3).log_softmax(-1)
+    log_p = (inputs.h_t.double() @ inputs.w.double().T / 1.3).log_softmax(-1)
+    ((log_p.exp() * (log_p - log_q)).sum(-1) * upstream).sum().backward()
+    for function in FUNCTIONS.values():
+        h_s = inputs.h_s.clone().requires_grad_()
+        (function(h_s, inputs.h_t, inputs.w, tau=1.3).per_token * upstream).sum().backward()
+        assert h_s.grad is not None
+        assert exact.grad is not None
+        assert_close(h_s.grad, exact.grad, torch.float32)
+
+
+def test_acceptance_against_the_whole_vocabulary() -> None:
+    inputs = case()
+    rows = torch.arange(0, 201, 3)
+    whole = (inputs.h_t.double() @ inputs.w.double().T / 1.3).double()
+    q = (inputs.h_s.double() @ inputs.w[rows].double().T / 1.3).softmax(-1)
+    for function in FUNCTIONS.values():
+        found = function(
+            inputs.h_s, inputs.h_t, inputs.w[rows], **inputs.options, teacher_log_sum=whole.logsumexp(-1).float()
+        )
+        assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
+
+
+class Rows(TorchDispatchMode):
+    """Watches every operation of torch: the most rows of a result as wide as the vocabulary, the head apart."""
+
+    def __init__(self, vocab_size: int, head: Tensor) -> None:
+        super().__init__()
+        self.vocab_size, self.head, self.most = vocab_size, head.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor) or self.vocab_size not in tensor.shape:
+                continue
+            if tensor.untyped_storage().data_ptr() != self.head:
+                self.most = max(self.most, tensor.numel() // self.vocab_size)
+        return result
+
+
+@pytest.mark.parametrize("teacher_is_mean", [False, True])
+def test_logits_exist_for_a_chunk(teacher_is_mean: bool) -> None:
+    inputs = case(num_tokens=50, num_steps=2)
+    teacher = reference.mean_embedding(inputs.h_t, inputs.w) if teacher_is_mean else inputs.h_t
+    with Rows(201, inputs.w) as rows:
+        reference.linear_kl(inputs.h_s.requires_grad_(), teacher, inputs.w, chunk=4).loss.backward()
+    assert rows.most == 4
+
+
+def test_the_operators_are_torchs() -> None:
+    inputs, vllm_mtp = case(num_steps=2, bias=True), torch.ops.vllm_mtp
+    h_s, bias = inputs.h_s.requires_grad_(), inputs.options["bias"]
+    counts = torch.ones(2, 7, dtype=torch.bool)
+    mean, constant, _ = vllm_mtp.mean_embedding(inputs.h_t, inputs.w, bias, 1.0, 3)
+    torch.library.opcheck(vllm_mtp.mean_embedding.default, (inputs.h_t, inputs.w, bias, 1.0, 3))
+    for metrics in (True, False):
+        arguments = (h_s, inputs.h_t, inputs.w, bias, None, counts, None, "kl", 0.7, 3.0, 3, metrics, True)
+        torch.library.opcheck(vllm_mtp.linear_kl.default, (*arguments, torch.float32))
+    for with_gradient in (True, False):
+        hidden = h_s if with_gradient else h_s.detach()
+        arguments_of_mean = (hidden, mean, constant, inputs.w, None, counts, 0.7, 3, with_gradient, torch.float32)
+        torch.library.opcheck(vllm_mtp.linear_kl_mean.default, arguments_of_mean)
+
+
+@pytest.mark.parametrize("teacher_is_mean", [False, True])
+def test_compiles_into_one_graph(teacher_is_mean: bool) -> None:
+    inputs = case(num_steps=2)
+
+    def loss(h_s: Tensor, h_t: Tensor, w: Tensor) -> Tensor:
+        teacher = mean_embedding(h_t, w) if teacher_is_mean else h_t
+        return linear_kl(2 * h_s, teacher, w, weights=torch.ones(7)).loss
+
+    gradients = []
+    for function in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        h_s = inputs.h_s.clone().requires_grad_()
+        value = function(h_s, inputs.h_t, inputs.w)
+        value.backward()
+        gradients += [value.detach(), h_s.grad]
+    assert torch.equal(gradients[0], gradients[2])
+    assert gradients[1] is not None
+    assert torch.equal(gradients[1], gradients[3])
+
+
+def test_without_gradient_none_is_made() -> None:
+    inputs = case()
+    with torch.no_grad():
+        found = linear_kl(inputs.h_s.requires_grad_(), inputs.h_t, inputs.w)
+    assert not found.loss.requires_grad
+    assert not linear_kl(inputs.h_s.detach(), inputs.h_t, inputs.w).loss.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "jsd"}, "objective: expected one of kl, rkl, tv, lk, ce, got 'jsd'"),
+        ({"h_s": torch.zeros(7)}, r"h_s: expected \[T, D\] or \[K, T, D\], got \[7\]"),
+        ({"h_s": torch.zeros(7, 23)}, "h_s: expected hidden states of size 24"),
+        ({"h_t": torch.zeros(6, 24)}, r"h_t: expected \[7, 24\], a row for each token of h_s, got \[6, 24\]"),
+        ({"h_t": None}, "h_t: expected the teacher's hidden states; 'ce' alone needs none"),
+        ({"w": torch.zeros(24)}, r"w: expected \[V, D\], got \[24\]"),
+        ({"w": torch.zeros(201, 24, dtype=torch.int8)}, "w: expected a floating-point head.*dequantise"),
+        ({"tau": 0.0}, "tau: expected a positive number, got 0.0"),
+        ({"soft_cap": -1.0}, "soft_cap: expected a positive number or None, got -1.0"),
+        ({"chunk": 0}, "chunk: expected a positive number of tokens or None, got 0"),
+        ({"weights": torch.ones(6)}, r"weights: expected \[7\], a number for each token, got \[6\]"),
+        ({"bias": torch.ones(200)}, r"bias: expected \[201\], a number for each row of w, got \[200\]"),
+        ({"labels": torch.zeros(7)}, "labels: expected with objective 'ce', and only there"),
+        ({"objective": "ce"}, "labels: expected with objective 'ce', and only there"),
+        ({"h_s": torch.zeros(7, 24, device="meta")}, "h_s: expected a tensor on cpu, as w, got meta"),
+    ],
+)
+def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    inputs = case()
+    arguments = {"h_s": inputs.h_s, "h_t": inputs.h_t, "w": inputs.w} | changes
+    with pytest.raises(ValueError, match=message):
+        linear_kl(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "tv"}, "objective: a mean-embedding teacher has only 'kl', got 'tv'; give h_t"),
+        ({"soft_cap": 30.0}, "soft_cap: a mean embedding is exact for a linear head alone"),
+        ({"teacher_log_sum": torch.zeros(7)}, "teacher_log_sum: a mean embedding measures no acceptance"),
+    ],
+)
+def test_what_a_mean_embedding_cannot(options: dict[str, Any], message: str) -> None:
+    inputs = case()
+    teacher = mean_embedding(inputs.h_t, inputs.w)
+    with pytest.raises(ValueError, match=message):
+        linear_kl(inputs.h_s, teacher, inputs.w, **options)
+    with pytest.raises(ValueError, match="h_t: expected a mean embedding of 6 tokens"):
+        linear_kl(inputs.h_s[:6], teacher, inputs.w)
