@@ -161,11 +161,14 @@ def softmax_chunk(
     hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log-sum-exp of the logits, the most likely token and W^T softmax, [C], [C] and [C, D]."""
-    logits_CV = _wide(F.linear(hidden_CD, weight_VD, bias_V)) * scale
-    top_C = logits_CV.argmax(-1)
-    log_sum_C = logits_CV.logsumexp(-1)
-    p_CV = (logits_CV - log_sum_C[:, None]).exp()
-    return log_sum_C, top_C, _wide(p_CV.to(weight_VD.dtype) @ weight_VD)
+    logits_CV = _wide(F.linear(hidden_CD, weight_VD, bias_V))
+    if scale != 1.0:
+        logits_CV = logits_CV * scale
+    log_p_CV = logits_CV.log_softmax(-1)  # one pass, where logsumexp and what follows would be four
+    top_C1 = logits_CV.argmax(-1, keepdim=True)
+    log_sum_C1 = logits_CV.gather(-1, top_C1) - log_p_CV.gather(-1, top_C1)
+    mean_CD = _wide(log_p_CV.exp().to(weight_VD.dtype) @ weight_VD)
+    return log_sum_C1.squeeze(-1), top_C1.squeeze(-1), mean_CD
 
 
 def mean_embedding_forward(

@@ -4,16 +4,21 @@
 # vocabulary, V vocabulary, N teacher rows.
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vllm_mtp.kernels import ops, reference
+from vllm_mtp.kernels.registration import uses_triton
+from vllm_mtp.kernels.tables import loss_chunk
 from vllm_mtp.module import MTPModule
 from vllm_mtp.training.batches import Batch, Batches
 from vllm_mtp.training.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
-from vllm_mtp.training.mean_embedding import CHUNK_SIZE, ChunkFunction, drafter_chunk, mean_embedding_kl
+from vllm_mtp.training.mean_embedding import mean_embedding_kl
 from vllm_mtp.training.objective import Distillation, WholeHead, distillation, teacher_rows
 from vllm_mtp.training.target import FrozenTarget
 from vllm_mtp.training.target_states import BatchStates
@@ -34,23 +39,31 @@ class Loss:
             self._whole = WholeHead(target.head, draft_ids_J)
             self._row_of_id_V = torch.full((target.vocab_size,), -1, device=target.device)
             self._row_of_id_V[draft_ids_J] = torch.arange(len(draft_ids_J), device=target.device)
-        self._chunk: ChunkFunction = drafter_chunk
+        self._linear_kl: Callable[..., ops.LinearKL] = ops.linear_kl
         self.note = "plain"
         if self.uses_mean_embedding:
-            weight_JD = self.head.head_VD
-            example = weight_JD.new_ones(CHUNK_SIZE, weight_JD.size(1))
-            self._chunk, how = faster_of_eager_and_compiled(
-                drafter_chunk,
-                (example, weight_JD, self.head.bias_V, self.head.transform.scale),
-                num_calls=config.tokens // CHUNK_SIZE,
-            )
-            self.note = f"mean embeddings, {how} for {CHUNK_SIZE} positions"
+            self.note = f"mean embeddings, {self._choose_linear_kl(config)}"
+
+    def _choose_linear_kl(self, config: TrainConfig) -> str:
+        """Kernels on a GPU; elsewhere their plain twin, its chunks as written or compiled, whichever is faster."""
+        weight_JD = self.head.head_VD
+        if uses_triton(weight_JD.device.type):
+            return "Triton"
+        chunk = loss_chunk(weight_JD.device, weight_JD.size(1), mean_embedding=True)
+        example = weight_JD.new_ones(chunk, weight_JD.size(1))
+        function, how = faster_of_eager_and_compiled(
+            reference.softmax_chunk,
+            (example, weight_JD, self.head.bias_V, self.head.transform.scale),
+            num_calls=config.tokens // chunk,
+        )
+        self._linear_kl = functools.partial(reference.linear_kl, chunk=chunk, softmax_chunk=function)
+        return f"{how} for {chunk} positions"
 
     def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
         if states.teacher is None:
             return self.plain(states_KBTD, batch, states.hidden_BSD)
         rows_N = teacher_rows(batch.mask_BS).to(states_KBTD.device)
-        return mean_embedding_kl(states_KBTD, rows_N, states.teacher, self.head, chunk=self._chunk)
+        return mean_embedding_kl(states_KBTD, rows_N, states.teacher, self.head, linear_kl=self._linear_kl)
 
     def plain(
         self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False

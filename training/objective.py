@@ -8,24 +8,25 @@ q = softmax(head(s_t^(k))):
 
 With a draft vocabulary the head is cut to its J rows, so that both distributions are renormalised over them.
 
-Logits exist for a chunk of rows at a time, in float32. The gradient with respect to s is made in the forward pass
-(`(q - p) W`, through the target's cap and scale), so that backward only scales it; the head is frozen and gets none.
-The teacher's softmax of a position is computed once and shared by the K steps that predict it.
+`vllm_mtp.kernels.ops.linear_kl` has the arithmetic: logits of a chunk of rows at a time, in float32, the gradient with
+respect to s made in the forward pass, the teacher's softmax of a position shared by the K steps that predict it. Here
+is which state of which step predicts what the teacher says at which position.
 
 mean_embedding.py is the same KL loss from less; this one has every objective, soft caps and all measures.
 """
 
 # Shapes: B sequences, T positions, K draft steps, S = T + K teacher positions, D hidden size, V vocabulary, J draft
-# vocabulary (V where there is none), N teacher rows that count, C rows of a chunk.
+# vocabulary (V where there is none), N teacher rows that count.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vllm_mtp.kernels.ops import linear_kl
 from vllm_mtp.shared_head import SharedHead
+
+_CHUNK_SIZE = 128
 
 
 class Distillation(NamedTuple):
@@ -57,12 +58,12 @@ def student_rows(rows_N: Tensor, step: int, num_teacher_positions: int, num_posi
     """Which states of draft step `step` (from 1) predict what teacher rows do: position t = j - step predicts j + 1.
 
     Returns:
-        Boolean [N], which rows have such a state, and the index into [B * T] of each that has.
+        Boolean [N], which rows have such a state, and [N], its index into [B * T], or that of any where there is none.
     """
     sequence_N, j_N = rows_N // num_teacher_positions, rows_N % num_teacher_positions
     t_N = j_N - step
     exists_N = (t_N >= 0) & (t_N < num_positions)
-    return exists_N, (sequence_N * num_positions + t_N)[exists_N]
+    return exists_N, sequence_N * num_positions + t_N.clamp(0, num_positions - 1)
 
 
 def distillation(
@@ -74,7 +75,7 @@ def distillation(
     mask_BS: Tensor | None = None,
     objective: str = "kl",
     whole: WholeHead | None = None,
-    chunk_size: int = 128,
+    chunk_size: int | None = None,
 ) -> Distillation:
     """Compares drafter and target at K draft steps.
 
@@ -87,7 +88,7 @@ def distillation(
         mask_BS: which teacher positions count; None: all.
         objective: "kl" or "lm".
         whole: measure agreement and overlap against the target's whole vocabulary.
-        chunk_size: teacher rows whose logits exist at a time.
+        chunk_size: teacher rows whose logits exist at a time; None: what the kernel takes.
 
     Returns:
         Loss (differentiable with respect to states_KBTD), agreement and overlap of each step.
@@ -98,67 +99,49 @@ def distillation(
         mask_BS = torch.ones_like(labels_BS, dtype=torch.bool)
     if objective == "lm":
         mask_BS = mask_BS & (labels_BS >= 0)
-    apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Distillation.apply
-    return Distillation(*apply(states_KBTD, teacher_hidden_BSD, labels_BS, head, mask_BS, objective, whole, chunk_size))
+    rows_N = teacher_rows(mask_BS)
+    states, exists = [], []
+    for step, states_BTD in enumerate(states_KBTD.unbind(), start=1):
+        exists_N, index_N = student_rows(rows_N, step, num_positions + num_steps, num_positions)
+        states.append(states_BTD.flatten(0, 1).index_select(0, index_N))
+        exists.append(exists_N)
+    exists_KN = torch.stack(exists)
+    count_K = exists_KN.sum(-1).clamp(min=1)
+
+    hidden_ND = teacher_hidden_BSD.flatten(0, 1)[rows_N]
+    whole_log_sum_N = whole_top_N = None
+    if whole is not None:
+        whole_log_sum_N, whole_top_N = _whole_vocabulary(hidden_ND, whole.head)
+    found = linear_kl(
+        torch.stack(states),
+        hidden_ND,
+        head.head_VD,
+        weights=exists_KN,
+        labels=labels_BS.flatten()[rows_N] if objective == "lm" else None,
+        objective="ce" if objective == "lm" else objective,
+        chunk=chunk_size,
+        metrics=True,
+        bias=head.bias_V,
+        scale=head.transform.scale,
+        soft_cap=head.transform.soft_cap,
+        teacher_log_sum=whole_log_sum_N,
+    )
+    assert found.top1_agree is not None
+    assert found.top1 is not None
+    assert found.accept is not None
+    agree_KN = found.top1_agree if whole is None else whole.draft_ids_J[found.top1] == whole_top_N
+    return Distillation(
+        found.per_token.sum(-1) / count_K,
+        (agree_KN & exists_KN).sum(-1) / count_K,
+        found.accept.sum(-1) / count_K,
+    )
 
 
-class _Distillation(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states_KBTD: Tensor,
-        teacher_hidden_BSD: Tensor,
-        labels_BS: Tensor,
-        head: SharedHead,
-        mask_BS: Tensor,
-        objective: str,
-        whole: WholeHead | None,
-        chunk_size: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        num_steps, _, num_positions, hidden_size = states_KBTD.shape
-        gradient_KBTD = torch.zeros_like(states_KBTD) if states_KBTD.requires_grad else None
-        sums_4K = torch.zeros(4, num_steps, device=states_KBTD.device)
-        weight_JD = head.head_VD
-        hidden_RD, labels_R = teacher_hidden_BSD.flatten(0, 1).to(weight_JD.dtype), labels_BS.flatten()
-        for rows_C in teacher_rows(mask_BS).split(chunk_size):
-            log_p_CJ = head.logits(hidden_RD[rows_C]).log_softmax(-1)
-            p_CJ = log_p_CJ.exp()
-            top_C, seen_p_CJ = log_p_CJ.argmax(-1), p_CJ
-            if whole is not None:
-                p_CV = whole.head.logits(hidden_RD[rows_C]).softmax(-1)
-                top_C, seen_p_CJ = p_CV.argmax(-1), p_CV[:, whole.draft_ids_J]
-            for k in range(num_steps):
-                exists_C, index = student_rows(rows_C, k + 1, mask_BS.size(1), num_positions)
-                if not len(index):
-                    continue
-                p, log_p = p_CJ[exists_C], log_p_CJ[exists_C]
-                labels = labels_R[rows_C[exists_C]][:, None]
-                states = states_KBTD[k].reshape(-1, hidden_size)[index].to(weight_JD.dtype)
-                raw = F.linear(states, weight_JD, head.bias_V).float()
-                log_q = head.transform(raw).log_softmax(-1)
-                q = log_q.exp()
-                if objective == "kl":
-                    sums_4K[0, k] += (p * (log_p - log_q)).sum()
-                else:
-                    sums_4K[0, k] -= log_q.gather(-1, labels).sum()
-                top = log_q.argmax(-1) if whole is None else whole.draft_ids_J[log_q.argmax(-1)]
-                sums_4K[1, k] += (top == top_C[exists_C]).sum()
-                sums_4K[2, k] += torch.minimum(seen_p_CJ[exists_C], q).sum()
-                sums_4K[3, k] += len(index)
-                if gradient_KBTD is not None:
-                    difference = q - p if objective == "kl" else q.scatter_add(-1, labels, -torch.ones_like(q[..., :1]))
-                    difference = head.transform.gradient(raw, difference)
-                    gradient_KBTD[k].view(-1, hidden_size)[index] = (difference.to(weight_JD.dtype) @ weight_JD).to(
-                        gradient_KBTD.dtype
-                    )
-        count_K = sums_4K[3].clamp(min=1)
-        if gradient_KBTD is not None:
-            ctx.save_for_backward(gradient_KBTD / count_K.view(-1, 1, 1, 1).to(gradient_KBTD.dtype))
-        loss_K, agreement_K, overlap_K = (sums_4K[:3] / count_K).unbind()
-        ctx.mark_non_differentiable(agreement_K, overlap_K)
-        return loss_K, agreement_K, overlap_K
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient_KBTD,) = ctx.saved_tensors
-        return gradient_KBTD * grads[0].view(-1, 1, 1, 1), None, None, None, None, None, None, None
+def _whole_vocabulary(hidden_ND: Tensor, head: SharedHead) -> tuple[Tensor, Tensor]:
+    """log-sum-exp of the target's logits over its whole vocabulary, and its most likely token."""
+    parts = []
+    for hidden_CD in hidden_ND.to(head.head_VD.dtype).split(_CHUNK_SIZE):
+        logits_CV = head.logits(hidden_CD)
+        parts.append((logits_CV.logsumexp(-1), logits_CV.argmax(-1)))
+    log_sum_N, top_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return log_sum_N, top_N

@@ -7,12 +7,14 @@ masked position that counts, padding of the last chunk that leaks into the sums.
 # Shapes: B sequences, T positions, K draft steps, S = T + K teacher positions, D hidden size, V vocabulary, J draft
 # vocabulary.
 
+import functools
+
 import pytest
 import torch
 
+from vllm_mtp.kernels import ops, reference
 from vllm_mtp.shared_head import LogitsTransform, SharedHead
-from vllm_mtp.training import mean_embedding
-from vllm_mtp.training.mean_embedding import drafter_chunk, mean_embedding_kl, teacher_of
+from vllm_mtp.training.mean_embedding import mean_embedding_kl, teacher_of
 from vllm_mtp.training.objective import WholeHead, distillation, teacher_rows
 
 B, T, K, D, V = 3, 7, 3, 6, 23
@@ -38,9 +40,8 @@ def inputs(*, scale: float = 1.0, bias: bool = False) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("draft_ids_J", [None, DRAFT_IDS_J])
 @pytest.mark.parametrize("chunk_size", [5, 512])
 def test_against_the_plain_objective(
-    scale: float, bias: bool, draft_ids_J: torch.Tensor | None, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+    scale: float, bias: bool, draft_ids_J: torch.Tensor | None, chunk_size: int
 ) -> None:
-    monkeypatch.setattr(mean_embedding, "CHUNK_SIZE", chunk_size)
     states_KBTD, hidden_BSD, mask_BS, whole = inputs(scale=scale, bias=bias)
     head = whole.cut(draft_ids_J)
     weights_K = torch.tensor([0.5, -2.0, 0.25])
@@ -52,7 +53,8 @@ def test_against_the_plain_objective(
     rows_N = teacher_rows(mask_BS)
     teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head, chunk_size=chunk_size)
     states_KBTD.requires_grad_()
-    found = mean_embedding_kl(states_KBTD, rows_N, teacher, head)
+    linear_kl = functools.partial(ops.linear_kl, chunk=chunk_size)
+    found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
     (found.loss_K * weights_K).sum().backward()
 
     torch.testing.assert_close(found.loss_K, plain.loss_K, rtol=1e-4, atol=1e-5)
@@ -80,12 +82,15 @@ def test_every_chunk_has_one_shape() -> None:
 
     def chunk(states_CD, *rest):  # type: ignore[no-untyped-def]
         shapes.add(tuple(states_CD.shape))
-        return drafter_chunk(states_CD, *rest)
+        return reference.softmax_chunk(states_CD, *rest)
 
     states_KBTD, hidden_BSD, mask_BS, head = inputs()
     rows_N = teacher_rows(mask_BS)
-    mean_embedding_kl(states_KBTD, rows_N, teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head), head, chunk=chunk)
-    assert shapes == {(mean_embedding.CHUNK_SIZE, D)}
+    linear_kl = functools.partial(reference.linear_kl, chunk=8, softmax_chunk=chunk)
+    teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head)
+    found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
+    assert shapes == {(8, D)}
+    torch.testing.assert_close(found, mean_embedding_kl(states_KBTD, rows_N, teacher, head))
 
 
 def test_measures_against_the_whole_vocabulary() -> None:
