@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from vllm_mtp.tensors import D2T, check_folder
 
 ARCHITECTURE = "MTPDraftModel"
+DRAFT_HEAD_DTYPES = ("fp8", "int8")
 
 _POSITIVE_INTEGERS = (
     "hidden_size",
@@ -41,6 +42,8 @@ class MTPConfig(PretrainedConfig):
         rms_norm_eps: epsilon of every norm.
         vocab_size: V, the target's.
         draft_vocab_size: J, how many of the V token ids are drafted (`d2t` says which); None: all of them.
+        draft_head_dtype: "fp8" or "int8": the head drafts with its rows in 8 bits, where vLLM asks for the best token
+            alone (`use_local_argmax_reduction`); None: as they are.
         max_position_embeddings: the longest context drafted for; the target's.
         rope_parameters: `{"rope_type": "default", "rope_theta": float}`.
         attention_bias: q, k, v and o projections carry a bias.
@@ -65,6 +68,7 @@ class MTPConfig(PretrainedConfig):
         rms_norm_eps: float = 1e-6,
         vocab_size: int = 0,
         draft_vocab_size: int | None = None,
+        draft_head_dtype: str | None = None,
         max_position_embeddings: int = 0,
         rope_parameters: dict[str, Any] | None = None,
         attention_bias: bool = False,
@@ -84,6 +88,7 @@ class MTPConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.vocab_size = vocab_size
         self.draft_vocab_size = draft_vocab_size
+        self.draft_head_dtype = draft_head_dtype
         self.max_position_embeddings = max_position_embeddings
         self.rope_parameters = rope_parameters
         self.attention_bias = attention_bias
@@ -132,11 +137,12 @@ class MTPConfig(PretrainedConfig):
     def contract(self) -> dict[str, Any]:
         """The content of config.json: the contract's fields and nothing else, in its order.
 
-        `draft_vocab_size` is left out where the drafter drafts over all of V.
+        What concerns the draft head is left out where the drafter drafts over all of V, or with the head as it is.
         """
         head = {"model_type": self.model_type, "architectures": [ARCHITECTURE]}
         fields = head | {name: getattr(self, name) for name in (*_CONVENTIONS, *_REQUIRED, *_OPTIONAL)}
-        return fields if self.draft_vocab_size is None else fields | {"draft_vocab_size": self.draft_vocab_size}
+        of_draft_head = {name: getattr(self, name) for name in ("draft_vocab_size", "draft_head_dtype")}
+        return fields | {name: value for name, value in of_draft_head.items() if value is not None}
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the checkpoint, in the order of the module."""
@@ -185,6 +191,9 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
     for name in ("attention_bias", "qk_norm"):
         if not isinstance(fields.get(name, False), bool):
             faults.append(f"{name} must be true or false, got {fields[name]!r}")
+    if fields.get("draft_head_dtype") not in (None, *DRAFT_HEAD_DTYPES):
+        expected = " or ".join(map(repr, DRAFT_HEAD_DTYPES))
+        faults.append(f"draft_head_dtype must be {expected}, got {fields['draft_head_dtype']!r}")
     eps = fields.get("rms_norm_eps")
     if eps is not None and (not isinstance(eps, int | float) or not 0 < eps < 1):
         faults.append(f"rms_norm_eps must lie between 0 and 1, got {eps!r}")

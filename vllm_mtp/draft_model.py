@@ -4,6 +4,7 @@ Loaded by name through `ModelRegistry` (plugin.py). The target's embedding and L
 loading. module.py is the same computation in plain PyTorch and the oracle of the tests.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,25 +21,34 @@ from vllm.model_executor.layers.linear import (
     QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
+    UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.layers.rotary_embedding import get_rope
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.models.utils import (
     AutoWeightsLoader,
     WeightsMapper,
     get_draft_quant_config,
     maybe_prefix,
 )
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
 from vllm_mtp import cpu_repairs
 from vllm_mtp.config import MTPConfig
-from vllm_mtp.draft_head import DraftHead
+from vllm_mtp.draft_head import QUANTISED, ArgmaxHead, DraftHead
+from vllm_mtp.kernels.ops import embed_hidden_projection
+from vllm_mtp.kernels.registration import uses_triton
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
 from vllm_mtp.tensors import D2T, check_tensors, draft_ids
+
+logger = logging.getLogger(__name__)
 
 
 class MTPAttention(nn.Module):
@@ -167,6 +177,8 @@ class MTPPredictor(nn.Module):
             quant_config=quant_config,
             prefix=f"{prefix}.eh_proj",
         )
+        plain = isinstance(self.eh_proj.quant_method, UnquantizedLinearMethod)
+        self.has_projection_kernel = plain and _has_kernels()
         # vLLM keeps attention layers by name: the index after the target's last layer is free.
         layer_index = vllm_config.model_config.get_total_num_hidden_layers()
         self.layer = MTPDecoderLayer(
@@ -177,6 +189,32 @@ class MTPPredictor(nn.Module):
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return _without_adapters(self.embed_tokens)(input_ids)
 
+    def fuse(
+        self, input_ids: torch.Tensor | None, hidden_states: torch.Tensor, inputs_embeds: torch.Tensor | None
+    ) -> torch.Tensor:
+        """u = W [RMSNorm(E x); RMSNorm(h)]: by the kernel on a GPU, unless inductor is to fuse it.
+
+        vLLM's layers stay where torch.compile traces them, since it fuses gather, norms and concatenation by itself and
+        the kernel has not been measured against that; and on a CPU, where vLLM has packed the projection's weight for
+        its own product and emptied it.
+        """
+        by_kernel = self.has_projection_kernel and not torch.compiler.is_compiling()
+        table = _without_adapters(self.embed_tokens)
+        if by_kernel and inputs_embeds is None and _is_whole_table(table):
+            ids, embedding = input_ids, table.weight
+        else:
+            if inputs_embeds is None:
+                assert input_ids is not None
+                inputs_embeds = self.embed_input_ids(input_ids)
+            ids, embedding = None, inputs_embeds
+        if by_kernel:
+            norms = self.enorm.weight, self.hnorm.weight
+            return embed_hidden_projection(
+                ids, embedding, hidden_states, self.eh_proj.weight, *norms, eps=self.enorm.variance_epsilon
+            )
+        fused, _ = self.eh_proj(torch.cat([self.enorm(embedding), self.hnorm(hidden_states)], dim=-1))
+        return fused
+
     def forward(
         self,
         input_ids: torch.Tensor | None,
@@ -184,10 +222,7 @@ class MTPPredictor(nn.Module):
         hidden_states: torch.Tensor,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed_input_ids(input_ids)
-        fused, _ = self.eh_proj(torch.cat([self.enorm(inputs_embeds), self.hnorm(hidden_states)], dim=-1))
+        fused = self.fuse(input_ids, hidden_states, inputs_embeds)
         hidden_states, residual = self.layer(positions, fused)
         hidden_states, _ = self.norm(hidden_states, residual)
         return hidden_states
@@ -229,6 +264,17 @@ class MTPDraftModel(nn.Module):
         size = self.config.draft_vocab_size
         self.register_buffer(D2T, None if size is None else torch.zeros(size, dtype=torch.int64))
         self.draft_head: DraftHead | None = None
+        self.argmax_head: ArgmaxHead | None = None
+        only_argmax = bool(vllm_config.speculative_config.use_local_argmax_reduction)
+        self.has_argmax_kernel = only_argmax and transform.scale > 0 and _has_kernels()
+        name = self.config.draft_head_dtype
+        self.quantised = None if name is None or not only_argmax else QUANTISED[name]
+        if name is not None and not only_argmax:
+            logger.warning(
+                "The drafter asks for a draft head in %s, which takes effect only with "
+                '"use_local_argmax_reduction": true in speculative_config; it drafts with the head as it is.',
+                name,
+            )
 
     @property
     def head(self) -> nn.Module:
@@ -236,12 +282,27 @@ class MTPDraftModel(nn.Module):
         return _without_adapters(getattr(self, "lm_head", self.model.embed_tokens))
 
     def output_head(self, dtype: torch.dtype) -> nn.Module:
-        """The head that drafts for hidden states of `dtype`: the target's, or its rows for a draft vocabulary."""
-        if self.d2t is None:
+        """The head whose logits draft for hidden states of `dtype`: the target's, or rows of it."""
+        if self.d2t is None and self.quantised is None:
             return self.head
         if self.draft_head is None:
-            self.draft_head = DraftHead(self.head, draft_ids(self.d2t), dtype)
+            ids = draft_ids(self.d2t if self.d2t is not None else self._no_offsets())
+            self.draft_head = DraftHead(self.head, ids, dtype, self.quantised)
         return self.draft_head
+
+    def kernel_head(self, dtype: torch.dtype) -> ArgmaxHead | None:
+        """The head that drafts by the kernel; None where vLLM's layers do: on a CPU, or with logits to be kept."""
+        if self.argmax_head is not None or not self.has_argmax_kernel:
+            return self.argmax_head
+        ids = None if self.d2t is None else draft_ids(self.d2t)
+        if ArgmaxHead.takes(self.head, ids, self.quantised):
+            self.argmax_head = ArgmaxHead(self.head, ids, dtype, self.quantised)
+        else:
+            self.has_argmax_kernel = False
+        return self.argmax_head
+
+    def _no_offsets(self) -> torch.Tensor:
+        return torch.zeros(self.config.vocab_size, dtype=torch.int64, device=next(self.head.parameters()).device)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_input_ids(input_ids)
@@ -257,7 +318,8 @@ class MTPDraftModel(nn.Module):
     ) -> torch.Tensor:
         # vLLM shares the head after loading, without a word to the draft model. Both model runners then run it once to
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
-        self.output_head(hidden_states.dtype)
+        if self.kernel_head(hidden_states.dtype) is None:
+            self.output_head(hidden_states.dtype)
         return self.model(input_ids, positions, hidden_states, inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
@@ -270,7 +332,12 @@ class MTPDraftModel(nn.Module):
 
     def get_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Argmax over the vocabulary without gathering logits from every rank (`use_local_argmax_reduction`)."""
+        kernel_head = self.kernel_head(hidden_states.dtype)
+        if kernel_head is not None:
+            return kernel_head.top_tokens(hidden_states)
         head = self.output_head(hidden_states.dtype)
+        if self.draft_head is not None:
+            hidden_states = self.draft_head.rounded(hidden_states)
         top_T = self.logits_processor.get_top_tokens(head, hidden_states, getattr(head, "bias", None))
         return top_T if self.draft_head is None else self.draft_head.target_ids(top_T)
 
@@ -290,6 +357,16 @@ class MTPDraftModel(nn.Module):
 def _without_adapters(layer: nn.Module) -> Any:
     """The layer itself: with LoRA the V1 runner shares the target's wrapped one, and adapters are not the drafter's."""
     return getattr(layer, "base_layer", layer)
+
+
+def _has_kernels() -> bool:
+    return current_platform.is_cuda_alike() and uses_triton("cuda")
+
+
+def _is_whole_table(layer: Any) -> bool:
+    """Whether an embedding layer does nothing but gather rows of its weight."""
+    plain = isinstance(layer.quant_method, UnquantizedEmbeddingMethod)
+    return type(layer) is VocabParallelEmbedding and plain and layer.tp_size == 1
 
 
 def _check_parallelism(config: MTPConfig, vllm_config: VllmConfig) -> None:

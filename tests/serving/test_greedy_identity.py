@@ -2,9 +2,11 @@
 
 Catches: a draft token accepted without being the target's choice, keys and values of rejected tokens left in the
 target's cache, a drafter that reads or writes the wrong slots when prompts come in chunks or from the prefix cache,
-and a drafter that takes no part at all, with which everything would be identical too.
+a drafter that takes no part at all, with which everything would be identical too, and a draft head in 8 bits that is
+asked for and not used, or that changes the output.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.drafts import change_config
 from tests.serving.engine import acceptance, counters, engine, greedy, model_runner
 from vllm_mtp.checkpoint import load_draft
 from vllm_mtp.config import ARCHITECTURE
@@ -86,6 +89,78 @@ def test_draft_vocabulary(
             assert len(draft_model.draft_head.weight) == len(draft_ids_J), "the rows of the draft vocabulary alone"
     assert counted[0] == counted[1]
     assert counted[0].acceptance_length > 1.2
+
+
+@pytest.fixture
+def with_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft model runs the operators of kernels/, as on a GPU; here, their plain twins."""
+    from vllm.model_executor.layers.linear import ReplicatedLinear
+
+    from vllm_mtp import draft_model
+
+    class Unpacked(ReplicatedLinear):
+        _cpu_skip_gemm_dispatch = True  # vLLM's own switch: the weight stays
+
+    monkeypatch.setattr(draft_model, "_has_kernels", lambda: True)
+    monkeypatch.setattr(draft_model, "ReplicatedLinear", Unpacked)
+
+
+@pytest.mark.parametrize("vocabulary", ["all tokens", "draft vocabulary"])
+def test_operators_draft_what_vllms_layers_draft(
+    target_dir: Path,
+    draft_dir: Path,
+    few_draft_dir: Path,
+    prompts: list[list[int]],
+    plain_outputs: list[list[int]],
+    vocabulary: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    drafter = draft_dir if vocabulary == "all tokens" else few_draft_dir
+    counted = []
+    for operators in (False, True):
+        if operators:
+            request.getfixturevalue("with_operators")
+        with engine(target_dir, drafter, 3, speculative={"use_local_argmax_reduction": True}) as llm:
+            assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
+            counted.append(acceptance(llm))
+            draft_model = model_runner(llm).drafter.model
+            assert draft_model.model.has_projection_kernel == operators
+            assert (draft_model.argmax_head is not None) == operators
+    assert counted[0] == counted[1]
+    assert counted[0].acceptance_length > 1.2
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_draft_head_in_8_bits(
+    target_dir: Path,
+    draft_dir: Path,
+    prompts: list[list[int]],
+    plain_outputs: list[list[int]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    dtype: str,
+) -> None:
+    """The output is the target's own; by vLLM's layers and by the operators it takes as many rounds, or nearly."""
+    drafter = tmp_path / "draft"
+    shutil.copytree(draft_dir, drafter)
+    change_config(drafter, draft_head_dtype=dtype)
+    with engine(target_dir, drafter, 3) as llm:
+        assert greedy(llm, prompts[:2], 8) == [output[:8] for output in plain_outputs[:2]]
+        assert model_runner(llm).drafter.model.draft_head is None
+    assert "takes effect only with" in caplog.text
+    lengths = []
+    for operators in (False, True):
+        if operators:
+            request.getfixturevalue("with_operators")
+        with engine(target_dir, drafter, 3, speculative={"use_local_argmax_reduction": True}) as llm:
+            assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
+            lengths.append(acceptance(llm).acceptance_length)
+            head = model_runner(llm).drafter.model.argmax_head
+            assert (head is not None) == operators
+            assert head is None or head.weight.dtype.itemsize == 1
+    assert lengths[0] > 1.2
+    assert abs(lengths[0] - lengths[1]) < 0.05
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,16 @@ def test_draft_vocabulary(size: int) -> None:
     assert "draft_vocab_size" not in MTPConfig.from_dict(VALID | {"draft_vocab_size": None}).contract()
 
 
-@pytest.mark.parametrize("fields", [VALID, VALID | {"draft_vocab_size": 40}])
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_draft_head_dtype(dtype: str) -> None:
+    fields = VALID | {"draft_head_dtype": dtype}
+    config = MTPConfig.from_dict(fields)
+    assert config.contract() == fields
+    assert config.tensor_shapes() == MTPConfig.from_dict(VALID).tensor_shapes()
+    assert "draft_head_dtype" not in MTPConfig.from_dict(VALID).contract()
+
+
+@pytest.mark.parametrize("fields", [VALID, VALID | {"draft_vocab_size": 40, "draft_head_dtype": "int8"}])
 def test_transformers_own_round_trip(fields: dict[str, Any]) -> None:
     # vLLM copies configs through to_dict and writes them with to_json_string.
     config = MTPConfig.from_dict(fields)
@@ -93,6 +102,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("bias", {"attention_bias": "yes"}, "attention_bias must be true or false, got 'yes'"),
     ("qk_norm", {"qk_norm": 1}, "qk_norm must be true or false, got 1"),
     ("draft vocabulary", {"draft_vocab_size": 100}, "draft_vocab_size must be at most vocab_size, got 100 and 99"),
+    ("draft head", {"draft_head_dtype": "int4"}, "draft_head_dtype must be 'fp8' or 'int8', got 'int4'"),
     *[
         (f"eps={eps!r}", {"rms_norm_eps": eps}, "rms_norm_eps must lie between 0 and 1")
         for eps in (0, 1.5, float("nan"), "1e-6")

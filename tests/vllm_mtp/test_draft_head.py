@@ -99,7 +99,8 @@ def draft_model(head: nn.Module, draft_ids: tuple[int, ...] | None, **transform:
     model.logits_processor = LogitsProcessor(VOCAB_SIZE, **transform)
     model.model = NoLayers()
     model.register_buffer("d2t", None if draft_ids is None else d2t_of(torch.tensor(draft_ids)))
-    model.draft_head = None
+    model.draft_head = model.argmax_head = model.quantised = None
+    model.has_argmax_kernel = False
     model.lm_head = head
     return model
 
@@ -141,6 +142,7 @@ def on_ranks(num_ranks: int, run: Callable[[int], Tensor]) -> list[Tensor]:
         module = "vllm.model_executor.layers.logits_processor"
         patch.setattr(f"{module}.tensor_model_parallel_all_gather", gather)
         patch.setattr(f"{module}.tensor_model_parallel_gather", gather)
+        patch.setattr("vllm_mtp.draft_head.tensor_model_parallel_all_gather", gather)
         ranks = [pool.submit(rank, index) for index in range(num_ranks)]
         errors = [error for future in ranks if (error := future.exception()) is not None]
         # That a rank waited in vain says nothing: what stopped another one does.
@@ -176,9 +178,16 @@ def test_logits_are_the_whole_heads(
     for logits_TV in on_ranks(num_ranks, lambda rank: models[rank].compute_logits(hidden_TD)):
         assert logits_TV.dtype == dtype
         torch.testing.assert_close(logits_TV, expected_TV, rtol=1e-5, atol=1e-5)
-    for top_T in on_ranks(num_ranks, lambda rank: models[rank].get_top_tokens(hidden_TD)):
-        assert top_T.dtype == torch.int64
-        assert top_T.tolist() == expected_TV.argmax(-1).tolist()
+    for by_kernel in (False, True):
+        for model in models:
+            model.has_argmax_kernel = by_kernel
+        for top_T in on_ranks(num_ranks, lambda rank: models[rank].get_top_tokens(hidden_TD)):
+            assert top_T.dtype == torch.int64
+            chosen_T = expected_TV.gather(1, top_T[:, None])[:, 0]
+            if by_kernel:  # it compares sums that were not rounded to the dtype, before the cap
+                torch.testing.assert_close(chosen_T, expected_TV.amax(-1), rtol=0.02, atol=0.02)
+            else:
+                assert top_T.tolist() == expected_TV.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
@@ -187,6 +196,14 @@ def test_of_equal_logits_the_lowest_id_wins(num_ranks: int) -> None:
     table_VD[[1, 40, 41, 99]] = 0.5  # the best; 1 is not drafted, 99 on another rank
     models = [draft_model(Head(table_VD, rank=rank, num_ranks=num_ranks), (0, 40, 41, 99)) for rank in range(num_ranks)]
     hidden_TD = torch.ones(2, HIDDEN_SIZE)
+    whole = [draft_model(Head(table_VD, rank=rank, num_ranks=num_ranks), None) for rank in range(num_ranks)]
+    for model in (*whole, *models):
+        model.has_argmax_kernel = True
+    for model_of, best in ((whole, 1), (models, 40)):
+        for found in on_ranks(num_ranks, lambda rank, of=model_of: of[rank].get_top_tokens(hidden_TD)):
+            assert found.tolist() == [best, best]
+    for model in models:
+        model.has_argmax_kernel, model.argmax_head = False, None
     for method in ("get_top_tokens", "compute_logits"):
         for found in on_ranks(num_ranks, lambda rank, method=method: getattr(models[rank], method)(hidden_TD)):
             assert (found if found.ndim == 1 else found.argmax(-1)).tolist() == [40, 40]
@@ -231,6 +248,58 @@ def test_adapters_stay_with_the_target(generator: torch.Generator) -> None:
             strict=True,
         ):
             assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("draft_ids", [None, SOME, DRAFT_IDS["on the last rank"]], ids=["whole", "some", "last rank"])
+@pytest.mark.parametrize("quantised", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_rows_in_8_bits(
+    generator: torch.Generator, num_ranks: int, draft_ids: tuple[int, ...] | None, quantised: torch.dtype
+) -> None:
+    """By the kernel, and by vLLM's layers on rounded rows: the best of the very logits that such rows have."""
+    from vllm_mtp.kernels.ops import quantize_head
+
+    table_VD = torch.randn(VOCAB_SIZE, HIDDEN_SIZE, generator=generator) * torch.rand(
+        VOCAB_SIZE, 1, generator=generator
+    )
+    bias_V = torch.randn(VOCAB_SIZE, generator=generator)
+    hidden_TD = torch.randn(200, HIDDEN_SIZE, generator=generator)
+    rows_VD, scale_V = quantize_head(table_VD, quantised)
+    states_TD = hidden_TD
+    if quantised == torch.float8_e4m3fn:
+        states_TD, scale_T = quantize_head(hidden_TD, quantised)
+        states_TD = states_TD.float() * scale_T[:, None]
+    ids = list(range(VOCAB_SIZE) if draft_ids is None else draft_ids)
+    exact_TJ, logits_TV = (hidden_TD @ table_VD.T + bias_V)[:, ids], states_TD @ (rows_VD.float() * scale_V[:, None]).T
+    expected = torch.tensor(ids)[(logits_TV + bias_V)[:, ids].argmax(-1)].tolist()
+    if draft_ids is None:
+        assert expected != exact_TJ.argmax(-1).tolist(), "rounding changes nothing here: the test could not fail"
+    for by_kernel in (False, True):
+        models = [
+            draft_model(Head(table_VD, bias_V, rank=rank, num_ranks=num_ranks), draft_ids) for rank in range(num_ranks)
+        ]
+        for model in models:
+            model.quantised, model.has_argmax_kernel = quantised, by_kernel
+        for top_T in on_ranks(num_ranks, lambda rank, of=models: of[rank].get_top_tokens(hidden_TD)):
+            assert top_T.tolist() == expected
+        assert (models[0].argmax_head is not None) == by_kernel
+        assert (models[0].draft_head is None) == by_kernel
+
+
+def test_the_kernel_takes_plain_rows_by_reference(generator: torch.Generator) -> None:
+    """In `forward`, when vLLM measures memory; and none of a target's head that holds no rows to take."""
+    table_VD = torch.randn(VOCAB_SIZE, HIDDEN_SIZE, generator=generator)
+    model = draft_model(Head(table_VD), None)
+    model.has_argmax_kernel = True
+    model(None, None, torch.ones(1, HIDDEN_SIZE))
+    assert model.argmax_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert len(model.argmax_head.weight) == VOCAB_SIZE, "not the padding"
+    packed = draft_model(Head(table_VD, method=Int8Method()), None)
+    packed.has_argmax_kernel = True
+    hidden_TD = torch.randn(NUM_ROWS, HIDDEN_SIZE, generator=generator)
+    expected = packed.compute_logits(hidden_TD).argmax(-1).tolist()
+    assert packed.get_top_tokens(hidden_TD).tolist() == expected
+    assert packed.argmax_head is None
 
 
 class Int8Method:
