@@ -165,7 +165,26 @@ def _eval(args: argparse.Namespace) -> int:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", required=True)
     _add_bench_acceptance(what.add_parser("acceptance", help="acceptance and speed by task, beside rivals"))
+    _add_bench_kernels(what.add_parser("kernels", help="time and memory of the kernels, beside others and the floor"))
     _add_bench_claims(what.add_parser("claims", help="train and compare what the paper compares, on several seeds"))
+
+
+def _add_bench_kernels(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.benchmarks.kernels_config import DEVICES, SIZES, KernelsConfig
+
+    parser.add_argument("--output", required=True, type=Path, help="folder for kernels.json, table.md and kernels.png")
+    _add_fields(parser, KernelsConfig, {"size": SIZES, "device": DEVICES})
+    parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="the same as --size quick")
+    parser.set_defaults(run=_bench_kernels)
+
+
+def _bench_kernels(args: argparse.Namespace) -> int:
+    from vllm_mtp.benchmarks.kernels import bench
+    from vllm_mtp.benchmarks.kernels_config import KernelsConfig
+    from vllm_mtp.training.export import command_line, relative
+
+    command = " ".join(relative(word) for word in command_line(args.argv))
+    return bench(_config_of(KernelsConfig, args), output=args.output, command=command)
 
 
 def _add_bench_acceptance(parser: argparse.ArgumentParser) -> None:

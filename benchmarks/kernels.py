@@ -1,0 +1,188 @@
+"""`vllm-mtp bench kernels`: time and memory of every kernel beside eager, torch.compile and others, and the floor.
+
+The floor of a case is what this very device needed, in this very run, for the bytes or the multiplications that cannot
+be avoided, whichever takes longer: a copy of a large tensor and a large matrix product are measured first. All who
+compute a case get the same inputs, one after the other, with the cache swept before every run.
+
+Writes kernels.json, table.md and kernels.png.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vllm_mtp.benchmarks import kernel_cases_linear_kl
+from vllm_mtp.benchmarks.acceptance_table import markdown
+from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
+from vllm_mtp.benchmarks.kernels_config import KernelsConfig
+from vllm_mtp.benchmarks.kernels_plot import plot
+from vllm_mtp.benchmarks.provenance import provenance
+from vllm_mtp.kernels.registration import uses_triton
+
+_CASES = (kernel_cases_linear_kl.cases,)
+_SWEPT_BYTES = 256 * 2**20  # more than any L2 cache
+
+
+def bench(config: KernelsConfig, *, output: Path, command: str) -> int:
+    """Measures, writes the three files and prints the table.
+
+    Raises:
+        ValueError: if a GPU is asked for, and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected a GPU for cuda, found none; leave it out, or take cpu")
+    cuda = torch.cuda.is_available() and config.device != "cpu"
+    device = torch.device("cuda" if cuda else "cpu")
+    size = config.size if config.size != "auto" else "full" if cuda else "smoke"
+    ceilings = _ceilings(device, config.seconds)
+    rows = [row for cases in _CASES for case in cases(size) for row in measure(case, ceilings, device, config.seconds)]
+    result = {
+        **provenance(command),
+        "device": device.type,
+        "size": size,
+        "implementation": "Triton" if uses_triton(device.type) else "plain PyTorch",
+        "ceilings": ceilings,
+        "rows": rows,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = table(result)
+    (output / "table.md").write_text(text, encoding="utf-8")
+    plot(result, output / "kernels.png")
+    print(text)
+    return 0
+
+
+def measure(
+    case: KernelCase, ceilings: Mapping[str, float], device: torch.device, seconds: float
+) -> list[dict[str, Any]]:
+    """A row for each provider of a case; one that could not run says why."""
+    floor = max(case.floor_bytes / ceilings["bytes_per_second"], case.floor_flops / ceilings["flops_per_second"])
+    rows: list[dict[str, Any]] = []
+    for name, run in case.providers(device).items():
+        row: dict[str, Any] = {
+            "kernel": case.kernel,
+            "shape": dict(case.shape),
+            "provider": name,
+            "floor_us": 1e6 * floor,
+        }
+        if isinstance(run, str):
+            rows.append({**row, "missing": run})
+            continue
+        try:
+            measured = _measure(run, device, seconds, case.in_graph)
+        except Exception as error:  # whatever another library or the compiler fails with, the others are measured
+            rows.append({**row, "missing": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"})
+            continue
+        row |= measured
+        row["share_of_floor"] = row["floor_us"] / row["time_us"]
+        rows.append(row)
+    eager = next((row for row in rows if row["provider"] == "eager" and "time_us" in row), None)
+    for row in rows:
+        if eager is not None and "time_us" in row:
+            row["speedup_over_eager"] = eager["time_us"] / row["time_us"]
+    return rows
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown: what was measured, in which surroundings."""
+    ceilings = result["ceilings"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    lines = [
+        [
+            row["kernel"],
+            " ".join(f"{name} {number}" for name, number in row["shape"].items()),
+            row["provider"],
+            *(_cells(row) if "time_us" in row else [row["missing"], "", "", "", ""]),
+        ]
+        for row in result["rows"]
+    ]
+    names = ["kernel", "shape", "by", "time, us", "in a graph, us", "over eager", "of the floor", "peak memory, MiB"]
+    smoke = ""
+    if result["size"] == "smoke":
+        smoke = "\n\nA smoke run: shapes of a test, whose times say nothing about real ones."
+    return (
+        f"{result['hardware']}, vllm-mtp in {result['implementation']}, {versions}. `{result['command']}`\n\n"
+        f"Ceilings measured in the same run: copy {ceilings['bytes_per_second'] / 1e9:,.0f} GB/s, product "
+        f"{ceilings['flops_per_second'] / 1e12:,.2f} TFLOP/s. Medians.{smoke}\n\n"
+        f"{markdown(names, lines)}\n"
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    in_graph, memory = row.get("graph_time_us"), row["peak_memory_mib"]
+    return [
+        f"{row['time_us']:,.0f}",
+        "" if in_graph is None else f"{in_graph:,.0f}",
+        f"{row['speedup_over_eager']:.2f}x" if "speedup_over_eager" in row else "",
+        f"{100 * row['share_of_floor']:.0f}%",
+        "" if memory is None else f"{memory:,.0f}",
+    ]
+
+
+def _measure(run: Run, device: torch.device, seconds: float, in_graph: bool) -> dict[str, Any]:
+    """Time of a run, and the most memory that it had beyond what was there before; a CPU does not tell."""
+    run()  # compiles, and is not counted
+    memory = None
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        memory = (torch.cuda.max_memory_allocated() - before) / 2**20
+    times = _times(run, device, seconds)
+    row: dict[str, Any] = {
+        "time_us": 1e6 * statistics.median(times),
+        "fastest_us": 1e6 * min(times),
+        "slowest_us": 1e6 * max(times),
+        "num_runs": len(times),
+        "peak_memory_mib": memory,
+    }
+    if in_graph and device.type == "cuda":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        row["graph_time_us"] = 1e6 * statistics.median(_times(graph.replay, device, seconds))
+    return row
+
+
+def _times(run: Run, device: torch.device, seconds: float) -> list[float]:
+    """Seconds of each of at least three runs."""
+    times: list[float] = []
+    started = time.perf_counter()
+    if device.type == "cpu":
+        while len(times) < 3 or time.perf_counter() - started < seconds:
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return times
+    swept = torch.empty(_SWEPT_BYTES, dtype=torch.uint8, device=device)
+    while len(times) < 3 or time.perf_counter() - started < seconds:
+        swept.zero_()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / 1000)
+    return times
+
+
+def _ceilings(device: torch.device, seconds: float) -> dict[str, float]:
+    """What this device reaches now: bytes copied, read and written both counted, and bfloat16 products."""
+    num_bytes, width = (2**30, 8192) if device.type == "cuda" else (2**26, 512)
+    source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copies = _times(lambda: target.copy_(source), device, seconds)
+    factor = torch.ones(width, width, dtype=torch.bfloat16, device=device)
+    products = _times(lambda: factor @ factor, device, seconds)
+    return {
+        "bytes_per_second": 2 * num_bytes / statistics.median(copies),
+        "flops_per_second": 2 * width**3 / statistics.median(products),
+    }
