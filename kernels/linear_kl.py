@@ -238,6 +238,8 @@ def linear_kl(
         h_s_KTD = h_s_KTD.masked_fill(~counts_KT[..., None], 0)
         h_t_TD = None if h_t_TD is None else h_t_TD.masked_fill(~counts_KT.any(0)[:, None], 0)
     labels_KT = None if labels_KT is None else labels_KT.contiguous()
+    bias_V = None if bias_V is None else bias_V.contiguous()
+    seen_log_sum_T = log_sum_T if teacher_log_sum_T is None else teacher_log_sum_T.contiguous()
     options = {"HAS_CAP": soft_cap is not None, **launch(DIVERGENCE, num_tokens, w_VD.device).arguments()}
     cap = soft_cap or 0.0
 
@@ -262,7 +264,7 @@ def linear_kl(
                 bias_V,
                 gradient_CV,
                 log_sum_T[part],
-                (log_sum_T if teacher_log_sum_T is None else teacher_log_sum_T)[part],
+                seen_log_sum_T[part],
                 None if labels_KT is None else labels_KT[k, part],
                 value_KT[k, part],
                 accept_KT[k, part] if metrics else None,
@@ -337,6 +339,7 @@ def _means(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log-sum-exp, top token and, if so asked, mean row of the head for each hidden state."""
     num_rows, vocab_size = len(hidden_ND), len(w_VD)
+    bias_V = None if bias_V is None else bias_V.contiguous()
     log_sum_N = hidden_ND.new_empty(num_rows, dtype=torch.float32)
     top_N = hidden_ND.new_empty(num_rows, dtype=torch.int64)
     mean_ND = hidden_ND.new_empty(hidden_ND.shape if with_mean else (0,), dtype=torch.float32)

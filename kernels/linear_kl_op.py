@@ -178,6 +178,12 @@ def _check_linear_kl(
             h_t.shape == (num_tokens, w.size(1)),
             f"h_t: expected [{num_tokens}, {w.size(1)}], a row for each token of h_s, got {list(h_t.shape)}",
         )
+    if teacher_log_sum is not None:
+        fits = teacher_log_sum.shape == (num_tokens,)
+        _check(
+            fits,
+            f"teacher_log_sum: expected [{num_tokens}], a number for each token, got {list(teacher_log_sum.shape)}",
+        )
     _check((labels is not None) == (objective == "ce"), "labels: expected with objective 'ce', and only there")
     for name, tensor in (("weights", weights), ("labels", labels)):
         if tensor is not None:

@@ -122,7 +122,7 @@ def by_step(
     weights_KT = None if weights is None else weights.expand(shape)
     if objective != "ce" or labels is None:
         return h_s_KTD, weights_KT, None
-    labels_KT = labels.expand(shape)
+    labels_KT = labels.long().expand(shape)
     has_label_KT = labels_KT >= 0
     weights_KT = has_label_KT.float() if weights_KT is None else weights_KT * has_label_KT
     return h_s_KTD, weights_KT, labels_KT.clamp(min=0)

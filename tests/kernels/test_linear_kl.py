@@ -252,6 +252,7 @@ def test_without_gradient_none_is_made() -> None:
         ({"chunk": 0}, "chunk: expected a positive number of tokens or None, got 0"),
         ({"weights": torch.ones(6)}, r"weights: expected \[7\], a number for each token, got \[6\]"),
         ({"bias": torch.ones(200)}, r"bias: expected \[201\], a number for each row of w, got \[200\]"),
+        ({"teacher_log_sum": torch.zeros(6)}, r"teacher_log_sum: expected \[7\], a number for each token, got \[6\]"),
         ({"labels": torch.zeros(7)}, "labels: expected with objective 'ce', and only there"),
         ({"objective": "ce"}, "labels: expected with objective 'ce', and only there"),
         ({"h_s": torch.zeros(7, 24, device="meta")}, "h_s: expected a tensor on cpu, as w, got meta"),

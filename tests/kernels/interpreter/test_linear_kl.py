@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.kernels.compare import assert_close, random
-from tests.kernels.linear_kl_cases import case, check, expected
+from tests.kernels.linear_kl_cases import Case, case, check, expected
 from vllm_mtp.kernels.objectives import OBJECTIVES
 from vllm_mtp.kernels.ops import linear_kl, mean_embedding
 
@@ -144,6 +144,19 @@ def test_acceptance_against_the_whole_vocabulary() -> None:
     options = {**inputs.options, "teacher_log_sum": whole.logsumexp(-1).float()}
     found = linear_kl(inputs.h_s, inputs.h_t, inputs.w[rows], **options)
     assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
+
+
+def test_tensors_that_are_views() -> None:
+    inputs = case(num_steps=2, bias=True, **SMALL)
+    strided = {
+        "h_s": torch.stack([inputs.h_s] * 2, -1)[..., 0],
+        "h_t": inputs.h_t.t().contiguous().t(),
+        "w": inputs.w.t().contiguous().t(),
+        "bias": torch.stack([inputs.options["bias"]] * 2, -1)[..., 1],
+    }
+    assert not any(tensor.is_contiguous() for tensor in strided.values())
+    options = {**inputs.options, "bias": strided.pop("bias")}
+    check(linear_kl, Case(**strided, options=options))
 
 
 def test_cross_entropy_needs_no_teacher() -> None:
