@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.benchmarks import kernel_cases_linear_kl
+from vllm_mtp.benchmarks import kernel_cases_draft_head, kernel_cases_embed_hidden_projection, kernel_cases_linear_kl
 from vllm_mtp.benchmarks.acceptance_table import markdown
 from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
 from vllm_mtp.benchmarks.kernels_config import KernelsConfig
@@ -24,7 +24,7 @@ from vllm_mtp.benchmarks.kernels_plot import plot
 from vllm_mtp.benchmarks.provenance import provenance
 from vllm_mtp.kernels.registration import uses_triton
 
-_CASES = (kernel_cases_linear_kl.cases,)
+_CASES = (kernel_cases_linear_kl.cases, kernel_cases_draft_head.cases, kernel_cases_embed_hidden_projection.cases)
 _SWEPT_BYTES = 256 * 2**20  # more than any L2 cache
 
 

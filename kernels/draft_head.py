@@ -64,8 +64,8 @@ TABLES: dict[str, Table] = {
         "default": _launches(128, 128, 64, num_stages=2, num_warps=8),
     },
     "32 bits": {
-        **dict.fromkeys(_LARGE, _launches(64, 64, 32, num_stages=3)),
-        "default": _launches(64, 64, 32, num_stages=2),
+        **dict.fromkeys(_LARGE, _launches(64, 64, 64, num_stages=3, num_warps=8)),
+        "default": _launches(64, 64, 64, num_stages=2),
     },
 }
 """Launches of `candidates_kernel`, by the bits of the head's rows and of the hidden states."""

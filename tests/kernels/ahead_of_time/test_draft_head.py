@@ -13,6 +13,7 @@ from tests.kernels.ahead_of_time.compiler import compile_for, shipped
 from vllm_mtp.kernels.draft_head import TABLES, best_kernel, candidates_kernel, quantize_rows_kernel
 from vllm_mtp.kernels.tables import ARCHITECTURES, Launch
 
+SLOW = [pytest.mark.slow, pytest.mark.extended]
 PAIRS = {
     "16 bits": [("bf16", "bf16"), ("fp16", "fp16")],
     "8 bits": [("i8", "i8"), ("fp8e4nv", "fp8e4nv")],
@@ -29,7 +30,7 @@ CASES = [
         weight,
         launch,
         id=f"{target}-{hidden}x{weight}-{bucket}",
-        marks=[] if fast else pytest.mark.slow,
+        marks=[] if fast else SLOW,
     )
     for name, table in TABLES.items()
     for target, bucket, launch in shipped(table)
@@ -78,6 +79,7 @@ def test_best(target: str) -> None:
     compile_for(target, best_kernel, types(), constants, Launch({"BLOCK_N": 1024}, 4)).check(widest_load_bits=32)
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2048, 8192])
 @pytest.mark.parametrize("dtype", ["i8", "fp8e4nv"])

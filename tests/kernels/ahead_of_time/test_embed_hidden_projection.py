@@ -16,6 +16,7 @@ from vllm_mtp.kernels.embed_hidden_projection import (
 )
 from vllm_mtp.kernels.tables import ARCHITECTURES, Launch
 
+SLOW = [pytest.mark.slow, pytest.mark.extended]
 DTYPES = {"16 bits": ["bf16", "fp16"], "32 bits": ["fp32"]}
 CASES = [
     pytest.param(
@@ -24,7 +25,7 @@ CASES = [
         folded,
         launch,
         id=f"{target}-{dtype}-{'folded' if folded else 'norms'}-{bucket}",
-        marks=[] if bucket == 16 and dtype == "bf16" and not folded else pytest.mark.slow,
+        marks=[] if bucket == 16 and dtype == "bf16" and not folded else SLOW,
     )
     for name, table in PROJECTION.items()
     for target, bucket, launch in shipped(table)
@@ -56,7 +57,7 @@ def test_projection(target: str, dtype: str, folded: bool, launch: Launch) -> No
     compiled.check(matrix=dtype != "fp32" or target == "gfx942")
 
 
-@pytest.mark.parametrize("size", [4096, *(pytest.param(size, marks=pytest.mark.slow) for size in (576, 2048, 8192))])
+@pytest.mark.parametrize("size", [4096, *(pytest.param(size, marks=SLOW) for size in (576, 2048, 8192))])
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_rows(target: str, size: int) -> None:
     norms = {"EMBED_FIRST": False, "UNIT_OFFSET": True}
