@@ -1,5 +1,6 @@
 """One arm of the claims study, trained by the project's own training code, in one stage or several."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def _train_config(
     )
 
 
+@functools.cache  # the arms of all seeds read the same few texts
 def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -> float:
     """Positions that count in a step of such text, on average: conversations do not fill their batches.
 

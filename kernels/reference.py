@@ -1,4 +1,4 @@
-"""Every function of ops.py in plain PyTorch, for any device: what runs where there is no GPU, and the tests' oracle."""
+"""The loss of ops.py in plain PyTorch, for any device, as training calls it; other operators: NAME_reference.py."""
 
 from vllm_mtp.kernels.linear_kl_reference import LinearKL, MeanTarget, linear_kl, mean_embedding, softmax_chunk
 

@@ -120,7 +120,7 @@ class TargetStates:
         bar = tqdm(missing, desc="target", unit="batch", disable=not show_progress, mininterval=5)
         for index in bar:
             batch = self._batches[index]
-            self._save(self._path(batch), self._compute(batch))
+            self._save(self._path(batch), self._compute(batch, batch.text_BS))
             num_tokens += batch.ids_BL.numel()
             bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
         return num_tokens / (time.perf_counter() - started)
@@ -131,16 +131,17 @@ class TargetStates:
         if self._folder is not None and (path := self._path(batch)).exists():
             return _counted(self._load(path), batch)
         if self._kept is None:
-            return _counted(self._compute(batch), batch)
+            return self._compute(batch, batch.mask_BS)
         if index not in self._kept:
-            self._kept[index] = _moved(_counted(self._compute(batch), batch), torch.device("cpu"))
+            self._kept[index] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
         return _moved(self._kept[index], self._target.device)
 
-    def _compute(self, batch: Batch) -> BatchStates:
+    def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
+        """Of a batch, with the teacher at the positions of the mask."""
         hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
         if not self._with_teacher:
             return BatchStates(hidden_BSD, None)
-        rows_N = teacher_rows(batch.text_BS).to(hidden_BSD.device)
+        rows_N = teacher_rows(mask_BS).to(hidden_BSD.device)
         mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], self._head)
         return BatchStates(hidden_BSD, Teacher(mean_ND.half(), constant_N, top_N))
 
@@ -174,7 +175,7 @@ class TargetStates:
 
 
 def _counted(states: BatchStates, batch: Batch) -> BatchStates:
-    """The teacher at the positions that count, out of all."""
+    """The teacher at the positions that count, out of a stored one at all of them."""
     if states.teacher is None or torch.equal(batch.mask_BS, batch.text_BS):
         return states
     counts_N = batch.mask_BS.flatten()[teacher_rows(batch.text_BS)].to(states.hidden_BSD.device)

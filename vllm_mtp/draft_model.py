@@ -286,7 +286,10 @@ class MTPDraftModel(nn.Module):
         if self.d2t is None and self.quantised is None:
             return self.head
         if self.draft_head is None:
-            ids = draft_ids(self.d2t if self.d2t is not None else self._no_offsets())
+            if self.d2t is not None:
+                ids = draft_ids(self.d2t)
+            else:
+                ids = torch.arange(self.config.vocab_size, device=next(self.head.parameters()).device)
             self.draft_head = DraftHead(self.head, ids, dtype, self.quantised)
         return self.draft_head
 
@@ -300,9 +303,6 @@ class MTPDraftModel(nn.Module):
         else:
             self.has_argmax_kernel = False
         return self.argmax_head
-
-    def _no_offsets(self) -> torch.Tensor:
-        return torch.zeros(self.config.vocab_size, dtype=torch.int64, device=next(self.head.parameters()).device)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_input_ids(input_ids)
