@@ -45,8 +45,7 @@ class Row:
     def about(self) -> dict[str, Any]:
         """What says in its file which row it is."""
         return {
-            "method": self.method.name,
-            "num_speculative_tokens": self.method.num_speculative_tokens,
+            **self.method.about(),
             "temperature": self.temperature,
             "batch_size": self.batch_size,
         }
@@ -93,7 +92,7 @@ def rows_of(config: AcceptanceConfig) -> list[Row]:
         rows += [Row(kind="acceptance", method=method, temperature=t) for t in config.temperature]
         if config.speed_prompts_per_category:
             rows += [
-                Row(kind="speed", method=method, temperature=t, batch_size=size)
+                Row(kind="speed", method=config.speed_method(method, t), temperature=t, batch_size=size)
                 for t in config.temperature
                 for size in config.speed_batch
             ]

@@ -34,6 +34,9 @@ class AcceptanceConfig:
         0, "prompts of each task whose speed is measured, in turn with an engine without speculation; 0: no speeds"
     )
     speed_batch: tuple[int, ...] = _setting((1,), "prompts at once where speed is measured")
+    local_argmax: bool = _setting(
+        False, "at temperature 0, speed is measured with use_local_argmax_reduction, which changes no draft token"
+    )
     seed: int = _setting(0, "of the engines and of the first batch's sampling")
     no_chat_template: bool = _setting(False, "prompts are plain text also to a target that has a chat template")
     enforce_eager: bool = _setting(False, "no torch.compile on either side")
@@ -60,3 +63,9 @@ class AcceptanceConfig:
     def methods(self) -> list[Method]:
         """All that drafts, in the order of measuring."""
         return [*(mtp(k) for k in dict.fromkeys(self.num_speculative_tokens)), *rivals(self.rivals)]
+
+    def speed_method(self, method: Method, temperature: float) -> Method:
+        """How a method is served where its speed is measured."""
+        if self.local_argmax and method.name == "mtp" and temperature == 0:
+            return mtp(method.num_speculative_tokens, local_argmax=True)
+        return method

@@ -51,7 +51,7 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
         if stored["made_with"] not in origins:
             origins.append(stored["made_with"])
         origin = {"made_with": origins.index(stored["made_with"])}
-        method = method_of(stored["method"], stored["num_speculative_tokens"])
+        method = method_of(stored)
         temperature = stored["temperature"]
         if stored["kind"] == "speed":
             row = speed_row(method, temperature, stored["batch_size"], stored["records"], stored["baseline"])
@@ -89,4 +89,4 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("none", "mtp", "ngram", "suffix")
     position = names.index(row["method"])
-    return row["temperature"], position, row["num_speculative_tokens"], row.get("batch_size", 0)
+    return row["temperature"], position, row["num_speculative_tokens"], row["local_argmax"], row.get("batch_size", 0)

@@ -37,8 +37,7 @@ def acceptance_row(
         }
 
     return {
-        "method": method.name,
-        "num_speculative_tokens": method.num_speculative_tokens,
+        **method.about(),
         "temperature": temperature,
         **figures(records, method, reference, max_tokens),
         "context_length_is": "round" if all(record["rounds"] is not None for record in records) else "prompt",

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vllm_mtp.benchmarks.method import method_of
+
 Row = Mapping[str, Any]
 
 
@@ -143,7 +145,7 @@ def _speeds(rows: Sequence[Row]) -> str:
 
 
 def _method(row: Row) -> list[str]:
-    return [row["method"], str(row["num_speculative_tokens"])]
+    return [method_of(row).label, str(row["num_speculative_tokens"])]
 
 
 def _length(figures: Row) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.benchmarks.method import method_of
+
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
     """Tokens per second by method, acceptance rate per position and, where rows have it, speedup by task, as PNG."""
@@ -69,4 +71,7 @@ def _plot_tasks(axes: Any, rows: list[Mapping[str, Any]]) -> None:
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return f"k = {row['num_speculative_tokens']}" if row["method"] in ("none", "mtp") else str(row["method"])
+    if row["method"] not in ("none", "mtp"):
+        return str(row["method"])
+    label = f"k = {row['num_speculative_tokens']}"
+    return f"{label}\nlocal argmax" if method_of(row).local_argmax else label

@@ -44,9 +44,9 @@ class SmolLM2Config:
     max_tokens: int = 48
     """New tokens per prompt; end-of-text does not stop generation, so that every method generates the same number."""
     num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 5)
-    """Every K of the drafter at temperature 0."""
+    """Every K of the drafter at temperature 0, with local argmax."""
     sampled_num_speculative_tokens: int = 3
-    """The one K that is measured at temperature 1 as well."""
+    """The one K that is measured at temperature 1 too, and with the same engine, without local argmax, at 0."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +105,12 @@ def run(config: SmolLM2Config) -> None:
         target=config.target,
         draft=config.draft,
         logs=config.output,
-        methods=(NONE, *(mtp(k) for k in config.num_speculative_tokens), *RIVALS.values()),
+        methods=(
+            NONE,
+            *(mtp(k, local_argmax=True) for k in config.num_speculative_tokens),
+            mtp(config.sampled_num_speculative_tokens),
+            *RIVALS.values(),
+        ),
         # Suffix drafting remembers outputs: a second pass over the same prompts would find them all.
         passes={0.0: 1, 1.0: 1},
         sampled_methods=(NONE, mtp(config.sampled_num_speculative_tokens)),
@@ -115,7 +120,7 @@ def run(config: SmolLM2Config) -> None:
         enforce_eager=not can_compile(),
         prompts_per_turn=1,
         prefix_caching=False,
-        kv_cache_tokens=2 * max_model_len,  # seven engines fit into 16 GiB
+        kv_cache_tokens=2 * max_model_len,  # eight engines fit into 16 GiB
         exact_engines_at_once=4,
     )
     runs = measure(plan, [prompt.token_ids for prompt in prompts])

@@ -1,7 +1,7 @@
 """How an engine drafts: not at all, with the MTP drafter, or as one of its rivals that need no trained drafter."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,35 @@ class Method:
     """Drafts from earlier outputs: a second measurement of the same prompts needs a new engine."""
 
     def __str__(self) -> str:
-        return self.name if self.name == "none" else f"{self.name} k = {self.num_speculative_tokens}"
+        return self.name if self.name == "none" else f"{self.label} k = {self.num_speculative_tokens}"
 
     @property
     def is_rival(self) -> bool:
         return self.name not in ("none", "mtp")
 
     @property
+    def local_argmax(self) -> bool:
+        """Whether the drafter gives vLLM its best token instead of logits."""
+        return (_LOCAL_ARGMAX, True) in self.fields
+
+    @property
+    def label(self) -> str:
+        """For tables, beside K."""
+        return f"{self.name}, local argmax" if self.local_argmax else self.name
+
+    @property
     def slug(self) -> str:
         """For names of files."""
-        return f"{self.name}-k{self.num_speculative_tokens}"
+        slug = f"{self.name}-k{self.num_speculative_tokens}"
+        return f"{slug}-argmax" if self.local_argmax else slug
+
+    def about(self) -> dict[str, Any]:
+        """What rows say of it; `method_of` reads it."""
+        return {
+            "method": self.name,
+            "num_speculative_tokens": self.num_speculative_tokens,
+            "local_argmax": self.local_argmax,
+        }
 
     def speculative_config(self, draft: Path | None) -> dict[str, Any] | None:
         """What vLLM gets; None for no speculation."""
@@ -49,6 +68,7 @@ class Method:
         return ""
 
 
+_LOCAL_ARGMAX = "use_local_argmax_reduction"
 # The version that vLLM 0.32 names. It brings a vLLM plugin of its own; engines here load only ours (engine.py).
 ARCTIC = "arctic-inference==0.1.1"
 NONE = Method(name="none", num_speculative_tokens=0)
@@ -60,16 +80,14 @@ RIVALS = {
 }
 
 
-def mtp(num_speculative_tokens: int) -> Method:
+def mtp(num_speculative_tokens: int, *, local_argmax: bool = False) -> Method:
     """The MTP drafter with K draft tokens per round.
 
-    "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily.
+    "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily. vLLM takes it or local
+    argmax, not both: the latter is for greedy requests.
     """
-    return Method(
-        name="mtp",
-        num_speculative_tokens=num_speculative_tokens,
-        fields=(("draft_sample_method", "probabilistic"),),
-    )
+    field = (_LOCAL_ARGMAX, True) if local_argmax else ("draft_sample_method", "probabilistic")
+    return Method(name="mtp", num_speculative_tokens=num_speculative_tokens, fields=(field,))
 
 
 def rivals(names: Iterable[str]) -> list[Method]:
@@ -85,6 +103,8 @@ def rivals(names: Iterable[str]) -> list[Method]:
     return [RIVALS[name] for name in dict.fromkeys(wanted)]
 
 
-def method_of(name: str, num_speculative_tokens: int) -> Method:
+def method_of(row: Mapping[str, Any]) -> Method:
     """The method of a stored row."""
-    return NONE if name == "none" else mtp(num_speculative_tokens) if name == "mtp" else RIVALS[name]
+    if row["method"] == "mtp":
+        return mtp(row["num_speculative_tokens"], local_argmax=row.get("local_argmax", False))
+    return NONE if row["method"] == "none" else RIVALS[row["method"]]

@@ -10,7 +10,7 @@ from vllm_mtp.acceptance import Acceptance, ends_in_loop, loop_window, total
 from vllm_mtp.benchmarks.acceptance_row import counts_of, tokens_per_forward
 from vllm_mtp.benchmarks.acceptance_table import markdown
 from vllm_mtp.benchmarks.demo_plot import plot
-from vllm_mtp.benchmarks.method import Method
+from vllm_mtp.benchmarks.method import Method, method_of
 from vllm_mtp.benchmarks.passes import Pass, Run
 from vllm_mtp.benchmarks.speed_row import speeds, speeds_by_task
 
@@ -33,13 +33,8 @@ def rows_of(runs: Sequence[Run], max_tokens: int, tasks: Sequence[str] = ()) -> 
                 row = _row(run, baseline, temperature, max_tokens)
                 rows.append(row | _task_figures(run, baseline, temperature, tasks) if tasks else row)
             elif run.missing and temperature == 0:
-                rows.append(_about(run.method, temperature) | {"missing": run.missing})
+                rows.append(run.method.about() | {"temperature": temperature, "missing": run.missing})
     return rows
-
-
-def _about(method: Method, temperature: float) -> dict[str, Any]:
-    about = {"method": method.name, "num_speculative_tokens": method.num_speculative_tokens}
-    return about | {"temperature": temperature}
 
 
 def _row(run: Run, baseline: Run, temperature: float, max_tokens: int) -> dict[str, Any]:
@@ -50,7 +45,8 @@ def _row(run: Run, baseline: Run, temperature: float, max_tokens: int) -> dict[s
         identical = sum(a == b for a, b in zip(run.exact_outputs, baseline.exact_outputs, strict=True))
     window = loop_window(max_tokens)
     return {
-        **_about(run.method, temperature),
+        **run.method.about(),
+        "temperature": temperature,
         **_acceptance_of(run.passes[temperature], run.method, window),
         "output_tokens_per_second": round(median(run.speeds(temperature)), 1),
         "output_tokens_per_second_of_passes": [round(speed, 1) for speed in run.speeds(temperature)],
@@ -155,7 +151,7 @@ def _main_table(rows: Sequence[Row]) -> str:
     names += ["acceptance rate per position", "identical"]
     lines = []
     for row in rows:
-        about = [f"{row['temperature']:g}", row["method"], str(row["num_speculative_tokens"])]
+        about = [f"{row['temperature']:g}", method_of(row).label, str(row["num_speculative_tokens"])]
         if "missing" in row:
             lines.append([*about, "not measured", *[""] * (len(names) - 4)])
             continue
@@ -186,14 +182,16 @@ def _task_table(rows: Sequence[Row]) -> str:
             speed = f"{figures['output_tokens_per_second']:.0f}"
             drafts = row["method"] != "none"
             cells.append(f"{speed}, {figures['speedup']:.2f}x, {figures['acceptance_length']:.2f}" if drafts else speed)
-        lines.append([f"{row['temperature']:g}", row["method"], str(row["num_speculative_tokens"]), *cells])
+        lines.append([f"{row['temperature']:g}", method_of(row).label, str(row["num_speculative_tokens"]), *cells])
     return markdown(["temperature", "method", "k", *tasks], lines)
 
 
 def _name(row: Row) -> str:
     """How text names a row: the drafter by its K alone."""
-    k = f"k = {row['num_speculative_tokens']}"
-    return k if row["method"] in ("none", "mtp") else f"{row['method']} {k}"
+    name = f"k = {row['num_speculative_tokens']}"
+    if row["method"] not in ("none", "mtp"):
+        return f"{row['method']} {name}"
+    return f"{name}, local argmax" if method_of(row).local_argmax else name
 
 
 def write_report(result: dict[str, Any], output: Path, plot_name: str) -> None:

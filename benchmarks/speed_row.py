@@ -15,8 +15,7 @@ def speed_row(
 ) -> dict[str, Any]:
     """Speed of a method against no speculation on the same prompts, at batch 1 by task as well."""
     row: dict[str, Any] = {
-        "method": method.name,
-        "num_speculative_tokens": method.num_speculative_tokens,
+        **method.about(),
         "temperature": temperature,
         "batch_size": batch_size,
         **speeds(records, baseline, batch_size),

@@ -51,6 +51,14 @@ def test_rows_and_the_engines_that_serve_them() -> None:
     assert RIVALS["suffix"].remembers
 
 
+def test_local_argmax_is_for_speed_at_temperature_0() -> None:
+    """vLLM has it for greedy drafting alone, and acceptance is the same with and without."""
+    config = AcceptanceConfig(num_speculative_tokens=(1,), speed_prompts_per_category=2, local_argmax=True)
+    assert [row.name for row in rows_of(config) if row.method == mtp(1, local_argmax=True)] == [
+        "speed-mtp-k1-argmax-t0-b1"
+    ]
+
+
 @pytest.mark.vllm
 def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompts: list[list[int]]) -> None:
     """Each prompt's own rounds in a batch: together the engine's counters, alone the same as one by one.

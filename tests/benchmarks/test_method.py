@@ -15,6 +15,11 @@ def test_what_vllm_gets() -> None:
         "num_speculative_tokens": 3,
         "draft_sample_method": "probabilistic",
     }
+    assert mtp(3, local_argmax=True).speculative_config(Path("d")) == {
+        "model": "d",
+        "num_speculative_tokens": 3,
+        "use_local_argmax_reduction": True,
+    }
     assert RIVALS["ngram"].speculative_config(None) == {
         "method": "ngram",
         "num_speculative_tokens": 5,
@@ -29,8 +34,11 @@ def test_names() -> None:
     assert rivals(["none"]) == []
     with pytest.raises(ValueError, match="expected none or some of ngram, suffix, got eagle"):
         rivals(["eagle"])
-    for method in (NONE, mtp(5), *RIVALS.values()):
-        assert method_of(method.name, method.num_speculative_tokens) == method
+    methods = (NONE, mtp(5), mtp(5, local_argmax=True), *RIVALS.values())
+    for method in methods:
+        assert method_of(method.about()) == method
+    assert method_of({"method": "mtp", "num_speculative_tokens": 5}) == mtp(5)
+    assert len({method.slug for method in methods}) == len({str(method) for method in methods}) == len(methods)
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,3 +105,14 @@ def test_rivals_tasks_and_what_could_not_be_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot({"rows": rows, "target": "t"}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_local_argmax_is_a_row_of_its_own() -> None:
+    """The same K with and without stand beside each other, told apart in table and summary."""
+    runs = runs_of(IDS, drafted_seconds=0.5)
+    faster = Run(method=mtp(2, local_argmax=True), exact_outputs=[IDS, LOOP])
+    faster.passes[0.0] = [[result(IDS, SOME, k=2, seconds=0.25), result(LOOP, ALL, k=2, seconds=0.25)]] * 3
+    text = table({"rows": rows_of([*runs, faster], 100), "dtype": "float32", **ABOUT})
+    assert "| 0 | mtp | 2 | 200 |" in text
+    assert "| 0 | mtp, local argmax | 2 | 400 |" in text
+    assert "Best at temperature 0: k = 2, local argmax, 4.00x." in text
