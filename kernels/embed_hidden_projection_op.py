@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.kernels import embed_hidden_projection_reference as reference
+from vllm_mtp.kernels.precision import wide
 from vllm_mtp.kernels.registration import register
 
 ORDERS = ("embed_hidden", "hidden_embed")
@@ -73,8 +74,8 @@ def fold_norm_weights(
         ValueError: for an order that does not exist.
     """
     _check_order(order)
-    g_C = torch.cat((g_e, g_h) if order == "embed_hidden" else (g_h, g_e)).to(reference.wide(w).dtype)
-    return (reference.wide(w) * (1 + g_C if unit_offset else g_C)).to(w.dtype)
+    g_C = torch.cat((g_e, g_h) if order == "embed_hidden" else (g_h, g_e)).to(wide(w).dtype)
+    return (wide(w) * (1 + g_C if unit_offset else g_C)).to(w.dtype)
 
 
 def _check_order(order: str) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vllm_mtp.kernels.precision import wide
+
 
 def embed_hidden_projection(
     ids_T: Tensor | None,
@@ -88,11 +90,6 @@ def embed_hidden_projection_backward(
             d_TD = (d_TD - normed_TD * (d_TD * normed_TD).mean(-1, keepdim=True)) * inverse_rms_T1
             of_hidden_TD = d_TD.to(hidden_TD.dtype)
     return of_hidden_TD, of_weight_NC, of_embed_norm_D, of_hidden_norm_D
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float64 what is float64, all else in float32: what is computed in."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _embedding_rows(ids_T: Tensor | None, embedding: Tensor, positions_T: Tensor | None) -> Tensor:

@@ -2,14 +2,13 @@
 
 # Shapes: K draft steps, T tokens, D hidden size, V vocabulary.
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from vllm_mtp.kernels import linear_kl_reference as reference
 from vllm_mtp.kernels.linear_kl_reference import LinearKL, MeanTarget
 from vllm_mtp.kernels.objectives import OBJECTIVES
+from vllm_mtp.kernels.precision import wide_dtype
 from vllm_mtp.kernels.registration import register
 from vllm_mtp.kernels.tables import loss_chunk
 
@@ -71,19 +70,22 @@ def linear_kl(
     with_gradient = h_s.requires_grad and torch.is_grad_enabled()
     h_s_KTD, weights_KT, labels_KT = reference.by_step(h_s, weights, labels, objective)
     counts_KT = None if weights_KT is None else weights_KT != 0
-    w, bias = w.detach(), None if bias is None else bias.detach()
-    if isinstance(h_t, MeanTarget):
-        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
-        value_KT, top_KT, _ = _linear_kl_mean(
-            h_s_KTD, h_t.mean_ND, h_t.constant_N, w, bias, counts_KT, scale / tau, chunk, with_gradient, logits_dtype
-        )
-        accept_KT, teacher_top_T = None, h_t.top_N
-    else:
-        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
-        value_KT, accept_KT, top_KT, teacher_top_T, _ = _linear_kl(
-            h_s_KTD, None if h_t is None else h_t.detach(), w, bias, labels_KT, counts_KT, teacher_log_sum,
-            objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
-        )  # fmt: skip
+    with torch.no_grad():
+        if isinstance(h_t, MeanTarget):
+            chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
+            value_KT, top_KT, gradient_KTD = _linear_kl_mean(
+                h_s_KTD, h_t.mean_ND, h_t.constant_N, w, bias, counts_KT,
+                scale / tau, chunk, with_gradient, logits_dtype,
+            )  # fmt: skip
+            accept_KT, teacher_top_T = None, h_t.top_N
+        else:
+            chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
+            value_KT, accept_KT, top_KT, teacher_top_T, gradient_KTD = _linear_kl(
+                h_s_KTD, h_t, w, bias, labels_KT, counts_KT, teacher_log_sum,
+                objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
+            )  # fmt: skip
+    if with_gradient:
+        value_KT = reference.with_known_gradient(value_KT, h_s_KTD, gradient_KTD)
     return reference.linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
 
 
@@ -119,9 +121,8 @@ def mean_embedding(
     _check(h_t.dim() == 2, f"h_t: expected [T, D], got {list(h_t.shape)}")
     _check(tau > 0, f"tau: expected a positive number, got {tau}")
     chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), mean_embedding=True)
-    return MeanTarget(
-        *_mean_embedding(h_t.detach(), w.detach(), None if bias is None else bias.detach(), scale / tau, chunk)
-    )
+    with torch.no_grad():
+        return MeanTarget(*_mean_embedding(h_t, w, bias, scale / tau, chunk))
 
 
 def _check(condition: bool, message: str) -> None:
@@ -194,7 +195,7 @@ def _check_linear_kl(
 def _fake_mean_embedding(
     h_t: Tensor, w: Tensor, bias: Tensor | None, scale: float, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide = _wide(w)
+    wide = wide_dtype(w)
     return (
         torch.empty_like(h_t, dtype=wide, memory_format=torch.contiguous_format),
         h_t.new_empty(len(h_t), dtype=wide),
@@ -220,8 +221,8 @@ def _fake_linear_kl(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     measured = h_s.shape[:2] if metrics else (0,)
     return (
-        h_s.new_empty(h_s.shape[:2], dtype=_wide(w)),
-        h_s.new_empty(measured, dtype=_wide(w)),
+        h_s.new_empty(h_s.shape[:2], dtype=wide_dtype(w)),
+        h_s.new_empty(measured, dtype=wide_dtype(w)),
         h_s.new_empty(measured, dtype=torch.int64),
         h_s.new_empty(measured[-1:], dtype=torch.int64),
         h_s.new_empty(h_s.shape if with_gradient else (0,)),
@@ -241,29 +242,10 @@ def _fake_linear_kl_mean(
     logits_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        h_s.new_empty(h_s.shape[:2], dtype=_wide(w)),
+        h_s.new_empty(h_s.shape[:2], dtype=wide_dtype(w)),
         h_s.new_empty(h_s.shape[:2], dtype=torch.int64),
         h_s.new_empty(h_s.shape if with_gradient else (0,)),
     )
-
-
-def _wide(w: Tensor) -> torch.dtype:
-    return torch.float64 if w.dtype == torch.float64 else torch.float32
-
-
-def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """The values are differentiable, what is measured is not; the last result is the values' gradient."""
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(output[-1])
-    ctx.num_inputs = len(inputs)
-
-
-@torch.autograd.function.once_differentiable
-def _scale_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    gradient_KTD: Tensor
-    (gradient_KTD,) = ctx.saved_tensors
-    of_hidden_KTD = (gradient_KTD * grads[0][..., None]).to(gradient_KTD.dtype)
-    return (of_hidden_KTD, *[None] * (int(ctx.num_inputs) - 1))
 
 
 _mean_embedding = register(
@@ -281,8 +263,6 @@ _linear_kl = register(
     reference=reference.linear_kl_forward,
     triton="linear_kl:linear_kl",
     fake=_fake_linear_kl,
-    setup_context=_keep_gradient,
-    backward=_scale_gradient,
 )
 _linear_kl_mean = register(
     "linear_kl_mean",
@@ -291,6 +271,4 @@ _linear_kl_mean = register(
     reference=reference.linear_kl_mean_forward,
     triton="linear_kl:linear_kl_mean",
     fake=_fake_linear_kl_mean,
-    setup_context=_keep_gradient,
-    backward=_scale_gradient,
 )

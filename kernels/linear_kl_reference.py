@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_mtp.kernels.objectives import Distribution, value_and_gradient
+from vllm_mtp.kernels.precision import wide, wide_dtype
 
 
 class MeanTarget(NamedTuple):
@@ -105,8 +106,7 @@ def linear_kl(
                 objective, scale / tau, soft_cap, chunk or 128, metrics, with_gradient, logits_dtype,
             )  # fmt: skip
     if with_gradient:
-        apply: Callable[..., Tensor] = _WithGradient.apply
-        value_KT = apply(h_s_KTD, value_KT, gradient_KTD)
+        value_KT = with_known_gradient(value_KT, h_s_KTD, gradient_KTD)
     return linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
 
 
@@ -161,13 +161,13 @@ def softmax_chunk(
     hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log-sum-exp of the logits, the most likely token and W^T softmax, [C], [C] and [C, D]."""
-    logits_CV = _wide(F.linear(hidden_CD, weight_VD, bias_V))
+    logits_CV = wide(F.linear(hidden_CD, weight_VD, bias_V))
     if scale != 1.0:
         logits_CV = logits_CV * scale
     log_p_CV = logits_CV.log_softmax(-1)  # one pass, where logsumexp and what follows would be four
     top_C1 = logits_CV.argmax(-1, keepdim=True)
     log_sum_C1 = logits_CV.gather(-1, top_C1) - log_p_CV.gather(-1, top_C1)
-    mean_CD = _wide(log_p_CV.exp().to(weight_VD.dtype) @ weight_VD)
+    mean_CD = wide(log_p_CV.exp().to(weight_VD.dtype) @ weight_VD)
     return log_sum_C1.squeeze(-1), top_C1.squeeze(-1), mean_CD
 
 
@@ -181,7 +181,7 @@ def mean_embedding_forward(
     """
     hidden_TD = h_t_TD.to(w_VD.dtype)
     log_sum_T, top_T, mean_TD = _softmax_chunks(hidden_TD, w_VD, bias_V, scale, chunk, function)
-    return mean_TD, scale * (mean_TD * _wide(hidden_TD)).sum(-1) - log_sum_T, top_T
+    return mean_TD, scale * (mean_TD * wide(hidden_TD)).sum(-1) - log_sum_T, top_T
 
 
 def linear_kl_mean_forward(
@@ -201,7 +201,7 @@ def linear_kl_mean_forward(
     hidden_KTD = h_s_KTD.to(w_VD.dtype)
     log_sum, top, expected = _softmax_chunks(hidden_KTD.flatten(0, 1), w_VD, bias_V, scale, chunk, function)
     shape, mean_TD = h_s_KTD.shape[:2], mean_TD.to(expected.dtype)
-    value_KT = constant_T + log_sum.view(shape) - scale * (mean_TD * _wide(hidden_KTD)).sum(-1)
+    value_KT = constant_T + log_sum.view(shape) - scale * (mean_TD * wide(hidden_KTD)).sum(-1)
     gradient_KTD = h_s_KTD.new_empty(0)
     if with_gradient:
         gradient_KTD = (scale * (expected.view(h_s_KTD.shape) - mean_TD)).to(h_s_KTD.dtype)
@@ -228,16 +228,15 @@ def linear_kl_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Value, acceptance and the drafter's top token [K, T], the teacher's [T], gradient [K, T, D]; [0]: not wanted."""
     num_steps, num_tokens, _ = h_s_KTD.shape
-    wide = torch.float64 if w_VD.dtype == torch.float64 else torch.float32
-    value_KT = h_s_KTD.new_empty(num_steps, num_tokens, dtype=wide)
-    accept_KT = h_s_KTD.new_empty((num_steps, num_tokens) if metrics else (0,), dtype=wide)
+    value_KT = h_s_KTD.new_empty(num_steps, num_tokens, dtype=wide_dtype(w_VD))
+    accept_KT = h_s_KTD.new_empty((num_steps, num_tokens) if metrics else (0,), dtype=wide_dtype(w_VD))
     top_KT = h_s_KTD.new_empty((num_steps, num_tokens) if metrics else (0,), dtype=torch.int64)
     teacher_top_T = h_s_KTD.new_empty((num_tokens,) if metrics else (0,), dtype=torch.int64)
     gradient_KTD = h_s_KTD.new_empty(h_s_KTD.shape if with_gradient else (0,))
 
     def logits(hidden_CD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits, and the derivative of the soft cap."""
-        raw_CV = F.linear(hidden_CD.to(w_VD.dtype), w_VD, bias_V).to(wide)
+        raw_CV = wide(F.linear(hidden_CD.to(w_VD.dtype), w_VD, bias_V))
         if soft_cap is None:
             return raw_CV * scale, None
         tanh_CV = torch.tanh(raw_CV / soft_cap)
@@ -266,7 +265,7 @@ def linear_kl_forward(
             if with_gradient:
                 if derivative_CV is not None:
                     difference_CV = difference_CV * derivative_CV
-                gradient_KTD[k, part] = (scale * _wide(difference_CV.to(w_VD.dtype) @ w_VD)).to(h_s_KTD.dtype)
+                gradient_KTD[k, part] = (scale * wide(difference_CV.to(w_VD.dtype) @ w_VD)).to(h_s_KTD.dtype)
     if counts_KT is not None:
         value_KT, gradient_KTD = masked(value_KT, gradient_KTD, counts_KT)
     return value_KT, accept_KT, top_KT, teacher_top_T, gradient_KTD
@@ -295,13 +294,13 @@ def masked(value_KT: Tensor, gradient_KTD: Tensor, counts_KT: Tensor) -> tuple[T
     return value_KT.masked_fill(~counts_KT, 0), gradient_KTD
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def with_known_gradient(value_KT: Tensor, h_s_KTD: Tensor, gradient_KTD: Tensor) -> Tensor:
+    """The values, differentiable once in the hidden states: their gradient was made with them."""
+    apply: Callable[..., Tensor] = _KnownGradient.apply
+    return apply(h_s_KTD, value_KT, gradient_KTD)
 
 
-class _WithGradient(torch.autograd.Function):
-    """Values whose gradient with respect to the hidden states is known already."""
-
+class _KnownGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h_s_KTD: Tensor, value_KT: Tensor, gradient_KTD: Tensor) -> Tensor:
         ctx.save_for_backward(gradient_KTD)
