@@ -94,7 +94,7 @@ def draft_head_part(
     soft_cap: float | None,
     confidence: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Launches both kernels; arguments and results are those of `reference.draft_head_part`."""
+    """Launches both kernels; arguments and results are those of the plain `best_rows`."""
     num_tokens, hidden_size = hidden_TD.shape
     num_rows = len(weight_VD)
     id_T = torch.empty(num_tokens, dtype=torch.int64, device=hidden_TD.device)
@@ -152,7 +152,7 @@ def draft_head_part(
 
 
 def quantize_rows(x_RD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Launches the kernel, one program for each row; `reference.quantize_rows` says what comes out."""
+    """Launches the kernel, one program for each row; the plain `quantize_head` says what comes out."""
     num_rows, size = x_RD.shape
     quantised_RD = torch.empty(num_rows, size, dtype=dtype, device=x_RD.device)
     scale_R = torch.empty(num_rows, dtype=torch.float32, device=x_RD.device)

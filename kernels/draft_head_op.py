@@ -2,32 +2,17 @@
 
 # Shapes: T tokens, V rows of the head, D hidden size, P parts of a head (tensor-parallel ranks).
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from vllm_mtp.kernels import draft_head_reference as reference
+from vllm_mtp.kernels.draft_head_reference import DraftPart
 from vllm_mtp.kernels.registration import register
 from vllm_mtp.kernels.tables import TOKEN_BUCKETS
 
 QUANTISED = (torch.float8_e4m3fn, torch.int8)
 """What rows of a head can be quantised to."""
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16)
-_NO_ID = 2**31 - 1  # of a part without rows: loses against every id
-
-
-class DraftPart(NamedTuple):
-    """What a part of a head says of every token; fields [T], or [P, T] of several parts."""
-
-    id_T: Tensor
-    """The id of its best row, int64."""
-    key_T: Tensor
-    """What parts are compared by: that row's logit before cap and scale, or its logit with noise. float32."""
-    logit_T: Tensor
-    """The row's logit; empty without confidence."""
-    lse_T: Tensor
-    """log sum exp of the part's logits; empty without confidence."""
 
 
 def draft_head(
@@ -115,27 +100,11 @@ def draft_head_part(
     if isinstance(gumbel_seed, int):
         gumbel_seed = torch.full((1,), gumbel_seed, dtype=torch.int64, device=h.device)
     if not len(w):
-        key_T = torch.full((len(h),), float("-inf"), device=h.device)
-        last = key_T if confidence else key_T[:0]
-        return DraftPart(torch.full_like(key_T, _NO_ID, dtype=torch.int64), key_T, last, last)
+        return reference.part_without_rows(h, confidence)
     h = h if h.stride(-1) == 1 else h.contiguous()
     return DraftPart(
         *_draft_head(h, w, scale, hidden_scale, bias, d2t, gumbel_seed, first_id, logit_scale, soft_cap, confidence)
     )
-
-
-def combine_draft_parts(parts_PT: DraftPart) -> DraftPart:
-    """The best of several parts of a head for every token, of equal ones the lowest id.
-
-    Args:
-        parts_PT: fields of all parts, stacked.
-    """
-    id_PT, key_PT, logit_PT, lse_PT = parts_PT
-    key_T = key_PT.amax(0)
-    id_T, part_T = torch.where(key_PT == key_T, id_PT, _NO_ID).min(0)
-    if not logit_PT.numel():
-        return DraftPart(id_T, key_T, logit_PT.new_empty(0), lse_PT.new_empty(0))
-    return DraftPart(id_T, key_T, logit_PT.gather(0, part_T[None])[0], lse_PT.logsumexp(0))
 
 
 def quantize_head(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -235,14 +204,14 @@ _draft_head = register(
     "draft_head",
     "(Tensor hidden, Tensor weight, Tensor? scale, Tensor? hidden_scale, Tensor? bias, Tensor? d2t, Tensor? seed, "
     "int first_id, float logit_scale, float? soft_cap, bool confidence) -> (Tensor, Tensor, Tensor, Tensor)",
-    reference=reference.draft_head_part,
+    reference=reference.best_rows,
     triton="draft_head:draft_head_part",
     fake=_fake_draft_head,
 )
 _quantize_rows = register(
     "quantize_rows",
     "(Tensor rows, ScalarType dtype) -> (Tensor, Tensor)",
-    reference=reference.quantize_rows,
+    reference=reference.quantize_head,
     triton="draft_head:quantize_rows",
     fake=_fake_quantize_rows,
 )

@@ -1,6 +1,8 @@
 """The draft head in plain PyTorch: what runs where there is no GPU, and the oracle of the kernels in draft_head.py."""
 
-# Shapes: T tokens, V rows of the head, D hidden size, R rows.
+# Shapes: T tokens, V rows of the head, D hidden size, R rows, P parts of a head (tensor-parallel ranks).
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +10,103 @@ from torch import Tensor
 
 _NUM_ROWS_AT_ONCE = 16_384
 _32_BITS = 0xFFFFFFFF
+_NO_ID = 2**31 - 1  # of a part without rows: loses against every id
+
+
+class DraftPart(NamedTuple):
+    """What a part of a head says of every token; fields [T], or [P, T] of several parts."""
+
+    id_T: Tensor
+    """The id of its best row, int64."""
+    key_T: Tensor
+    """What parts are compared by: that row's logit before cap and scale, or its logit with noise. float32."""
+    logit_T: Tensor
+    """The row's logit; empty without confidence."""
+    lse_T: Tensor
+    """log sum exp of the part's logits; empty without confidence."""
+
+
+def draft_head(
+    h: Tensor,
+    w: Tensor,
+    *,
+    scale: Tensor | None = None,
+    hidden_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    d2t: Tensor | None = None,
+    logit_scale: float = 1.0,
+    soft_cap: float | None = None,
+    return_confidence: bool = False,
+    gumbel_seed: int | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`ops.draft_head`."""
+    part = draft_head_part(
+        h,
+        w,
+        scale=scale,
+        hidden_scale=hidden_scale,
+        bias=bias,
+        d2t=d2t,
+        logit_scale=logit_scale,
+        soft_cap=soft_cap,
+        confidence=return_confidence,
+        gumbel_seed=gumbel_seed,
+    )
+    ids = part.id_T if out is None else out.copy_(part.id_T)
+    return (ids, torch.exp(part.logit_T - part.lse_T)) if return_confidence else ids
 
 
 def draft_head_part(
+    h: Tensor,
+    w: Tensor,
+    *,
+    scale: Tensor | None = None,
+    hidden_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    d2t: Tensor | None = None,
+    first_id: int = 0,
+    logit_scale: float = 1.0,
+    soft_cap: float | None = None,
+    confidence: bool = False,
+    gumbel_seed: int | Tensor | None = None,
+) -> DraftPart:
+    """`ops.draft_head_part`."""
+    if not len(w):
+        return part_without_rows(h, confidence)
+    if isinstance(gumbel_seed, int):
+        gumbel_seed = torch.full((1,), gumbel_seed, dtype=torch.int64, device=h.device)
+    return DraftPart(
+        *best_rows(h, w, scale, hidden_scale, bias, d2t, gumbel_seed, first_id, logit_scale, soft_cap, confidence)
+    )
+
+
+def part_without_rows(h: Tensor, confidence: bool) -> DraftPart:
+    """What a rank says that has no rows of the head: it loses against every other."""
+    key_T = torch.full((len(h),), float("-inf"), device=h.device)
+    last = key_T if confidence else key_T[:0]
+    return DraftPart(torch.full_like(key_T, _NO_ID, dtype=torch.int64), key_T, last, last)
+
+
+def combine_draft_parts(parts_PT: DraftPart) -> DraftPart:
+    """The best of several parts of a head for every token, of equal ones the lowest id.
+
+    Args:
+        parts_PT: fields of all parts, stacked.
+    """
+    id_PT, key_PT, logit_PT, lse_PT = parts_PT
+    key_T = key_PT.amax(0)
+    id_T, part_T = torch.where(key_PT == key_T, id_PT, _NO_ID).min(0)
+    if not logit_PT.numel():
+        return DraftPart(id_T, key_T, logit_PT.new_empty(0), lse_PT.new_empty(0))
+    return DraftPart(id_T, key_T, logit_PT.gather(0, part_T[None])[0], lse_PT.logsumexp(0))
+
+
+def warm_up_draft_head(w: Tensor, hidden_dtype: torch.dtype, **options: Tensor | float | None) -> None:
+    """`ops.warm_up_draft_head`: nothing, for nothing is compiled here."""
+
+
+def best_rows(
     hidden_TD: Tensor,
     weight_VD: Tensor,
     scale_V: Tensor | None,
@@ -83,22 +179,22 @@ def draft_head_part(
     return id_T, key_T, logit_T, lse_T
 
 
-def quantize_rows(x_RD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x ~ q s: every row over its own scale, max |x| over the largest number of the dtype, rounded to the nearest.
+def quantize_head(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """w ~ q s: every row over its own scale, max |x| over the largest number of the dtype, rounded to the nearest.
 
     Args:
-        x_RD: rows of a head, or hidden states.
+        w: rows of a head, or hidden states, [R, D].
         dtype: torch.float8_e4m3fn or torch.int8.
 
     Returns:
         q [R, D] in the dtype, s [R] float32.
     """
     largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
-    quantised_RD = torch.empty(x_RD.shape, dtype=dtype, device=x_RD.device)
-    scale_R = torch.empty(len(x_RD), dtype=torch.float32, device=x_RD.device)
-    for start in range(0, len(x_RD), _NUM_ROWS_AT_ONCE):
+    quantised_RD = torch.empty(w.shape, dtype=dtype, device=w.device)
+    scale_R = torch.empty(len(w), dtype=torch.float32, device=w.device)
+    for start in range(0, len(w), _NUM_ROWS_AT_ONCE):
         part = slice(start, start + _NUM_ROWS_AT_ONCE)
-        wide_RD = x_RD[part].float()
+        wide_RD = w[part].float()
         scale_R[part] = wide_RD.abs().amax(-1).clamp(min=1e-12) / largest
         wide_RD = (wide_RD / scale_R[part, None]).clamp(-largest, largest)
         quantised_RD[part] = (wide_RD.round() if dtype == torch.int8 else wide_RD).to(dtype)

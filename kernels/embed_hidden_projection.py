@@ -79,7 +79,7 @@ def embed_hidden_projection(
     unit_offset: bool,
     one_launch: bool | None,
 ) -> Tensor:
-    """Launches one of the two forms; arguments and result are those of `reference.embed_hidden_projection`."""
+    """Launches one of the two forms; arguments and result are those of the plain `embed_hidden_projection_forward`."""
     num_tokens, hidden_size = hidden_TD.shape
     if one_launch is None:
         one_launch = token_bucket(num_tokens) in ONE_LAUNCH.get(architecture(hidden_TD.device), ())
@@ -142,7 +142,7 @@ def embed_hidden_projection_backward(
     for_weight: bool,
     for_norms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `reference.embed_hidden_projection_backward`."""
+    """Launches; arguments and results are those of the plain function of this name."""
     hidden_size = hidden_TD.size(1)
     of_hidden_TD, of_weight_NC, of_embed_norm_D, of_hidden_norm_D = (hidden_TD.new_empty(0) for _ in range(4))
     if for_weight:

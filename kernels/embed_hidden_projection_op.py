@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.kernels import embed_hidden_projection_reference as reference
-from vllm_mtp.kernels.precision import wide
 from vllm_mtp.kernels.registration import register
-
-ORDERS = ("embed_hidden", "hidden_embed")
-"""Which half of c, and of w's columns, comes first."""
 
 
 def embed_hidden_projection(
@@ -63,26 +59,6 @@ def embed_hidden_projection(
     return output
 
 
-def fold_norm_weights(
-    w: Tensor, g_e: Tensor, g_h: Tensor, *, unit_offset: bool = False, order: str = "embed_hidden"
-) -> Tensor:
-    """w with both norm weights multiplied into its columns: `embed_hidden_projection` then takes neither.
-
-    The product is rounded to w's dtype once, instead of c at every token.
-
-    Raises:
-        ValueError: for an order that does not exist.
-    """
-    _check_order(order)
-    g_C = torch.cat((g_e, g_h) if order == "embed_hidden" else (g_h, g_e)).to(wide(w).dtype)
-    return (wide(w) * (1 + g_C if unit_offset else g_C)).to(w.dtype)
-
-
-def _check_order(order: str) -> None:
-    if order not in ORDERS:
-        raise ValueError(f"order: expected {' or '.join(ORDERS)}, got {order!r}")
-
-
 def _check(
     ids: Tensor | None,
     emb: Tensor,
@@ -93,7 +69,7 @@ def _check(
     positions: Tensor | None,
     order: str,
 ) -> None:
-    _check_order(order)
+    reference.check_order(order)
     if h.dim() != 2 or w.dim() != 2 or w.size(1) != 2 * h.size(1):
         raise ValueError(f"Expected h [T, D] and w [N, 2D], got {list(h.shape)} and {list(w.shape)}")
     num_tokens, size = h.shape
@@ -187,7 +163,7 @@ _operator = register(
     "embed_hidden_projection",
     "(Tensor? ids, Tensor emb, Tensor h, Tensor w, Tensor? g_e, Tensor? g_h, Tensor? positions, float eps, "
     "bool embed_first, bool unit_offset, bool? one_launch) -> Tensor",
-    reference=reference.embed_hidden_projection,
+    reference=reference.embed_hidden_projection_forward,
     triton="embed_hidden_projection:embed_hidden_projection",
     fake=_fake,
     setup_context=_keep_arguments,

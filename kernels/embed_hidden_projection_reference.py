@@ -8,8 +8,51 @@ from torch import Tensor
 
 from vllm_mtp.kernels.precision import wide
 
+ORDERS = ("embed_hidden", "hidden_embed")
+"""Which half of c, and of w's columns, comes first."""
+
 
 def embed_hidden_projection(
+    ids: Tensor | None,
+    emb: Tensor,
+    h: Tensor,
+    w: Tensor,
+    g_e: Tensor | None = None,
+    g_h: Tensor | None = None,
+    *,
+    eps: float,
+    positions: Tensor | None = None,
+    unit_offset: bool = False,
+    order: str = "embed_hidden",
+    one_launch: bool | None = None,
+) -> Tensor:
+    """`ops.embed_hidden_projection`; its gradients are autograd's own. `one_launch` is of no meaning here."""
+    return embed_hidden_projection_forward(
+        ids, emb, h, w, g_e, g_h, positions, eps, order == "embed_hidden", unit_offset
+    )
+
+
+def fold_norm_weights(
+    w: Tensor, g_e: Tensor, g_h: Tensor, *, unit_offset: bool = False, order: str = "embed_hidden"
+) -> Tensor:
+    """w with both norm weights multiplied into its columns: `embed_hidden_projection` then takes neither.
+
+    The product is rounded to w's dtype once, instead of c at every token.
+
+    Raises:
+        ValueError: for an order that does not exist.
+    """
+    check_order(order)
+    g_C = torch.cat((g_e, g_h) if order == "embed_hidden" else (g_h, g_e)).to(wide(w).dtype)
+    return (wide(w) * (1 + g_C if unit_offset else g_C)).to(w.dtype)
+
+
+def check_order(order: str) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"order: expected {' or '.join(ORDERS)}, got {order!r}")
+
+
+def embed_hidden_projection_forward(
     ids_T: Tensor | None,
     embedding: Tensor,
     hidden_TD: Tensor,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vllm_mtp.kernels.objectives import Distribution, value_and_gradient
 from vllm_mtp.kernels.precision import wide, wide_dtype
+from vllm_mtp.kernels.tables import loss_chunk
 
 
 class MeanTarget(NamedTuple):
@@ -53,11 +54,11 @@ def mean_embedding(
     bias: Tensor | None = None,
     scale: float = 1.0,
     chunk: int | None = None,
-    softmax_chunk: SoftmaxChunk | None = None,
 ) -> MeanTarget:
-    """`ops.mean_embedding`; `softmax_chunk` may be that function compiled."""
+    """`ops.mean_embedding`."""
+    chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), mean_embedding=True)
     with torch.no_grad():
-        return MeanTarget(*mean_embedding_forward(h_t, w, bias, scale / tau, chunk or 512, softmax_chunk))
+        return MeanTarget(*mean_embedding_forward(h_t, w, bias, scale / tau, chunk))
 
 
 def linear_kl(
@@ -76,38 +77,55 @@ def linear_kl(
     scale: float = 1.0,
     soft_cap: float | None = None,
     teacher_log_sum: Tensor | None = None,
-    softmax_chunk: SoftmaxChunk | None = None,
 ) -> LinearKL:
-    """`ops.linear_kl`; `softmax_chunk` may be that function compiled, for the mean-embedding form.
-
-    The products are in the dtype of w: on a CPU, logits of a bfloat16 head are rounded to bfloat16.
-    """
+    """`ops.linear_kl`. Products are rounded to the dtype of w before they are widened, whatever `logits_dtype` says."""
+    if isinstance(h_t, MeanTarget):
+        return linear_kl_of_mean(
+            h_s, h_t, w, tau=tau, weights=weights, chunk=chunk, metrics=metrics, bias=bias, scale=scale
+        )
+    chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
     with_gradient = h_s.requires_grad and torch.is_grad_enabled()
     h_s_KTD, weights_KT, labels_KT = by_step(h_s, weights, labels, objective)
     counts_KT = None if weights_KT is None else weights_KT != 0
     with torch.no_grad():
-        if isinstance(h_t, MeanTarget):
-            value_KT, top_KT, gradient_KTD = linear_kl_mean_forward(
-                h_s_KTD,
-                *h_t[:2],
-                w,
-                bias,
-                counts_KT,
-                scale / tau,
-                chunk or 512,
-                with_gradient,
-                logits_dtype,
-                softmax_chunk,
-            )
-            accept_KT, teacher_top_T = None, h_t.top_N
-        else:
-            value_KT, accept_KT, top_KT, teacher_top_T, gradient_KTD = linear_kl_forward(
-                h_s_KTD, h_t, w, bias, labels_KT, counts_KT, teacher_log_sum,
-                objective, scale / tau, soft_cap, chunk or 128, metrics, with_gradient, logits_dtype,
-            )  # fmt: skip
+        value_KT, accept_KT, top_KT, teacher_top_T, gradient_KTD = linear_kl_forward(
+            h_s_KTD, h_t, w, bias, labels_KT, counts_KT, teacher_log_sum,
+            objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
+        )  # fmt: skip
     if with_gradient:
         value_KT = with_known_gradient(value_KT, h_s_KTD, gradient_KTD)
     return linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
+
+
+def linear_kl_of_mean(
+    h_s: Tensor,
+    teacher: MeanTarget,
+    w: Tensor,
+    *,
+    tau: float = 1.0,
+    weights: Tensor | None = None,
+    chunk: int | None = None,
+    metrics: bool = False,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softmax_chunk: SoftmaxChunk | None = None,
+) -> LinearKL:
+    """`linear_kl` with a teacher of `mean_embedding`; `softmax_chunk` may be that function compiled.
+
+    The operator cannot take it: a schema has no functions.
+    """
+    chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
+    with_gradient = h_s.requires_grad and torch.is_grad_enabled()
+    h_s_KTD, weights_KT, _ = by_step(h_s, weights, None, "kl")
+    counts_KT = None if weights_KT is None else weights_KT != 0
+    with torch.no_grad():
+        value_KT, top_KT, gradient_KTD = linear_kl_mean_forward(
+            h_s_KTD, teacher.mean_ND, teacher.constant_N, w, bias, counts_KT,
+            scale / tau, chunk, with_gradient, function=softmax_chunk,
+        )  # fmt: skip
+    if with_gradient:
+        value_KT = with_known_gradient(value_KT, h_s_KTD, gradient_KTD)
+    return linear_kl_result(h_s, value_KT, weights_KT, None, top_KT, teacher.top_N, metrics)
 
 
 def by_step(
@@ -172,7 +190,7 @@ def softmax_chunk(
 
 
 def mean_embedding_forward(
-    h_t_TD: Tensor, w_VD: Tensor, bias_V: Tensor | None, scale: float, chunk: int, function: SoftmaxChunk | None = None
+    h_t_TD: Tensor, w_VD: Tensor, bias_V: Tensor | None, scale: float, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean row, constant and top token of the teacher; p itself exists for a chunk.
 
@@ -180,7 +198,7 @@ def mean_embedding_forward(
     drafter that says what the teacher says has a KL of zero, however e is rounded.
     """
     hidden_TD = h_t_TD.to(w_VD.dtype)
-    log_sum_T, top_T, mean_TD = _softmax_chunks(hidden_TD, w_VD, bias_V, scale, chunk, function)
+    log_sum_T, top_T, mean_TD = _softmax_chunks(hidden_TD, w_VD, bias_V, scale, chunk)
     return mean_TD, scale * (mean_TD * wide(hidden_TD)).sum(-1) - log_sum_T, top_T
 
 
@@ -272,7 +290,12 @@ def linear_kl_forward(
 
 
 def _softmax_chunks(
-    hidden_ND: Tensor, w_VD: Tensor, bias_V: Tensor | None, scale: float, chunk: int, function: SoftmaxChunk | None
+    hidden_ND: Tensor,
+    w_VD: Tensor,
+    bias_V: Tensor | None,
+    scale: float,
+    chunk: int,
+    function: SoftmaxChunk | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`softmax_chunk` of all rows. A given function always gets chunks of one shape: it may be compiled for it."""
     parts = []

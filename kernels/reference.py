@@ -1,5 +1,40 @@
-"""The loss of ops.py in plain PyTorch, for any device, as training calls it; other operators: NAME_reference.py."""
+"""The functions of ops.py in plain PyTorch, under the same names and signatures: an oracle on any device.
 
-from vllm_mtp.kernels.linear_kl_reference import LinearKL, MeanTarget, linear_kl, mean_embedding, softmax_chunk
+Arguments are not checked, and VLLM_MTP_KERNELS means nothing here. Besides those, `linear_kl_of_mean` and
+`softmax_chunk`: the parts that training runs compiled where there is no GPU.
+"""
 
-__all__ = ["LinearKL", "MeanTarget", "linear_kl", "mean_embedding", "softmax_chunk"]
+from vllm_mtp.kernels.draft_head_reference import (
+    DraftPart,
+    combine_draft_parts,
+    draft_head,
+    draft_head_part,
+    quantize_head,
+    warm_up_draft_head,
+)
+from vllm_mtp.kernels.embed_hidden_projection_reference import embed_hidden_projection, fold_norm_weights
+from vllm_mtp.kernels.linear_kl_reference import (
+    LinearKL,
+    MeanTarget,
+    linear_kl,
+    linear_kl_of_mean,
+    mean_embedding,
+    softmax_chunk,
+)
+
+__all__ = [
+    "DraftPart",
+    "LinearKL",
+    "MeanTarget",
+    "combine_draft_parts",
+    "draft_head",
+    "draft_head_part",
+    "embed_hidden_projection",
+    "fold_norm_weights",
+    "linear_kl",
+    "linear_kl_of_mean",
+    "mean_embedding",
+    "quantize_head",
+    "softmax_chunk",
+    "warm_up_draft_head",
+]

@@ -56,7 +56,7 @@ class Loss:
             (example, weight_JD, self.head.bias_V, self.head.transform.scale),
             num_calls=config.tokens // chunk,
         )
-        self._linear_kl = functools.partial(reference.linear_kl, chunk=chunk, softmax_chunk=function)
+        self._linear_kl = functools.partial(reference.linear_kl_of_mean, chunk=chunk, softmax_chunk=function)
         return f"{how} for {chunk} positions"
 
     def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:

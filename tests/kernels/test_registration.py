@@ -76,7 +76,7 @@ def test_what_cannot_be(
 
 
 def test_importing_the_operators_imports_no_triton() -> None:
-    modules = "vllm_mtp.kernels.ops, vllm_mtp.kernels.registration"
+    modules = "vllm_mtp.kernels.ops, vllm_mtp.kernels.reference, vllm_mtp.kernels.registration"
     code = f"import sys, {modules}; assert 'torch' in sys.modules; assert 'triton' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -86,7 +86,7 @@ def test_every_chunk_has_one_shape() -> None:
 
     states_KBTD, hidden_BSD, mask_BS, head = inputs()
     rows_N = teacher_rows(mask_BS)
-    linear_kl = functools.partial(reference.linear_kl, chunk=8, softmax_chunk=chunk)
+    linear_kl = functools.partial(reference.linear_kl_of_mean, chunk=8, softmax_chunk=chunk)
     teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head)
     found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
     assert shapes == {(8, D)}
