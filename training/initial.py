@@ -29,7 +29,8 @@ def draft_config_for(
     kv_heads = config.num_key_value_heads or getattr(target, "num_key_value_heads", None) or heads
     head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
     rope = getattr(target, "rope_parameters", None) or {}
-    theta = rope.get("rope_theta")
+    # Targets with sliding windows may turn local and global attention at different rates: the module's is global.
+    theta = rope.get("full_attention", rope).get("rope_theta")
     fields = {
         "hidden_size": target.hidden_size,
         "intermediate_size": config.intermediate_size or getattr(target, "intermediate_size", 4 * target.hidden_size),
