@@ -32,7 +32,7 @@ from vllm_mtp.training.conversations import (
     without_duplicates,
 )
 from vllm_mtp.training.export import git_revision, processor_name, relative, versions
-from vllm_mtp.training.prompts import Message, prompt_ids, read_prompts, user_turn_prefix
+from vllm_mtp.training.prompts import Message, check_roles, prompt_ids, read_prompts, user_turn_prefix
 from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
@@ -113,6 +113,7 @@ def generate(
         raise ValueError("expected --prompts FILE or --self-prompts N, got neither")
     target_config, tokenizer = config_and_tokenizer(target)
     fingerprint = fingerprint_of(target, target_config, tokenizer)
+    check_roles(tokenizer, asked)
     if config.self_prompts:
         user_turn_prefix(tokenizer)
     settings = json.loads(

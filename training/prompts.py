@@ -89,12 +89,35 @@ def _is_message(message: Any) -> bool:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, chat: bool = True) -> list[int]:
-    """Token ids up to where the target's answer begins: the chat template, or the plain text where there is none."""
+    """Token ids up to where the target's answer begins: the chat template, or the plain text where there is none.
+
+    Raises:
+        ValueError: if the template refuses the messages, as some do those of a system.
+    """
     if chat and tokenizer.chat_template:
-        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        from jinja2 import TemplateError
+
+        try:
+            ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"--prompts: expected messages that the target's chat template takes, it refuses {roles}: {error}. "
+                "Write what a system message says into the user's first message, as that target is served."
+            ) from error
     else:
         ids = tokenizer(messages[-1]["content"]).input_ids
     return [int(token) for token in ids]
+
+
+def check_roles(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
+    """Tries one prompt of every sequence of roles, so that a template that refuses one does so before anything slow.
+
+    Raises:
+        ValueError: of `prompt_ids`.
+    """
+    for messages in {tuple(message["role"] for message in messages): messages for messages in prompts}.values():
+        prompt_ids(tokenizer, messages)
 
 
 def user_turn_prefix(tokenizer: Any) -> list[int]:

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
-from vllm_mtp.training.prompts import prompt_ids, read_prompts, user_turn_prefix
+from vllm_mtp.training.prompts import check_roles, prompt_ids, read_prompts, user_turn_prefix
 
 
 def test_every_layout(tmp_path: Path) -> None:
@@ -74,3 +75,20 @@ def test_where_the_users_turn_begins() -> None:
     assert bytes(user_turn_prefix(CharacterTokenizer())) == b"!<u>"
     with pytest.raises(ValueError, match="--self-prompts: expected a target with a chat template"):
         user_turn_prefix(CharacterTokenizer(None))
+
+
+class NoSystemTokenizer(CharacterTokenizer):
+    """Its template refuses a system's messages, as Gemma's does."""
+
+    def apply_chat_template(self, messages: Any, tokenize: bool = True, **kwargs: Any) -> Any:
+        if messages[0]["role"] == "system":
+            raise TemplateError("System role not supported")
+        return super().apply_chat_template(messages, tokenize, **kwargs)
+
+
+def test_a_template_that_refuses_a_role_is_one_line() -> None:
+    """Catches the template's own exception, a traceback, in the middle of a run."""
+    user = {"role": "user", "content": "u"}
+    check_roles(NoSystemTokenizer(), [[user], [user]])
+    with pytest.raises(ValueError, match="refuses system, user: System role not supported"):
+        check_roles(NoSystemTokenizer(), [[user], [{"role": "system", "content": "s"}, user]])
