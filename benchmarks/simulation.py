@@ -4,11 +4,15 @@ The target is run by transformers in float32 with a KV cache, the drafter by `Dr
 draft token that is the target's argmax. Sampling accepts draft token x with probability min(1, p(x) / q(x)) and draws
 the recovered token from max(p - q, 0), so that the output is distributed as the target's own. No clock is read here:
 acceptance is exact, speed is vLLM's to show.
+
+A target with a chat template is asked through it and its answers end where it ends them, as when it is served. Without
+one, or where it is switched off, a prompt is text to be continued, max_tokens long whatever comes.
 """
 
 # Shapes: P prompt tokens, K draft tokens, V vocabulary, D hidden size.
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vllm_mtp.acceptance import Acceptance, acceptance_length_interval, ends_in_loop, total
-from vllm_mtp.benchmarks.prompts import read_prompts
+from vllm_mtp.benchmarks.prompts import tokenized
 from vllm_mtp.checkpoint import load_draft, write_atomically
 from vllm_mtp.draft_loop import DraftLoop
 from vllm_mtp.module import MTPModule
-from vllm_mtp.training.target import FrozenTarget
+from vllm_mtp.training.prompts import read_prompts
+from vllm_mtp.training.target import FrozenTarget, end_ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,9 +38,11 @@ class SimulationConfig:
     """Every K measured; 0, no drafting, is always run as the reference of greedy output."""
     temperatures: tuple[float, ...] = (0.0, 1.0)
     max_tokens: int = 96
-    """Generated per prompt; end-of-text does not stop it, so that every prompt weighs the same."""
+    """Generated per prompt; end-of-text stops an answer in a chat template, not text that is continued."""
     max_prompt_tokens: int = 512
-    """Longer prompts lose their beginning."""
+    """Longer prompts of text lose their beginning; those in a chat template, which would break, are left out."""
+    no_chat_template: bool = False
+    """Prompts are text to be continued also to a target that has a chat template."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,8 +101,11 @@ def generate(
     num_speculative_tokens: int,
     max_tokens: int,
     sampler: Sampler,
+    end_ids: Collection[int] = (),
 ) -> tuple[list[int], Acceptance]:
     """Generates max_tokens tokens, drafting num_speculative_tokens of them per round (0: none).
+
+    The first of end_ids ends the output, and is its last token. The round that brings it counts whole, as in vLLM.
 
     Returns:
         The generated ids and the acceptance counts.
@@ -113,8 +123,8 @@ def generate(
     hidden_TD, logits_TV = forward(prompt_ids_P)
     generated = [sampler.choose(logits_TV[-1])]
     next_ids_T = torch.cat((prompt_ids_P[1:], prompt_ids_P.new_tensor(generated)))
-    rounds = []
-    while len(generated) < max_tokens:
+    rounds, num_new = [], 1
+    while len(generated) < max_tokens and not any(token in end_ids for token in generated[-num_new:]):
         num_drafts = min(num_speculative_tokens, max_tokens - len(generated) - 1)
         drafts: list[int] = []
         draft_logits_KV = logits_TV[:0]
@@ -131,10 +141,12 @@ def generate(
             new_ids.append(sampler.choose(logits_TV[len(drafts)]))
         rounds.append((len(drafts), len(new_ids) - 1))
         generated += new_ids
+        num_new = len(new_ids)
         hidden_TD, next_ids_T = hidden_TD[: len(new_ids)], prompt_ids_P.new_tensor(new_ids)
         if num_rejected := len(drafts) + 1 - len(new_ids):
             cache.crop(-num_rejected)
-    return generated, Acceptance.of_rounds(rounds, num_speculative_tokens)
+    end = next((index for index, token in enumerate(generated) if token in end_ids), max_tokens)
+    return generated[: end + 1], Acceptance.of_rounds(rounds, num_speculative_tokens)
 
 
 def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:
@@ -146,17 +158,24 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     Raises:
         ValueError: for a target, drafter or prompt file that cannot be used, before anything is run.
     """
-    texts = read_prompts(prompts)
+    read = read_prompts([prompts])
     draft_config, tensors = load_draft(draft)
     frozen = FrozenTarget.load(target, dtype="float32")
     _check_pair(draft_config.target_fingerprint, frozen)
     module = MTPModule(draft_config)
     module.load_state_dict(tensors)
     module.float().to(frozen.device)
-    prompt_ids = [
-        torch.tensor(frozen.tokenizer(text).input_ids[-config.max_prompt_tokens :], device=frozen.device)
-        for text in texts
-    ]
+    chat = bool(frozen.tokenizer.chat_template) and not config.no_chat_template
+    ids_of_prompts = [prompt.token_ids for prompt in tokenized(read, frozen.tokenizer, chat=chat)]
+    if chat:
+        ids_of_prompts = [ids for ids in ids_of_prompts if len(ids) <= config.max_prompt_tokens]
+    if not ids_of_prompts:
+        raise ValueError(
+            f"--prompts: all {len(read)} are longer than {config.max_prompt_tokens} tokens in the target's chat "
+            "template; give shorter ones or a larger --max-prompt-tokens"
+        )
+    prompt_ids = [torch.tensor(ids[-config.max_prompt_tokens :], device=frozen.device) for ids in ids_of_prompts]
+    stops = end_ids(target, frozen.config, frozen.tokenizer) if chat else frozenset()
     rows = []
     for temperature in config.temperatures:
         reference: list[list[int]] = []
@@ -171,6 +190,7 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
                     num_speculative_tokens=k,
                     max_tokens=config.max_tokens,
                     sampler=Sampler(temperature, config.seed + number),
+                    end_ids=stops,
                 )
                 for number, ids in enumerate(tqdm(prompt_ids, desc=f"temperature {temperature:g}, k {k}", leave=False))
             ]
@@ -179,10 +199,19 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
                 reference = outputs
             else:
                 rows.append(_row(k, temperature, outputs, [counts for _, counts in runs], reference))
-    print(_table(rows, len(texts)))
+    how = "in the target's chat template" if chat else "as text to be continued"
+    print(f"{len(prompt_ids)} prompts {how}, {len(read) - len(prompt_ids)} left out as too long")
+    print(_table(rows))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        result = {"target": frozen.name, "draft": draft.name, "prompts": prompts.name, "config": asdict(config)}
+        result = {
+            "target": frozen.name,
+            "draft": draft.name,
+            "prompts": prompts.name,
+            "config": asdict(config),
+            "chat_template": chat,
+            "num_left_out": len(read) - len(prompt_ids),
+        }
         write_atomically(output, json.dumps(result | {"rows": rows}, indent=1) + "\n")
     return int(any(row["num_identical"] not in (None, row["num_prompts"]) for row in rows))
 
@@ -219,9 +248,9 @@ def _row(
     }
 
 
-def _table(rows: list[dict[str, Any]], num_prompts: int) -> str:
+def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"{num_prompts} prompts; acceptance length with 95% interval over prompts",
+        "acceptance length with 95% interval over prompts",
         "temperature  k  length  [95%]         without loops (loops)  identical  rate per position",
     ]
     for row in rows:

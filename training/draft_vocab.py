@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vllm_mtp.checkpoint import write_atomically
 from vllm_mtp.training.data import Row, check_files, read_sources
-from vllm_mtp.training.target import config_and_tokenizer
+from vllm_mtp.training.target import config_and_tokenizer, end_ids
 
 _ROW_LENGTH = 512
 PRINTED_SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -83,12 +83,18 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     sources = read_sources(data, tokenizer, _ROW_LENGTH, max_tokens, answers_only=True)
     counts_V = count_tokens([[r for i, r in enumerate(rows) if i % 20] for rows in sources], vocab_size)
     other_V = count_tokens([rows[::20] for rows in sources], vocab_size)
-    special_ids = tokenizer.all_special_ids
+    # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
+    special_ids = [*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)]
     draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
     print(f"{int(counts_V.sum()):,} tokens, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")
-    for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size), size}):
+    for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(set(special_ids))) <= n < vocab_size), size}):
         share = coverage(other_V, choose_draft_ids(counts_V, one, special_ids))
         print(f"{one:>8,} ids cover {share:.2%} of other text{'  <- written' if one == size else ''}")
+    num_blind = sum(not counts_V[token] and token not in special_ids for token in draft_ids_J.tolist())
+    if num_blind:
+        print(
+            f"{num_blind:,} of these ids never occur and are merely the lowest: count more text, or take a lower --size"
+        )
     info = {"size": size, "coverage": round(coverage(other_V, draft_ids_J), 5), "num_tokens": int(counts_V.sum())}
     save_draft_vocab(output, draft_ids_J, info)
     return 0

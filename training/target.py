@@ -167,6 +167,25 @@ def config_and_tokenizer(target: str) -> tuple[Any, Any]:
         raise _not_a_target(target, error) from error
 
 
+def end_ids(target: str, config: Any, tokenizer: Any) -> frozenset[int]:
+    """Token ids that end an answer: those of generation_config.json, where some chat models alone name their end of
+    turn, of the config, and the tokenizer's end of text.
+
+    Args:
+        target: folder or Hub id.
+        config, tokenizer: the target's (`config_and_tokenizer`).
+    """
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(target).eos_token_id
+    except (OSError, ValueError):  # most small models have no such file
+        generation = None
+    named = (generation, config.get_text_config().eos_token_id, tokenizer.eos_token_id)
+    lists = [[ids] if isinstance(ids, int) else ids or [] for ids in named]
+    return frozenset(token for ids in lists for token in ids)
+
+
 def _not_a_target(path: str, error: Exception) -> ValueError:
     reason = str(error).partition("\n")[0]
     return ValueError(f"--target: expected a causal LM's folder or Hub id, got {path}: {reason}")

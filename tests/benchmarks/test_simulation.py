@@ -1,14 +1,21 @@
-"""The exact simulation: lossless, greedy and sampled."""
+"""The exact simulation: lossless, greedy and sampled, on prompts as they are served."""
 
+import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.drafts import config_for, write_random_draft
 from vllm_mtp.acceptance import Acceptance
+from vllm_mtp.benchmarks import simulation
 from vllm_mtp.benchmarks.simulation import Sampler, SimulationConfig, generate
+from vllm_mtp.cli import main
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.draft_loop import DraftLoop
 from vllm_mtp.module import MTPModule
@@ -96,6 +103,54 @@ def test_a_drafter_that_knows_the_target_is_always_accepted(
     )
     assert found == expected
     assert counts == Acceptance(num_drafts=5, num_draft_tokens=15, num_accepted_tokens_per_position=(5, 5, 5))
+
+
+def test_an_end_token_ends_the_output_whatever_is_drafted(target: FrozenTarget, module: MTPModule) -> None:
+    """Catches an answer that goes on after its end of turn, or ends only where a round does."""
+    arguments: dict[str, Any] = {"max_tokens": 40, "sampler": Sampler(0.0, 0)}
+    whole, _ = generate(target, None, torch.arange(7), num_speculative_tokens=0, **arguments)
+    for end in set(whole):
+        for k in (0, 3):
+            found, _ = generate(
+                target,
+                module if k else None,
+                torch.arange(7),
+                num_speculative_tokens=k,
+                end_ids=[end],
+                **arguments,
+            )
+            assert found == whole[: whole.index(end) + 1]
+
+
+def test_eval_asks_as_the_target_is_served(
+    target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches prompts of a chat model that are measured without its template, or beyond the end of its turn."""
+    chat_target, prompts, figures = tmp_path / "target", tmp_path / "prompts.jsonl", tmp_path / "figures.json"
+    shutil.copytree(target_dir, chat_target)
+    (chat_target / "chat_template.jinja").write_text("# {{ messages[0]['content'] }}")
+    (chat_target / "generation_config.json").write_text('{"eos_token_id": [7, 0]}')
+    prompts.write_text('{"prompt": "x"}\n' + json.dumps({"prompt": "x" * 600}) + "\n")
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
+    asked: list[tuple[str, int, list[int]]] = []
+
+    def recorded(target: FrozenTarget, module: Any, ids_P: torch.Tensor, **how: Any) -> tuple[list[int], Acceptance]:
+        asked.append((target.tokenizer.decode(ids_P), len(ids_P), sorted(how["end_ids"])))
+        return [1], Acceptance.of_rounds([], how["num_speculative_tokens"])
+
+    monkeypatch.setattr(simulation, "generate", recorded)
+    command = ["eval", "--target", str(chat_target), "--draft", str(draft), "--prompts", str(prompts)]
+    command += ["--output", str(figures), "--max-prompt-tokens", "8", "--num-speculative-tokens", "1"]
+    assert main([*command, "--temperature", "1"]) == 0
+    assert asked == [("# x", asked[0][1], [0, 7])]
+    assert "1 prompts in the target's chat template, 1 left out as too long" in capsys.readouterr().out
+    assert json.loads(figures.read_text())["chat_template"] is True
+    asked.clear()
+    assert main([*command, "--temperature", "1", "--no-chat-template"]) == 0
+    assert [(text, ends) for text, _, ends in asked][:1] == [("x", [])]
+    assert asked[1][1] == 8
+    assert main([*command, "--max-prompt-tokens", "1"]) == 2
+    assert "all 2 are longer than 1 tokens in the target's chat template" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("temperature", "draft_ids"), [(0.7, range(8)), (1.0, range(8)), (1.0, (1, 4, 5))])

@@ -1,11 +1,16 @@
-"""The draft vocabulary: which ids, how much they cover, what a wrong file says."""
+"""The draft vocabulary: which ids, how much they cover, what a wrong file says.
+
+Catches: a drafter that can never draft the end of a turn, ids taken blindly without a word.
+"""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from vllm_mtp.cli import main
 from vllm_mtp.training.data import Row
 from vllm_mtp.training.draft_vocab import choose_draft_ids, count_tokens, coverage, load_draft_vocab, save_draft_vocab
 
@@ -41,3 +46,16 @@ def test_the_file(tmp_path: Path) -> None:
             load_draft_vocab(path, 10)
     with pytest.raises(ValueError, match=r"^--draft-vocab: expected a file of `vllm-mtp vocab`"):
         load_draft_vocab(tmp_path / "absent.json", 10)
+
+
+def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, text, vocab = tmp_path / "target", tmp_path / "text.txt", tmp_path / "vocab.json"
+    shutil.copytree(target_dir, target)
+    (target / "generation_config.json").write_text('{"eos_token_id": [1999, 2000]}')
+    text.write_text("def f(x):\n    return x\n" * 200)
+    command = ["vocab", "--target", str(target), "--data", str(text), "--output", str(vocab)]
+    assert main([*command, "--size", "9"]) == 0
+    assert {1999, 2000} <= set(json.loads(vocab.read_text())["draft_ids"])
+    assert "never occur" not in capsys.readouterr().out
+    assert main([*command, "--size", "1000"]) == 0
+    assert "of these ids never occur and are merely the lowest" in capsys.readouterr().out
