@@ -11,7 +11,7 @@ from torch import Tensor
 from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
 from vllm_mtp.kernels.ops import draft_head, quantize_head
 
-_SHAPES = {
+SHAPES = {
     "smoke": [(3, 64, 512)],
     "quick": [(tokens, 4096, vocab) for vocab in (32768, 151936) for tokens in (1, 64)],
     "full": [(tokens, hidden, vocab) for hidden in (2048, 4096) for vocab in (32768, 151936) for tokens in (1, 8, 64)],
@@ -21,14 +21,14 @@ _QUANTISED = {"float8": torch.float8_e4m3fn, "int8": torch.int8}
 
 def cases(size: str) -> list[KernelCase]:
     """Rows as they are, in float8 and in int8, at every shape of a size."""
-    return [_case(*shape, rows) for shape in _SHAPES[size] for rows in ("bfloat16", *_QUANTISED)]
+    return [_case(*shape, rows) for shape in SHAPES[size] for rows in ("bfloat16", *_QUANTISED)]
 
 
 def _case(num_tokens: int, hidden_size: int, num_rows: int, rows: str) -> KernelCase:
     """Eager and torch.compile have the rows in bfloat16 in every case: what a head in 8 bits is to replace."""
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        h, w = _inputs(device, num_tokens, hidden_size, num_rows)
+        h, w = make_inputs(device, num_tokens, hidden_size, num_rows)
         compiled = torch.compile(_eager, dynamic=False)
         found: dict[str, Run | str] = {"eager": lambda: _eager(h, w), "torch.compile": lambda: compiled(h, w)}
         if rows == "bfloat16":
@@ -39,7 +39,7 @@ def _case(num_tokens: int, hidden_size: int, num_rows: int, rows: str) -> Kernel
                 "vllm-mtp, sampled": lambda: draft_head(h, w, gumbel_seed=0),
             }
         dtype = _QUANTISED[rows]
-        if dtype == torch.float8_e4m3fn and device.type == "cuda" and not _has_float8(device):
+        if dtype == torch.float8_e4m3fn and device.type == "cuda" and not has_float8(device):
             return {**found, "vllm-mtp": "this GPU multiplies no float8"}
         return {**found, **_in_8_bits(h, w, dtype)}
 
@@ -73,11 +73,11 @@ def _in_8_bits(h: Tensor, w: Tensor, dtype: torch.dtype) -> Mapping[str, Run]:
     return {"vllm-mtp": rows_alone, "vllm-mtp, hidden states too": both}
 
 
-def _has_float8(device: torch.device) -> bool:
+def has_float8(device: torch.device) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-def _inputs(device: torch.device, num_tokens: int, hidden_size: int, num_rows: int) -> tuple[Tensor, Tensor]:
+def make_inputs(device: torch.device, num_tokens: int, hidden_size: int, num_rows: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator(device).manual_seed(0)
     h = torch.randn(num_tokens, hidden_size, generator=generator, device=device)
     w = torch.randn(num_rows, hidden_size, generator=generator, device=device) / hidden_size**0.5

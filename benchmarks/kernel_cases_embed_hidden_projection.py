@@ -12,9 +12,9 @@ from torch import Tensor
 from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
 from vllm_mtp.kernels.ops import embed_hidden_projection, fold_norm_weights
 
-_EPS = 1e-6
+EPS = 1e-6
 _VOCABULARY = 32768
-_SHAPES = {
+SHAPES = {
     "smoke": [(3, 64)],
     "quick": [(1, 4096), (64, 4096), (8192, 4096)],
     "full": [(tokens, hidden) for hidden in (2048, 4096) for tokens in (1, 8, 64, 512, 8192)],
@@ -23,18 +23,18 @@ _SHAPES = {
 
 def cases(size: str) -> list[KernelCase]:
     """Forward at every shape of a size, and forward with backward at the largest number of tokens."""
-    most = max(tokens for tokens, _ in _SHAPES[size])
+    most = max(tokens for tokens, _ in SHAPES[size])
     return [
-        *(_case(*shape, backward=False) for shape in _SHAPES[size]),
-        *(_case(*shape, backward=True) for shape in _SHAPES[size] if shape[0] == most),
+        *(_case(*shape, backward=False) for shape in SHAPES[size]),
+        *(_case(*shape, backward=True) for shape in SHAPES[size] if shape[0] == most),
     ]
 
 
 def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        inputs = _inputs(device, num_tokens, size, wants_gradient=backward)
+        inputs = make_inputs(device, num_tokens, size, wants_gradient=backward)
         compiled = torch.compile(_eager, dynamic=False)
-        two_launches: dict[str, Any] = {**inputs, "eps": _EPS, "one_launch": False}
+        two_launches: dict[str, Any] = {**inputs, "eps": EPS, "one_launch": False}
         if backward:
             gradient = torch.ones(num_tokens, size, dtype=torch.bfloat16, device=device)
             return {
@@ -45,7 +45,7 @@ def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
         one_launch: dict[str, Any] = {
             **{name: inputs[name] for name in ("ids", "emb", "h")},
             "w": fold_norm_weights(*(inputs[name] for name in ("w", "g_e", "g_h"))),
-            "eps": _EPS,
+            "eps": EPS,
             "one_launch": True,
         }
         return {
@@ -67,7 +67,7 @@ def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
     )
 
 
-def _inputs(device: torch.device, num_tokens: int, size: int, *, wants_gradient: bool) -> dict[str, Any]:
+def make_inputs(device: torch.device, num_tokens: int, size: int, *, wants_gradient: bool) -> dict[str, Any]:
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -88,7 +88,7 @@ def _inputs(device: torch.device, num_tokens: int, size: int, *, wants_gradient:
 
 def _eager(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tensor) -> Tensor:
     shape = h.shape[-1:]
-    normed = torch.cat((F.rms_norm(F.embedding(ids, emb), shape, g_e, _EPS), F.rms_norm(h, shape, g_h, _EPS)), dim=-1)
+    normed = torch.cat((F.rms_norm(F.embedding(ids, emb), shape, g_e, EPS), F.rms_norm(h, shape, g_h, EPS)), dim=-1)
     return F.linear(normed, w)
 
 
@@ -101,4 +101,4 @@ def _vllm(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tens
     except ImportError as error:
         return f"not installed: {error}"
     positions = torch.ones_like(ids)
-    return lambda: F.linear(fused_embed_eh_norm(positions, ids, emb, h, g_e, g_h, _EPS), w)
+    return lambda: F.linear(fused_embed_eh_norm(positions, ids, emb, h, g_e, g_h, EPS), w)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
 from vllm_mtp.kernels.ops import linear_kl, mean_embedding
 
-_SHAPES = {
+SHAPES = {
     "smoke": [(48, 64, 512)],
     "quick": [(4096, 2048, 151936), (4096, 4096, 32768), (4096, 4096, 151936)],
     "full": list(itertools.product((4096, 16384), (2048, 4096), (32768, 151936))),
@@ -21,14 +21,14 @@ _SHAPES = {
 
 def cases(size: str) -> list[KernelCase]:
     """Both forms at every shape of a size."""
-    return [case for shape in _SHAPES[size] for case in (_of_states(*shape), _of_means(*shape))]
+    return [case for shape in SHAPES[size] for case in (_of_states(*shape), _of_means(*shape))]
 
 
 def _of_states(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase:
     """Three products: logits of both sides, and the gradient."""
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        h_s, h_t, w = _inputs(device, num_tokens, hidden_size, vocab_size)
+        h_s, h_t, w = make_inputs(device, num_tokens, hidden_size, vocab_size)
         compiled = torch.compile(_eager, dynamic=False)
         return {
             "eager": lambda: _eager(h_s, h_t, w).backward(),
@@ -45,7 +45,7 @@ def _of_means(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase:
     """Two products; the others have no such form and take the teacher's hidden states."""
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        h_s, h_t, w = _inputs(device, num_tokens, hidden_size, vocab_size)
+        h_s, h_t, w = make_inputs(device, num_tokens, hidden_size, vocab_size)
         teacher = mean_embedding(h_t, w)
         compiled = torch.compile(_eager, dynamic=False)
         return {
@@ -74,7 +74,9 @@ def _case(
     )
 
 
-def _inputs(device: torch.device, num_tokens: int, hidden_size: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+def make_inputs(
+    device: torch.device, num_tokens: int, hidden_size: int, vocab_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """bfloat16 states of a good drafter, close to the teacher's, and a head that makes logits of size 3."""
     generator = torch.Generator(device).manual_seed(0)
 

@@ -9,7 +9,6 @@ Writes kernels.json, table.md and kernels.png.
 
 import json
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,18 @@ import torch
 
 from vllm_mtp.benchmarks import kernel_cases_draft_head, kernel_cases_embed_hidden_projection, kernel_cases_linear_kl
 from vllm_mtp.benchmarks.acceptance_table import markdown
-from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
+from vllm_mtp.benchmarks.kernel_case import KernelCase
 from vllm_mtp.benchmarks.kernels_config import KernelsConfig
 from vllm_mtp.benchmarks.kernels_plot import plot
+from vllm_mtp.benchmarks.kernels_timing import measure_run, times, why
 from vllm_mtp.benchmarks.provenance import provenance
 from vllm_mtp.kernels.registration import uses_triton
 
-_CASES = (kernel_cases_linear_kl.cases, kernel_cases_draft_head.cases, kernel_cases_embed_hidden_projection.cases)
-_SWEPT_BYTES = 256 * 2**20  # more than any L2 cache
+_CASES = {
+    "linear_kl": kernel_cases_linear_kl.cases,
+    "draft_head": kernel_cases_draft_head.cases,
+    "embed_hidden_projection": kernel_cases_embed_hidden_projection.cases,
+}
 
 
 def bench(config: KernelsConfig, *, output: Path, command: str) -> int:
@@ -40,7 +43,8 @@ def bench(config: KernelsConfig, *, output: Path, command: str) -> int:
     device = torch.device("cuda" if cuda else "cpu")
     size = config.size if config.size != "auto" else "full" if cuda else "smoke"
     ceilings = _ceilings(device, config.seconds)
-    rows = [row for cases in _CASES for case in cases(size) for row in measure(case, ceilings, device, config.seconds)]
+    cases = [case for kernel in config.kernels for case in _CASES[kernel](size)]
+    rows = [row for case in cases for row in measure(case, ceilings, device, config.seconds)]
     result = {
         **provenance(command),
         "device": device.type,
@@ -75,9 +79,9 @@ def measure(
             rows.append({**row, "missing": run})
             continue
         try:
-            measured = _measure(run, device, seconds, case.in_graph)
+            measured = measure_run(run, device, seconds, in_graph=case.in_graph)
         except Exception as error:  # whatever another library or the compiler fails with, the others are measured
-            rows.append({**row, "missing": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"})
+            rows.append({**row, "missing": why(error)})
             continue
         row |= measured
         row["share_of_floor"] = row["floor_us"] / row["time_us"]
@@ -125,63 +129,14 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _measure(run: Run, device: torch.device, seconds: float, in_graph: bool) -> dict[str, Any]:
-    """Time of a run, and the most memory that it had beyond what was there before; a CPU does not tell."""
-    run()  # compiles, and is not counted
-    memory = None
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        memory = (torch.cuda.max_memory_allocated() - before) / 2**20
-    times = _times(run, device, seconds)
-    row: dict[str, Any] = {
-        "time_us": 1e6 * statistics.median(times),
-        "fastest_us": 1e6 * min(times),
-        "slowest_us": 1e6 * max(times),
-        "num_runs": len(times),
-        "peak_memory_mib": memory,
-    }
-    if in_graph and device.type == "cuda":
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-        row["graph_time_us"] = 1e6 * statistics.median(_times(graph.replay, device, seconds))
-    return row
-
-
-def _times(run: Run, device: torch.device, seconds: float) -> list[float]:
-    """Seconds of each of at least three runs."""
-    times: list[float] = []
-    started = time.perf_counter()
-    if device.type == "cpu":
-        while len(times) < 3 or time.perf_counter() - started < seconds:
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        return times
-    swept = torch.empty(_SWEPT_BYTES, dtype=torch.uint8, device=device)
-    while len(times) < 3 or time.perf_counter() - started < seconds:
-        swept.zero_()
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / 1000)
-    return times
-
-
 def _ceilings(device: torch.device, seconds: float) -> dict[str, float]:
     """What this device reaches now: bytes copied, read and written both counted, and bfloat16 products."""
     num_bytes, width = (2**30, 8192) if device.type == "cuda" else (2**26, 512)
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copies = _times(lambda: target.copy_(source), device, seconds)
+    copies = times(lambda: target.copy_(source), device, seconds)
     factor = torch.ones(width, width, dtype=torch.bfloat16, device=device)
-    products = _times(lambda: factor @ factor, device, seconds)
+    products = times(lambda: factor @ factor, device, seconds)
     return {
         "bytes_per_second": 2 * num_bytes / statistics.median(copies),
         "flops_per_second": 2 * width**3 / statistics.median(products),

@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vllm_mtp.kernels.tables import TOKEN_BUCKETS, Launch, Table, launch
+from vllm_mtp.kernels.tables import TOKEN_BUCKETS, Launch, Table, launch, shared_bytes
 from vllm_mtp.kernels.triton_common import INTERPRETED, dot, tanh
 
 
@@ -69,6 +69,23 @@ TABLES: dict[str, Table] = {
     },
 }
 """Launches of `candidates_kernel`, by the bits of the head's rows and of the hidden states."""
+_NUMBER_BYTES = {"16 bits": (2, 2), "8 bits": (1, 1), "8 bits, hidden states wider": (1, 2), "32 bits": (4, 4)}
+_TO_TRY = {
+    "16 bits": (
+        (64, 128, 4, 3), (64, 128, 4, 4), (64, 256, 4, 3), (128, 64, 4, 4), (128, 64, 8, 3), (128, 64, 8, 4),
+        (128, 128, 4, 3), (128, 128, 4, 4), (128, 128, 8, 3), (256, 64, 8, 3),
+    ),
+    "8 bits": (
+        (64, 256, 4, 3), (64, 256, 4, 4), (128, 128, 4, 3), (128, 128, 4, 4), (128, 128, 8, 3), (128, 256, 4, 3),
+        (128, 256, 8, 3), (256, 128, 8, 3),
+    ),
+    "8 bits, hidden states wider": (
+        (64, 128, 4, 3), (64, 128, 8, 1), (128, 64, 8, 3), (128, 128, 4, 1), (128, 128, 8, 1), (128, 128, 8, 2),
+        (128, 128, 8, 3),
+    ),
+    "32 bits": ((32, 64, 4, 3), (64, 32, 4, 3), (64, 64, 4, 2), (64, 64, 8, 3)),
+}  # fmt: skip
+"""What `bench kernels --tune` measures beside a table's entry: BLOCK_V, BLOCK_D, warps, stages."""
 _BEST = Launch({"BLOCK_N": 1024}, num_warps=4)
 
 
@@ -79,6 +96,23 @@ def table_for(hidden_dtype: torch.dtype, weight_dtype: torch.dtype) -> Table:
     if weight_dtype.itemsize > 1:
         return TABLES["16 bits"]
     return TABLES["8 bits" if hidden_dtype.itemsize == 1 else "8 bits, hidden states wider"]
+
+
+def launches_to_try(name: str, bucket: int, architecture: str) -> list[Launch]:
+    """Launches of a table's kernel that are worth measuring, of those that can run."""
+    found = [
+        Launch({"BLOCK_V": rows, "BLOCK_T": min(bucket, 64), "BLOCK_D": columns}, num_warps, num_stages)
+        for rows, columns, num_warps, num_stages in _TO_TRY[name]
+    ]
+    return [chosen for chosen in found if can_run(name, chosen, architecture)]
+
+
+def can_run(name: str, chosen: Launch, architecture: str) -> bool:
+    """Whether the tiles that are on their way fit into shared memory, and the sums into half the registers."""
+    weight_bytes, hidden_bytes = _NUMBER_BYTES[name]
+    rows, tokens, columns = (chosen.tiles[block] for block in ("BLOCK_V", "BLOCK_T", "BLOCK_D"))
+    on_their_way = max(chosen.num_stages - 1, 1) * columns * (rows * weight_bytes + tokens * hidden_bytes)
+    return on_their_way <= shared_bytes(architecture) and rows * tokens <= 128 * 32 * chosen.num_warps
 
 
 def draft_head_part(

@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vllm_mtp.kernels.tables import TOKEN_BUCKETS, Launch, Table, architecture, launch, token_bucket
+from vllm_mtp.kernels.tables import TOKEN_BUCKETS, Launch, Table, architecture, launch, shared_bytes, token_bucket
 from vllm_mtp.kernels.triton_common import dot
 
 
@@ -57,6 +57,14 @@ PROJECTION: dict[str, Table] = {
     },
 }
 """Launches of `projection_kernel`, by the bits of its factors."""
+_TO_TRY = {
+    "16 bits": (
+        (16, 256, 4, 4), (32, 128, 4, 3), (32, 128, 4, 4), (32, 128, 4, 5), (32, 256, 4, 3), (64, 64, 4, 4),
+        (64, 64, 8, 4), (64, 128, 4, 3), (64, 128, 8, 4), (128, 64, 8, 4),
+    ),
+    "32 bits": ((32, 32, 4, 2), (32, 32, 8, 2), (32, 64, 8, 2), (64, 32, 8, 2)),
+}  # fmt: skip
+"""What `bench kernels --tune` measures beside a table's entry: BLOCK_N, BLOCK_D, warps, stages."""
 ONE_LAUNCH: dict[str, frozenset[int]] = {}
 """Token buckets in which one launch is the faster form, by architecture.
 
@@ -64,6 +72,23 @@ Empty until it has won on a GPU: by arithmetic it saves less than 3 us of a draf
 library's product is already at the speed of memory.
 """
 _MAX_PARTIAL_SUMS = 256
+
+
+def launches_to_try(name: str, bucket: int, architecture: str) -> list[Launch]:
+    """Launches of a table's kernel that are worth measuring, of those that can run."""
+    found = [
+        Launch({"BLOCK_N": outputs, "BLOCK_T": min(bucket, 64), "BLOCK_D": columns}, num_warps, num_stages)
+        for outputs, columns, num_warps, num_stages in _TO_TRY[name]
+    ]
+    return [chosen for chosen in found if can_run(name, chosen, architecture)]
+
+
+def can_run(name: str, chosen: Launch, architecture: str) -> bool:
+    """Whether the tiles that are on their way fit into shared memory, and both sums into half the registers."""
+    outputs, tokens, columns = (chosen.tiles[block] for block in ("BLOCK_N", "BLOCK_T", "BLOCK_D"))
+    number_bytes = 4 if name == "32 bits" else 2
+    on_their_way = max(chosen.num_stages - 1, 1) * columns * (outputs + tokens) * number_bytes
+    return on_their_way <= shared_bytes(architecture) and 2 * outputs * tokens <= 128 * 32 * chosen.num_warps
 
 
 def embed_hidden_projection(

@@ -41,7 +41,21 @@ from vllm_mtp.kernels.triton_common import tanh
 
 # Rows are read in blocks of 4,096 by 8 warps: 16 float32 values a thread. Twice that spills registers on sm_90.
 SOFTMAX: Table = {"default": {0: Launch({"BLOCK": 4096}, num_warps=8)}, "cpu": {0: Launch({"BLOCK": 128}, num_warps=1)}}
-DIVERGENCE: Table = SOFTMAX
+DIVERGENCE: Table = dict(SOFTMAX)
+_TO_TRY = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (4096, 16), (8192, 16))
+"""What `bench kernels --tune` measures beside the entry of either table: BLOCK, warps."""
+
+
+def launches_to_try() -> list[Launch]:
+    """Launches of a row kernel that are worth measuring; all can run."""
+    found = [Launch({"BLOCK": block}, num_warps) for block, num_warps in _TO_TRY]
+    assert all(can_run(chosen) for chosen in found)
+    return found
+
+
+def can_run(chosen: Launch) -> bool:
+    """Whether a thread has 4 float32 values, 16 bytes, of a block at least, and 16 at most."""
+    return 4 <= chosen.tiles["BLOCK"] // (32 * chosen.num_warps) <= 16
 
 
 @triton.jit
@@ -240,7 +254,10 @@ def linear_kl(
     labels_KT = None if labels_KT is None else labels_KT.contiguous()
     bias_V = None if bias_V is None else bias_V.contiguous()
     seen_log_sum_T = log_sum_T if teacher_log_sum_T is None else teacher_log_sum_T.contiguous()
-    options = {"HAS_CAP": soft_cap is not None, **launch(DIVERGENCE, num_tokens, w_VD.device).arguments()}
+    softmax, divergence = (
+        {"HAS_CAP": soft_cap is not None, **launch(table, num_tokens, w_VD.device).arguments()}
+        for table in (SOFTMAX, DIVERGENCE)
+    )
     cap = soft_cap or 0.0
 
     for start in range(0, num_tokens, chunk):
@@ -250,7 +267,7 @@ def linear_kl(
         if h_t_TD is not None:
             teacher_CV = product(h_t_TD[part].to(w_VD.dtype), w_VD.t(), logits_dtype)
             softmax_kernel[rows](
-                teacher_CV, bias_V, None, log_sum_T[part], teacher_top_T[part], scale, cap, vocab_size, **options
+                teacher_CV, bias_V, None, log_sum_T[part], teacher_top_T[part], scale, cap, vocab_size, **softmax
             )
         for k in range(num_steps):
             student_CV = product(h_s_KTD[k, part].to(w_VD.dtype), w_VD.t(), logits_dtype)
@@ -273,7 +290,7 @@ def linear_kl(
                 cap,
                 vocab_size,
                 OBJECTIVE=objective,
-                **options,
+                **divergence,
             )
             if gradient_CV is not None:
                 gradient_KTD[k, part] = product(gradient_CV, w_VD, torch.float32).mul_(scale)

@@ -18,6 +18,8 @@ TOKEN_BUCKETS = (16, 32, 64, 128)
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 """What the tables were made for: A100, H100 and H200, B200, MI300X."""
 
+_SHARED_KIB = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -36,7 +38,7 @@ class Launch:
         return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-Table = Mapping[str, Mapping[int, Launch]]
+Table = dict[str, Mapping[int, Launch]]
 """Architecture, or "default" for every other one, to token bucket to launch; bucket 0 where tokens do not matter."""
 
 
@@ -60,6 +62,14 @@ def architecture(device: torch.device) -> str:
         return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
+
+
+def shared_bytes(architecture: str) -> int:
+    """Shared memory that a program can have; of an architecture that is not listed, what every listed one has.
+
+    Source: CUDA's table of compute capabilities (shared memory per block); AMD's for CDNA3 (LDS).
+    """
+    return 1024 * _SHARED_KIB.get(architecture, min(_SHARED_KIB.values()))
 
 
 def loss_chunk(device: torch.device, hidden_size: int, *, mean_embedding: bool) -> int:

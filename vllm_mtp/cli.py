@@ -183,10 +183,12 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_kernels(parser: argparse.ArgumentParser) -> None:
-    from vllm_mtp.benchmarks.kernels_config import DEVICES, SIZES, KernelsConfig
+    from vllm_mtp.benchmarks.kernels_config import DEVICES, KERNELS, SIZES, KernelsConfig
 
-    parser.add_argument("--output", required=True, type=Path, help="folder for kernels.json, table.md and kernels.png")
-    _add_fields(parser, KernelsConfig, {"size": SIZES, "device": DEVICES})
+    parser.add_argument(
+        "--output", required=True, type=Path, help="folder for kernels.json, table.md and kernels.png, or tune.*"
+    )
+    _add_fields(parser, KernelsConfig, {"size": SIZES, "device": DEVICES, "kernels": KERNELS})
     parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="the same as --size quick")
     parser.set_defaults(run=_bench_kernels)
 
@@ -194,10 +196,11 @@ def _add_bench_kernels(parser: argparse.ArgumentParser) -> None:
 def _bench_kernels(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.kernels import bench
     from vllm_mtp.benchmarks.kernels_config import KernelsConfig
+    from vllm_mtp.benchmarks.kernels_tune import tune
     from vllm_mtp.training.export import command_line, relative
 
-    command = " ".join(relative(word) for word in command_line(args.argv))
-    return bench(_config_of(KernelsConfig, args), output=args.output, command=command)
+    config, command = _config_of(KernelsConfig, args), " ".join(relative(word) for word in command_line(args.argv))
+    return (tune if config.tune else bench)(config, output=args.output, command=command)
 
 
 def _add_bench_acceptance(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("case", kernel_cases_draft_head.cases("smoke"), ids=lambda case: case.kernel)
 def test_draft_head(case: KernelCase) -> None:
-    h, w = kernel_cases_draft_head._inputs(CPU, *case.shape.values())
+    h, w = kernel_cases_draft_head.make_inputs(CPU, *case.shape.values())
     logits_TV = h.double() @ w.double().T
     near = 0.02 if case.kernel == "draft_head" else 0.15  # of the spread of the logits
     limit_T = logits_TV.amax(-1) - near * logits_TV.std(-1)

@@ -40,7 +40,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_what_is_compared_computes_the_same() -> None:
     for case in kernel_cases_linear_kl.cases("smoke"):
-        h_s = kernel_cases_linear_kl._inputs(CPU, *case.shape.values())[0]
+        h_s = kernel_cases_linear_kl.make_inputs(CPU, *case.shape.values())[0]
         providers = case.providers(CPU)
         gradients = {}
         for name in ("eager", "vllm-mtp"):
@@ -78,6 +78,7 @@ def test_a_provider_that_fails_says_why() -> None:
     [
         ({"size": "huge"}, "size: expected one of auto, smoke, quick, full, got 'huge'"),
         ({"device": "tpu"}, "device: expected one of auto, cpu, cuda, got 'tpu'"),
+        ({"kernels": ("softmax",)}, "kernels: expected some of linear_kl, draft_head, .*, got 'softmax'"),
         ({"seconds": 0.0}, "seconds: expected a positive number, got 0.0"),
     ],
 )

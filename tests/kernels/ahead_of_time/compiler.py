@@ -1,7 +1,4 @@
-"""Compiles a kernel for GPUs that are not there, and reads from the machine code what would make it slow.
-
-Source of the limits: CUDA's table of compute capabilities (shared memory per block); AMD's for CDNA3 (LDS).
-"""
+"""Compiles a kernel for GPUs that are not there, and reads from the machine code what would make it slow."""
 
 import os
 import re
@@ -15,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vllm_mtp.kernels.tables import ARCHITECTURES, Launch, Table
+from vllm_mtp.kernels.tables import ARCHITECTURES, Launch, Table, shared_bytes
 
 _TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -23,7 +20,6 @@ _TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_SHARED_KIB = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "gfx942": 64}
 _BINARIES = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 
 
@@ -50,7 +46,7 @@ class Compiled:
             matrix: the kernel multiplies matrices.
             widest_load_bits: what its bulk loads must at least be.
         """
-        limit = 1024 * _SHARED_KIB[self.target]
+        limit = shared_bytes(self.target)
         assert self.num_spills == 0, f"{self.target}: {self.num_spills} spills at {self.num_registers} registers"
         assert self.shared_bytes <= limit, f"{self.target}: {self.shared_bytes} bytes of shared memory, limit {limit}"
         assert self.matrix_instructions or not matrix, f"{self.target}: no matrix instruction"
@@ -85,8 +81,7 @@ def compile_for(
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     compiled = triton.compile(source, target=_TARGETS[target], options=options)
-    shared_bytes = compiled.metadata.shared
-    return _nvidia(target, compiled, shared_bytes) if target.startswith("sm_") else _amd(target, compiled, shared_bytes)
+    return _nvidia(target, compiled) if target.startswith("sm_") else _amd(target, compiled)
 
 
 def shipped(table: Table) -> list[tuple[str, int, Launch]]:
@@ -98,7 +93,7 @@ def shipped(table: Table) -> list[tuple[str, int, Launch]]:
     ]
 
 
-def _nvidia(target: str, compiled: Any, shared_bytes: int) -> Compiled:
+def _nvidia(target: str, compiled: Any) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -114,14 +109,14 @@ def _nvidia(target: str, compiled: Any, shared_bytes: int) -> Compiled:
         target=target,
         num_registers=int(registers[1]),
         num_spills=len(re.findall(r"\b(?:LDL|STL)\b", text)),
-        shared_bytes=shared_bytes,
+        shared_bytes=compiled.metadata.shared,
         matrix_instructions=frozenset(re.findall(r"\b(HMMA|HGMMA|QGMMA|QMMA|IMMA|IGMMA|UTC[A-Z]*MMA)\b", text)),
         load_bits=frozenset(bits),
         text=text,
     )
 
 
-def _amd(target: str, compiled: Any, shared_bytes: int) -> Compiled:
+def _amd(target: str, compiled: Any) -> Compiled:
     text = compiled.asm["amdgcn"]
 
     def number(field: str) -> int:
@@ -135,7 +130,7 @@ def _amd(target: str, compiled: Any, shared_bytes: int) -> Compiled:
         target=target,
         num_registers=number("vgpr_count"),
         num_spills=number("vgpr_spill_count"),
-        shared_bytes=shared_bytes,
+        shared_bytes=compiled.metadata.shared,
         matrix_instructions=frozenset(["v_mfma"] if "v_mfma" in text else []),
         load_bits=frozenset(names[load] for load in loads),
         text=text,

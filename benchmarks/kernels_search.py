@@ -1,0 +1,55 @@
+"""Which of several launches is the fastest: the search of `vllm-mtp bench kernels --tune`, whatever a launch is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from vllm_mtp.benchmarks.kernels_timing import why
+
+Candidate = TypeVar("Candidate")
+
+WORTH_A_CHANGE = 0.98
+"""A candidate takes the shipped one's place where it needs at most this share of its time: less is noise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found(Generic[Candidate]):
+    """What a search found."""
+
+    best: Candidate | None
+    """None where nothing ran."""
+    ratio: float | None
+    """Its time over the shipped one's, 1 where that stays; None where the shipped one did not run."""
+    times_us: list[tuple[Candidate, float]]
+    """Of all that ran, the fastest first."""
+    failures: list[tuple[Candidate, str]]
+    """Of all others, why they did not."""
+
+
+def search(
+    shipped: Candidate, candidates: Sequence[Candidate], time_us: Callable[[Candidate], float]
+) -> Found[Candidate]:
+    """Times the shipped candidate and every other one.
+
+    Args:
+        shipped: what is in use.
+        candidates: others; the shipped one may be among them, and is timed once.
+        time_us: times one, in microseconds; what it raises is why that candidate does not run.
+    """
+    timed: list[tuple[Candidate, float]] = []
+    failures: list[tuple[Candidate, str]] = []
+    for candidate in [shipped, *(other for other in candidates if other != shipped)]:
+        try:
+            timed.append((candidate, time_us(candidate)))
+        except Exception as error:  # a compiler fails with whatever it likes, and the others are timed
+            failures.append((candidate, why(error)))
+    timed.sort(key=lambda pair: pair[1])
+    shipped_us = next((microseconds for candidate, microseconds in timed if candidate == shipped), None)
+    if not timed:
+        return Found(best=None, ratio=None, times_us=timed, failures=failures)
+    best, best_us = timed[0]
+    if shipped_us is None:
+        return Found(best=best, ratio=None, times_us=timed, failures=failures)
+    if best_us > WORTH_A_CHANGE * shipped_us:
+        return Found(best=shipped, ratio=1.0, times_us=timed, failures=failures)
+    return Found(best=best, ratio=best_us / shipped_us, times_us=timed, failures=failures)
