@@ -73,6 +73,8 @@ def measure(
             "kernel": case.kernel,
             "shape": dict(case.shape),
             "provider": name,
+            "floor_flops": case.floor_flops,
+            "floor_bytes": case.floor_bytes,
             "floor_us": 1e6 * floor,
         }
         if isinstance(run, str):

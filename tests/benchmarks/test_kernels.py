@@ -6,6 +6,7 @@ floor in another unit, a command that no longer runs.
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vllm_mtp.benchmarks import kernel_cases_linear_kl
 from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
 from vllm_mtp.benchmarks.kernels import bench, measure
 from vllm_mtp.benchmarks.kernels_config import KernelsConfig
+from vllm_mtp.benchmarks.kernels_plot import point, roof
 from vllm_mtp.cli import main
 
 CPU = torch.device("cpu")
@@ -33,6 +35,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         rows = {row["provider"]: row for row in result["rows"] if row["kernel"] == kernel}
         assert rows["eager"]["speedup_over_eager"] == 1
         assert rows["vllm-mtp"]["time_us"] > 0
+    assert (tmp_path / "kernels.png").exists() == (find_spec("matplotlib") is not None)
     text = (tmp_path / "table.md").read_text("utf-8")
     assert text.strip() in capsys.readouterr().out
     assert "A smoke run" in text
@@ -71,6 +74,19 @@ def test_a_provider_that_fails_says_why() -> None:
     assert rows[0]["floor_us"] == pytest.approx(1.0)
     assert rows[0]["num_runs"] >= 3
     assert all(("time_us" in row) != ("missing" in row) for row in rows)
+
+
+def test_a_row_stands_as_far_below_the_roof_as_it_is_from_its_floor() -> None:
+    """In log-log, on both sides of the ridge: 1 TFLOP/s over 1 GB/s is 1,000 operations per byte."""
+    for flops, num_bytes in ((10, 10_000), (10_000_000, 100)):
+        case = KernelCase("nothing", {}, flops, num_bytes, lambda _: {"eager": lambda: None})
+        [row] = measure(case, CEILINGS, CPU, 0.001)
+        x, y = point(row)
+        at, heights = roof([x], *CEILINGS.values())
+        assert at[0] < x < at[-1]
+        assert at[1] == 1000
+        assert heights == [min(1e9 * corner, 1e12) for corner in at]
+        assert y / min(1e9 * x, 1e12) == pytest.approx(row["share_of_floor"])
 
 
 @pytest.mark.parametrize(
