@@ -112,7 +112,9 @@ def generate(
     """
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=target.config)
+    # Without the config, which would make caches of the sliding window's length: those forget what a rejected draft
+    # token has pushed out. The window is in the attention mask all the same.
+    cache = DynamicCache()
 
     def forward(ids: Tensor) -> tuple[Tensor, Tensor]:
         output = target.model.base_model(input_ids=ids[None], past_key_values=cache, use_cache=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tests.drafts import config_for, write_random_draft
 from vllm_mtp.acceptance import Acceptance
@@ -41,6 +41,27 @@ def target() -> FrozenTarget:
     head = SharedHead(embedding_VD=model.model.embed_tokens.weight, head_VD=model.lm_head.weight)
     return FrozenTarget(
         name="tiny", model=model, tokenizer=None, head=head, device=torch.device("cpu"), dtype=torch.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def sliding_target() -> FrozenTarget:
+    """Attention over the last eight tokens alone."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+        initializer_range=0.3,
+    )
+    model = MistralForCausalLM(config).eval().requires_grad_(False)
+    head = SharedHead(embedding_VD=model.model.embed_tokens.weight, head_VD=model.lm_head.weight)
+    return FrozenTarget(
+        name="sliding", model=model, tokenizer=None, head=head, device=torch.device("cpu"), dtype=torch.float32
     )
 
 
@@ -78,6 +99,27 @@ def test_greedy_output_is_the_targets(target: FrozenTarget, k: int, draft_vocab_
     )
     assert found == expected
     assert counts.num_drafts + counts.num_accepted_tokens + 1 in (40, 39)  # the last round may have had no draft
+
+
+def test_greedy_output_is_that_of_a_target_with_sliding_windows(
+    sliding_target: FrozenTarget, module: MTPModule
+) -> None:
+    """Catches a cache of the window's length, which cannot take back a rejected token."""
+    prompt_ids = torch.arange(20) % VOCAB_SIZE
+    expected = sliding_target.model.generate(
+        prompt_ids[None], attention_mask=torch.ones(1, 20), do_sample=False, max_new_tokens=40, eos_token_id=None
+    )[0, 20:].tolist()
+    assert len(set(expected)) > 3
+    for k in (0, 3):
+        found, _ = generate(
+            sliding_target,
+            module if k else None,
+            prompt_ids,
+            num_speculative_tokens=k,
+            max_tokens=40,
+            sampler=Sampler(0.0, 0),
+        )
+        assert found == expected
 
 
 def test_a_drafter_that_knows_the_target_is_always_accepted(
