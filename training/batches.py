@@ -46,6 +46,7 @@ class Batches:
     def __init__(self, sources: Sequence[Sequence[Row]], tokens_per_batch: int, seed: int) -> None:
         self._training: list[list[Row]] = []
         self._held_out: list[list[Row]] = []
+        self._tokens_per_batch = tokens_per_batch
         for rows in sources:
             if len(rows) < 2:
                 raise ValueError(
@@ -56,7 +57,7 @@ class Batches:
             # From the middle of each stretch; the last row of very little text.
             held_out = {index for index in range(len(rows)) if index % every == every // 2} or {len(rows) - 1}
             self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
-            self._held_out += _grouped([rows[index] for index in sorted(held_out)], tokens_per_batch)
+            self._held_out.append([rows[index] for index in sorted(held_out)])
         self._seed = seed
 
     def __len__(self) -> int:
@@ -83,8 +84,13 @@ class Batches:
     def __getitem__(self, index: int) -> Batch:
         return _batch(self._training[index])
 
-    def held_out(self) -> list[Batch]:
-        return [_batch(rows) for rows in self._held_out]
+    def held_out(self, max_tokens: int | None = None) -> list[Batch]:
+        """The held-out rows; with max_tokens, evenly spaced ones of about as many tokens, and one of each source."""
+        num_tokens = sum(len(row.ids_L) - 1 for rows in self._held_out for row in rows)
+        every = 1 if max_tokens is None else max(1, -(-num_tokens // max(1, max_tokens)))
+        kept = (rows[every // 2 :: every] or rows[:1] for rows in self._held_out)
+        groups = (_grouped(rows, self._tokens_per_batch) for rows in kept)
+        return [_batch(group) for source in groups for group in source]
 
 
 def _grouped(rows: list[Row], tokens_per_batch: int) -> list[list[Row]]:

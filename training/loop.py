@@ -30,7 +30,7 @@ from vllm_mtp.training.data import check_files, read_sources
 from vllm_mtp.training.draft_vocab import load_draft_vocab
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.initial import draft_config_for, initialise, load_initial
-from vllm_mtp.training.loss import Loss, compare, held_out
+from vllm_mtp.training.loss import Loss, compare, held_out, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.target import FrozenTarget
 from vllm_mtp.training.target_states import TargetStates
@@ -123,6 +123,8 @@ def train(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first_step, log = state["step"], state["log"]
+        if show_progress:
+            tqdm.write(f"{output} goes on after step {first_step}")
 
     loss = Loss(frozen, draft_ids_J, config)
     if show_progress:
@@ -165,10 +167,15 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         entry["agreement_per_position"] = [round(share, 4) for share in result.agreement_K.tolist()]
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps:
-            entry["held_out"] = held_out(module, loss, batches, config)
+            # The figures that are kept are of everything; those on the way need not be.
+            max_tokens = tokens_at_checkpoints(loss, config) if step + 1 < config.num_steps else None
+            entry["held_out"] = held_out(module, loss, batches, config, max_tokens=max_tokens)
             agreement = " ".join(f"{share:.3f}" for share in entry["held_out"]["agreement_per_position"])
             if show_progress:
-                tqdm.write(f"step {step + 1}: held-out loss {entry['held_out']['loss']:.4f}, agreement {agreement}")
+                tqdm.write(
+                    f"step {step + 1}: held-out loss {entry['held_out']['loss']:.4f}, agreement {agreement} "
+                    f"over {entry['held_out']['positions']:,} positions"
+                )
         log.append(entry)
         if "held_out" in entry:
             save_checkpoint(output, module, optimizers, step + 1, log, run)

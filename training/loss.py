@@ -24,6 +24,9 @@ from vllm_mtp.training.target import FrozenTarget
 from vllm_mtp.training.target_states import BatchStates
 from vllm_mtp.training.unroll import unroll
 
+_MAX_LOGITS_AT_CHECKPOINTS = 2**32
+"""About half a minute on two cores."""
+
 
 class Loss:
     """The objective of a run on its target's head, in the cheapest form that is exact; `note` says which."""
@@ -105,14 +108,17 @@ def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
 
 
 @torch.no_grad()
-def held_out(module: MTPModule, loss: Loss, batches: Batches, config: TrainConfig) -> dict[str, Any]:
+def held_out(
+    module: MTPModule, loss: Loss, batches: Batches, config: TrainConfig, *, max_tokens: int | None = None
+) -> dict[str, Any]:
     """On held-out rows: loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least.
 
-    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary.
+    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary. "positions" is
+    how many were measured: all, or, with max_tokens, about as many.
     """
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
     parts, sizes = [], []
-    for batch in batches.held_out():
+    for batch in batches.held_out(max_tokens):
         hidden_BSD = loss.target.hidden_states(batch.ids_BL[:, :-1])
         states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
         measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
@@ -126,4 +132,14 @@ def held_out(module: MTPModule, loss: Loss, batches: Batches, config: TrainConfi
         "loss": round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
         "agreement_per_position": [round(value, 4) for value in agreement_K.tolist()],
         "overlap_per_position": [round(value, 4) for value in overlap_K.tolist()],
+        "positions": sum(sizes),
     }
+
+
+def tokens_at_checkpoints(loss: Loss, config: TrainConfig) -> int | None:
+    """Held-out tokens measured at a checkpoint before the last one, None for all: on a CPU, as many as make
+    _MAX_LOGITS_AT_CHECKPOINTS logits, of the target's head once and of the loss's head for teacher and draft steps."""
+    if loss.target.device.type != "cpu":
+        return None
+    num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
+    return _MAX_LOGITS_AT_CHECKPOINTS // (loss.target.vocab_size + (1 + num_steps) * loss.head.head_VD.size(0))

@@ -60,6 +60,19 @@ def test_held_out_rows_are_spread_and_never_trained_on(num_rows: int, num_held_o
         assert min(held_out(of)) < 0.3 * num_rows < 0.7 * num_rows < max(held_out(of))
 
 
+def test_fewer_held_out_tokens_are_spread_over_every_source() -> None:
+    of = Batches([rows(2000), rows(40, lengths=(9,))], 20, 0)
+    whole = [int(first) for batch in of.held_out() for first in batch.ids_BL[:, 0]]
+    part = [int(first) for batch in of.held_out(max_tokens=60) for first in batch.ids_BL[:, 0]]
+    num_tokens = sum(batch.num_tokens for batch in of.held_out(max_tokens=60))
+    assert len(whole) == 34
+    assert set(part) < set(whole)
+    assert 40 <= num_tokens <= 70
+    assert {batch.ids_BL.size(1) for batch in of.held_out(max_tokens=60)} == {LENGTH, 9}
+    assert max(part) - min(part) > 1000
+    assert [int(first) for batch in of.held_out(max_tokens=10_000) for first in batch.ids_BL[:, 0]] == whole
+
+
 def test_rows_of_like_length_share_a_batch_within_the_budget() -> None:
     of = Batches([rows(200, lengths=(4, 30, 9, 17)), rows(50, lengths=(8,))], 64, 0)
     shapes = [tuple(of[index].ids_BL.shape) for index in range(len(of))]

@@ -360,6 +360,19 @@ def test_a_draft_vocabulary_a_store_and_a_second_stage(tiny_target: Path, text: 
         run_train(config, tiny_target, text, tmp_path / "whole", initial=tmp_path / "first")
 
 
+def test_the_last_checkpoint_measures_all_that_is_held_out(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those before it measure less of it where the vocabulary makes that slow, and say so."""
+    monkeypatch.setattr("vllm_mtp.training.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
+    config = TrainConfig(tokens=4 * STEP, checkpoint_every=2, **TINY)
+    info = train(config, target=str(tiny_target), data=[text], output=tmp_path / "draft", device="cpu")
+    some, everything = (entry["held_out"] for entry in info["log"] if "held_out" in entry)
+    assert info["held_out"] == everything
+    assert some["positions"] == 32 < everything["positions"]
+    assert "over 32 positions" in capsys.readouterr().out
+
+
 def test_bfloat16_and_an_untied_head_on_a_cpu(text: Path, tmp_path: Path) -> None:
     target = save_target(tmp_path / "target", tied=False)
     losses = {}
