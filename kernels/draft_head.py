@@ -22,7 +22,8 @@ Source: the Gumbel-argmax epilogue is FlashSampling's (arXiv 2603.15854); quanti
 same tiles, and noise that does not depend on the sharding are new here.
 """
 
-# Shapes: T tokens, V rows of the head, D hidden size, N tiles of rows; of a block in a kernel, of the whole outside.
+# Shapes: T tokens, V rows of the head, D hidden size, N tiles of rows, R rows to quantise; of a block in a kernel, of
+# the whole outside and behind pointers.
 
 import torch
 import triton
@@ -87,6 +88,7 @@ _TO_TRY = {
 }  # fmt: skip
 """What `bench kernels --tune` measures beside a table's entry: BLOCK_V, BLOCK_D, warps, stages."""
 _BEST = Launch({"BLOCK_N": 1024}, num_warps=4)
+"""Of `best_kernel`: a head of 131,072 rows has its 1,024 tiles of 128 in one block."""
 
 
 def table_for(hidden_dtype: torch.dtype, weight_dtype: torch.dtype) -> Table:
@@ -206,17 +208,17 @@ def quantize_rows(x_RD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 @triton.jit(do_not_specialize=["num_tokens", "first_id"])
 def candidates_kernel(  # type: ignore[no-untyped-def]
-    hidden_ptr,
-    weight_ptr,
-    scale_ptr,
-    hidden_scale_ptr,
-    bias_ptr,
-    d2t_ptr,
-    seed_ptr,
-    key_ptr,
-    row_ptr,
-    logit_ptr,
-    lse_ptr,
+    hidden_ptr,  # [T, D]
+    weight_ptr,  # [V, D]
+    scale_ptr,  # [V], of quantised rows, or None
+    hidden_scale_ptr,  # [T], of quantised hidden states, or None
+    bias_ptr,  # [V] or None
+    d2t_ptr,  # [V]; None: ids count from first_id. For the noise alone
+    seed_ptr,  # [1]; None: no noise
+    key_ptr,  # [N, T]
+    row_ptr,  # [N, T]
+    logit_ptr,  # [N, T] or None
+    lse_ptr,  # [N, T] or None
     num_tokens,
     num_rows,
     hidden_size,
@@ -290,15 +292,15 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["num_tokens", "first_id"])
 def best_kernel(  # type: ignore[no-untyped-def]
-    tile_key_ptr,
-    tile_row_ptr,
-    tile_logit_ptr,
-    tile_lse_ptr,
-    d2t_ptr,
-    id_ptr,
-    key_ptr,
-    logit_ptr,
-    lse_ptr,
+    tile_key_ptr,  # [N, T]
+    tile_row_ptr,  # [N, T]
+    tile_logit_ptr,  # [N, T]; None: the key is the row's z
+    tile_lse_ptr,  # [N, T] or None
+    d2t_ptr,  # [V]; None: ids count from first_id
+    id_ptr,  # [T]
+    key_ptr,  # [T]
+    logit_ptr,  # [T] or None
+    lse_ptr,  # [T] or None
     num_tokens,
     num_tiles,
     first_id,
@@ -344,7 +346,15 @@ def best_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def quantize_rows_kernel(x_ptr, quantised_ptr, scale_ptr, size, stride, largest: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
+def quantize_rows_kernel(  # type: ignore[no-untyped-def]
+    x_ptr,  # [R, D]
+    quantised_ptr,  # [R, D]
+    scale_ptr,  # [R]
+    size,
+    stride,
+    largest: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """A row over its scale, max |x| / largest, rounded to the nearest; program (row)."""
     row = tl.program_id(0).to(tl.int64)
     d_D = tl.arange(0, BLOCK_D)

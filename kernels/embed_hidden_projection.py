@@ -23,7 +23,8 @@ Source: gather and norms in one launch is vLLM's fused_embed_eh_norm; the deferr
 2407.09577). Both together with the product, and backward, are new here.
 """
 
-# Shapes: T tokens, V vocabulary, D hidden size, N outputs, C = 2D; of a block in a kernel, of the whole outside.
+# Shapes: T tokens, V vocabulary, D hidden size, N outputs, C = 2D, P partial sums; of a block in a kernel, of the whole
+# outside and behind pointers.
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,7 @@ Empty until it has won on a GPU: by arithmetic it saves less than 3 us of a draf
 library's product is already at the speed of memory.
 """
 _MAX_PARTIAL_SUMS = 256
+"""Of a norm weight's gradient: programs of the backward, each with a run of tokens; they are added up at the end."""
 
 
 def launches_to_try(name: str, bucket: int, architecture: str) -> list[Launch]:
@@ -190,7 +192,15 @@ def embed_hidden_projection_backward(
         of_embed_TD, of_hidden_half_TD = (first_TD, second_TD) if embed_first else (second_TD, first_TD)
         if for_norms and embed_norm_D is not None:
             _, of_embed_norm_D = _norm_backward(
-                of_embed_TD, ids_T, embedding, embed_norm_D, positions_T, eps, unit_offset, False, True
+                of_embed_TD,
+                ids_T,
+                embedding,
+                embed_norm_D,
+                positions_T,
+                eps,
+                unit_offset,
+                for_rows=False,
+                for_norm=True,
             )
         of_hidden_TD, of_hidden_norm_D = _norm_backward(
             of_hidden_half_TD,
@@ -200,8 +210,8 @@ def embed_hidden_projection_backward(
             None,
             eps,
             unit_offset,
-            for_hidden,
-            for_norms and hidden_norm_D is not None,
+            for_rows=for_hidden,
+            for_norm=for_norms and hidden_norm_D is not None,
         )
     return of_hidden_TD, of_weight_NC, of_embed_norm_D, of_hidden_norm_D
 
@@ -249,6 +259,7 @@ def _norm_backward(
     positions_T: Tensor | None,
     eps: float,
     unit_offset: bool,
+    *,
     for_rows: bool,
     for_norm: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -291,13 +302,13 @@ def row_launch(hidden_size: int) -> Launch:
 
 @triton.jit
 def norms_kernel(  # type: ignore[no-untyped-def]
-    ids_ptr,
-    embedding_ptr,
-    hidden_ptr,
-    embed_norm_ptr,
-    hidden_norm_ptr,
-    positions_ptr,
-    normed_ptr,
+    ids_ptr,  # [T]; None: the embedding has a row for each token
+    embedding_ptr,  # [V, D], or [T, D]
+    hidden_ptr,  # [T, D]
+    embed_norm_ptr,  # [D] or None
+    hidden_norm_ptr,  # [D] or None
+    positions_ptr,  # [T] or None
+    normed_ptr,  # [T, C]
     hidden_size,
     embedding_stride,
     hidden_stride,
@@ -327,14 +338,14 @@ def norms_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def projection_kernel(  # type: ignore[no-untyped-def]
-    ids_ptr,
-    embedding_ptr,
-    hidden_ptr,
-    weight_ptr,
-    embed_norm_ptr,
-    hidden_norm_ptr,
-    positions_ptr,
-    output_ptr,
+    ids_ptr,  # [T]; None: the embedding has a row for each token
+    embedding_ptr,  # [V, D], or [T, D]
+    hidden_ptr,  # [T, D]
+    weight_ptr,  # [N, C]
+    embed_norm_ptr,  # [D] or None
+    hidden_norm_ptr,  # [D] or None
+    positions_ptr,  # [T] or None
+    output_ptr,  # [T, N]
     num_tokens,
     num_outputs,
     hidden_size,
@@ -391,13 +402,13 @@ def projection_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["num_tokens", "num_rows_each"])
 def norm_backward_kernel(  # type: ignore[no-untyped-def]
-    gradient_ptr,
-    ids_ptr,
-    rows_ptr,
-    norm_ptr,
-    positions_ptr,
-    of_rows_ptr,
-    partial_ptr,
+    gradient_ptr,  # [T, D], of the half of c
+    ids_ptr,  # [T]; None: there is a row for each token
+    rows_ptr,  # [V, D] or [T, D]
+    norm_ptr,  # [D] or None
+    positions_ptr,  # [T] or None
+    of_rows_ptr,  # [T, D] or None
+    partial_ptr,  # [P, D] or None
     num_tokens,
     num_rows_each,
     hidden_size,
@@ -434,7 +445,10 @@ def norm_backward_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _embedding_row(token, ids_ptr, positions_ptr):  # type: ignore[no-untyped-def]
-    """The row that is a token's embedding, and its factor: 0.0 at position 0, where positions are given, else 1.0."""
+    """The row that is a token's embedding, and its factor: 0.0 at position 0, where positions are given, else 1.0.
+
+    Of one token, or of a block of them: the factor has the token's shape.
+    """
     row = tl.load(ids_ptr + token).to(tl.int64) if ids_ptr is not None else token
     keep = (tl.load(positions_ptr + token) != 0).to(tl.float32) if positions_ptr is not None else token * 0.0 + 1.0
     return row, keep

@@ -40,6 +40,7 @@ from vllm_mtp.kernels.tables import Launch, Table, launch
 from vllm_mtp.kernels.triton_common import tanh
 
 # Rows are read in blocks of 4,096 by 8 warps: 16 float32 values a thread. Twice that spills registers on sm_90.
+# "cpu" is the interpreter: a vocabulary of a test has several blocks.
 SOFTMAX: Table = {"default": {0: Launch({"BLOCK": 4096}, num_warps=8)}, "cpu": {0: Launch({"BLOCK": 128}, num_warps=1)}}
 DIVERGENCE: Table = dict(SOFTMAX)
 _TO_TRY = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (4096, 16), (8192, 16))
