@@ -128,7 +128,10 @@ def train(
 
     loss = Loss(frozen, draft_ids_J, config)
     if show_progress:
-        tqdm.write(f"{batches.num_tokens:,} tokens, target in {frozen.dtype_name}; loss: {loss.note}")
+        tqdm.write(
+            f"{batches.num_tokens:,} tokens, seen {config.num_steps / len(batches):.1f} times in {config.num_steps:,} "
+            f"steps; target in {frozen.dtype_name}; loss: {loss.note}"
+        )
     states = TargetStates(
         frozen,
         batches,

@@ -130,7 +130,14 @@ def _generate(args: argparse.Namespace) -> int:
 
     config = _config_of(GenerateConfig, args)
     info = generate(config, target=args.target, prompts=args.prompts, output=args.output, argv=command_line(args.argv))
-    print(f"{args.output}: {info['num_conversations']:,} conversations, {info['num_tokens']:,} tokens")
+    dropped = {name: count for name, count in info["dropped"].items() if count and name != "generated_tokens"}
+    num_asked = dropped.pop("asked")
+    print(
+        f"{args.output}: {info['num_conversations']:,} conversations of {num_asked:,} asked, "
+        f"{info['num_tokens']:,} tokens"
+    )
+    if dropped:
+        print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
     print(f"Train on them: vllm-mtp train --target {args.target} --data {args.output} --output DRAFT_DIR")
     return 0
 

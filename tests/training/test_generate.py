@@ -103,6 +103,16 @@ def test_a_batch_made_again_is_the_same(chat_target: Path, questions: Path, tmp_
         generate(GenerateConfig(seed=1), output=output, **arguments)
 
 
+def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a run that keeps half of what was asked without a word."""
+    counts = {"asked": 1200, "unusable_user_turns": 35, "too_long": 0, "generated_tokens": 9, "near_duplicates": 5}
+    info = {"num_conversations": 1160, "num_tokens": 99999, "dropped": counts}
+    monkeypatch.setattr(generate_file, "generate", lambda *args, **kwargs: info)
+    assert main(["generate", "--target", "t", "--self-prompts", "1200", "--output", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "out: 1,160 conversations of 1,200 asked, 99,999 tokens\nDropped: 35 unusable user turns, 5 near dup" in said
+
+
 ERRORS = {
     "nothing asked": ([], "expected --prompts FILE or --self-prompts N, got neither"),
     "no such file": (["--prompts", "absent.txt"], "--prompts: expected a text or JSONL file, got absent.txt"),
