@@ -2,6 +2,8 @@
 
 # Shapes: K draft steps, T tokens, D hidden size, V vocabulary.
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -70,22 +72,19 @@ def linear_kl(
     with_gradient = h_s.requires_grad and torch.is_grad_enabled()
     h_s_KTD, weights_KT, labels_KT = reference.by_step(h_s, weights, labels, objective)
     counts_KT = None if weights_KT is None else weights_KT != 0
-    with torch.no_grad():
-        if isinstance(h_t, MeanTarget):
-            chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
-            value_KT, top_KT, gradient_KTD = _linear_kl_mean(
-                h_s_KTD, h_t.mean_ND, h_t.constant_N, w, bias, counts_KT,
-                scale / tau, chunk, with_gradient, logits_dtype,
-            )  # fmt: skip
-            accept_KT, teacher_top_T = None, h_t.top_N
-        else:
-            chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
-            value_KT, accept_KT, top_KT, teacher_top_T, gradient_KTD = _linear_kl(
-                h_s_KTD, h_t, w, bias, labels_KT, counts_KT, teacher_log_sum,
-                objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
-            )  # fmt: skip
-    if with_gradient:
-        value_KT = reference.with_known_gradient(value_KT, h_s_KTD, gradient_KTD)
+    w, bias = w.detach(), None if bias is None else bias.detach()
+    if isinstance(h_t, MeanTarget):
+        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
+        value_KT, top_KT, _ = _linear_kl_mean(
+            h_s_KTD, h_t.mean_ND, h_t.constant_N, w, bias, counts_KT, scale / tau, chunk, with_gradient, logits_dtype
+        )
+        accept_KT, teacher_top_T = None, h_t.top_N
+    else:
+        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
+        value_KT, accept_KT, top_KT, teacher_top_T, _ = _linear_kl(
+            h_s_KTD, None if h_t is None else h_t.detach(), w, bias, labels_KT, counts_KT, teacher_log_sum,
+            objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
+        )  # fmt: skip
     return reference.linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
 
 
@@ -192,6 +191,19 @@ def _check_linear_kl(
             _check(fits, f"{name}: expected {list(shape)}, a number for each token, got {list(tensor.shape)}")
 
 
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """The values are differentiable, what is measured is not; the last result is the values' gradient."""
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(output[-1])
+    ctx.num_inputs = len(inputs)
+
+
+@torch.autograd.function.once_differentiable
+def _scale_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    (gradient_KTD,) = ctx.saved_tensors
+    return (reference.scaled(gradient_KTD, grads[0]), *[None] * (int(ctx.num_inputs) - 1))
+
+
 def _fake_mean_embedding(
     h_t: Tensor, w: Tensor, bias: Tensor | None, scale: float, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,6 +275,8 @@ _linear_kl = register(
     reference=reference.linear_kl_forward,
     triton="linear_kl:linear_kl",
     fake=_fake_linear_kl,
+    setup_context=_keep_gradient,
+    backward=_scale_gradient,
 )
 _linear_kl_mean = register(
     "linear_kl_mean",
@@ -271,4 +285,6 @@ _linear_kl_mean = register(
     reference=reference.linear_kl_mean_forward,
     triton="linear_kl:linear_kl_mean",
     fake=_fake_linear_kl_mean,
+    setup_context=_keep_gradient,
+    backward=_scale_gradient,
 )

@@ -333,4 +333,9 @@ class _KnownGradient(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_KT: Tensor) -> tuple[Tensor, None, None]:
         (gradient_KTD,) = ctx.saved_tensors
-        return (gradient_KTD * grad_KT[..., None]).to(gradient_KTD.dtype), None, None
+        return scaled(gradient_KTD, grad_KT), None, None
+
+
+def scaled(gradient_KTD: Tensor, grad_KT: Tensor) -> Tensor:
+    """The gradient of hidden states that were given one gradient a token, [K, T]."""
+    return (gradient_KTD * grad_KT[..., None]).to(gradient_KTD.dtype)

@@ -43,6 +43,7 @@ _OPERATORS = ("draft_head", "embed_hidden_projection", "linear_kl")
 NEVER_TRITON = (
     "kernels/reference.py",
     "kernels/objectives.py",
+    "kernels/precision.py",
     *(f"kernels/{name}_reference.py" for name in _OPERATORS),
 )
 NO_TRITON_AT_TOP = (

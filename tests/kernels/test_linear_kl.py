@@ -197,7 +197,7 @@ def test_logits_exist_for_a_chunk(teacher_is_mean: bool) -> None:
 
 def test_the_operators_are_torchs() -> None:
     inputs, vllm_mtp = case(num_steps=2, bias=True), torch.ops.vllm_mtp
-    h_s, bias = inputs.h_s, inputs.options["bias"]
+    h_s, bias = inputs.h_s.requires_grad_(), inputs.options["bias"]
     counts = torch.ones(2, 7, dtype=torch.bool)
     mean, constant, _ = vllm_mtp.mean_embedding(inputs.h_t, inputs.w, bias, 1.0, 3)
     torch.library.opcheck(vllm_mtp.mean_embedding.default, (inputs.h_t, inputs.w, bias, 1.0, 3))
@@ -205,7 +205,8 @@ def test_the_operators_are_torchs() -> None:
         arguments = (h_s, inputs.h_t, inputs.w, bias, None, counts, None, "kl", 0.7, 3.0, 3, metrics, True)
         torch.library.opcheck(vllm_mtp.linear_kl.default, (*arguments, torch.float32))
     for with_gradient in (True, False):
-        arguments_of_mean = (h_s, mean, constant, inputs.w, None, counts, 0.7, 3, with_gradient, torch.float32)
+        hidden = h_s if with_gradient else h_s.detach()
+        arguments_of_mean = (hidden, mean, constant, inputs.w, None, counts, 0.7, 3, with_gradient, torch.float32)
         torch.library.opcheck(vllm_mtp.linear_kl_mean.default, arguments_of_mean)
 
 
