@@ -115,7 +115,7 @@ class TargetStates:
                 "Give another folder, or read less with --data-tokens."
             )
         if show_progress:
-            tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**30:.1f} GiB in {self._folder}")
+            tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
         bar = tqdm(missing, desc="target", unit="batch", disable=not show_progress, mininterval=5)
         for index in bar:

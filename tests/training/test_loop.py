@@ -370,7 +370,9 @@ def test_the_last_checkpoint_measures_all_that_is_held_out(
     some, everything = (entry["held_out"] for entry in info["log"] if "held_out" in entry)
     assert info["held_out"] == everything
     assert some["positions"] == 32 < everything["positions"]
-    assert "over 32 positions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "over 32 positions" in said
+    assert "5,577 tokens, seen 0.1 times in 4 steps" in said
 
 
 def test_bfloat16_and_an_untied_head_on_a_cpu(text: Path, tmp_path: Path) -> None:
