@@ -24,8 +24,8 @@ from vllm_mtp.training.target import FrozenTarget
 from vllm_mtp.training.target_states import BatchStates
 from vllm_mtp.training.unroll import unroll
 
-_MAX_LOGITS_AT_CHECKPOINTS = 2**32
-"""About half a minute on two cores."""
+_MAX_LOGITS_AT_CHECKPOINTS = 2**31
+"""22 to 38 seconds of one core (docs/log.md)."""
 
 
 class Loss:
