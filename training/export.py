@@ -130,11 +130,13 @@ the target's; this folder holds the layer alone.{vocabulary}
 
 ## Serve
 
-    pip install vllm-mtp
+    pip install ./vllm-mtp      # its checkout, into the environment that has vLLM
     vllm serve TARGET --spec-method mtp --spec-model THIS_FOLDER --spec-tokens 3
 
 or, on any version of vLLM, `--speculative-config '{{"model": "THIS_FOLDER", "num_speculative_tokens": 3}}'`. Who
-samples (temperature above 0) adds `"draft_sample_method": "probabilistic"` to that JSON: more tokens are accepted.
+samples (temperature above 0) adds `"draft_sample_method": "probabilistic"` to that JSON: more tokens are accepted. Who
+does not may add `"use_local_argmax_reduction": true`: the same drafts, cheaper (1.03x tokens/s where it was measured,
+SmolLM2-135M on two cores of a CPU, k = 3).
 
 ## Measured on held-out text
 
