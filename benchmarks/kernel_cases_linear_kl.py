@@ -29,10 +29,8 @@ def _of_states(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
         h_s, h_t, w = make_inputs(device, num_tokens, hidden_size, vocab_size)
-        compiled = torch.compile(_eager, dynamic=False)
         return {
-            "eager": lambda: _eager(h_s, h_t, w).backward(),
-            "torch.compile": lambda: compiled(h_s, h_t, w).backward(),
+            **_with_all_logits(h_s, h_t, w),
             "vllm-mtp": lambda: linear_kl(h_s, h_t, w).loss.backward(),
             "Liger": _liger(h_s, h_t, w),
             "fla": _fla(h_s, h_t, w),
@@ -47,10 +45,8 @@ def _of_means(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase:
     def providers(device: torch.device) -> Mapping[str, Run | str]:
         h_s, h_t, w = make_inputs(device, num_tokens, hidden_size, vocab_size)
         teacher = mean_embedding(h_t, w)
-        compiled = torch.compile(_eager, dynamic=False)
         return {
-            "eager": lambda: _eager(h_s, h_t, w).backward(),
-            "torch.compile": lambda: compiled(h_s, h_t, w).backward(),
+            **_with_all_logits(h_s, h_t, w),
             "vllm-mtp": lambda: linear_kl(h_s, teacher, w).loss.backward(),
         }
 
@@ -87,6 +83,14 @@ def make_inputs(
     h_s = h_t + 0.3 * normal(num_tokens, hidden_size)
     w = 3 * normal(vocab_size, hidden_size) / hidden_size**0.5
     return h_s.bfloat16().requires_grad_(), h_t.bfloat16(), w.bfloat16()
+
+
+def _with_all_logits(h_s: Tensor, h_t: Tensor, w: Tensor) -> Mapping[str, Run]:
+    compiled = torch.compile(_eager, dynamic=False)
+    return {
+        "eager": lambda: _eager(h_s, h_t, w).backward(),
+        "torch.compile": lambda: compiled(h_s, h_t, w).backward(),
+    }
 
 
 def _eager(h_s: Tensor, h_t: Tensor, w: Tensor) -> Tensor:

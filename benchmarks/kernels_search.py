@@ -1,5 +1,6 @@
 """Which of several launches is the fastest: the search of `vllm-mtp bench kernels --tune`, whatever a launch is."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -44,12 +45,10 @@ def search(
         except Exception as error:  # a compiler fails with whatever it likes, and the others are timed
             failures.append((candidate, why(error)))
     timed.sort(key=lambda pair: pair[1])
+    best, best_us = timed[0] if timed else (None, math.inf)
     shipped_us = next((microseconds for candidate, microseconds in timed if candidate == shipped), None)
-    if not timed:
-        return Found(best=None, ratio=None, times_us=timed, failures=failures)
-    best, best_us = timed[0]
-    if shipped_us is None:
-        return Found(best=best, ratio=None, times_us=timed, failures=failures)
-    if best_us > WORTH_A_CHANGE * shipped_us:
-        return Found(best=shipped, ratio=1.0, times_us=timed, failures=failures)
-    return Found(best=best, ratio=best_us / shipped_us, times_us=timed, failures=failures)
+    ratio = None
+    if shipped_us is not None:
+        stays = best_us > WORTH_A_CHANGE * shipped_us
+        best, ratio = (shipped, 1.0) if stays else (best, best_us / shipped_us)
+    return Found(best=best, ratio=ratio, times_us=timed, failures=failures)

@@ -3,7 +3,7 @@
 # Shapes: V vocabulary, J draft vocabulary.
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def count_tokens(sources: Sequence[Sequence[Row]], vocab_size: int) -> Tensor:
     return counts_V
 
 
-def choose_draft_ids(counts_V: Tensor, size: int, special_ids: Sequence[int]) -> Tensor:
+def choose_draft_ids(counts_V: Tensor, size: int, special_ids: Collection[int]) -> Tensor:
     """The special tokens and the most frequent others, [J] ascending; among equals the lower id.
 
     Raises:
@@ -84,13 +84,14 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     counts_V = count_tokens([[r for i, r in enumerate(rows) if i % 20] for rows in sources], vocab_size)
     other_V = count_tokens([rows[::20] for rows in sources], vocab_size)
     # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
-    special_ids = [*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)]
+    special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)}
     draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
     print(f"{int(counts_V.sum()):,} tokens, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")
-    for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(set(special_ids))) <= n < vocab_size), size}):
+    for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size), size}):
         share = coverage(other_V, choose_draft_ids(counts_V, one, special_ids))
         print(f"{one:>8,} ids cover {share:.2%} of other text{'  <- written' if one == size else ''}")
-    num_blind = sum(not counts_V[token] and token not in special_ids for token in draft_ids_J.tolist())
+    unseen = draft_ids_J[counts_V[draft_ids_J] == 0].tolist()
+    num_blind = sum(token not in special_ids for token in unseen)
     if num_blind:
         print(
             f"{num_blind:,} of these ids never occur and are merely the lowest: count more text, or take a lower --size"

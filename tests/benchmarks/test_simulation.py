@@ -25,43 +25,35 @@ from vllm_mtp.training.target import FrozenTarget
 VOCAB_SIZE = 24
 
 
+SHAPE = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+
+
 @pytest.fixture(scope="module")
 def target() -> FrozenTarget:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-    )
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    head = SharedHead(embedding_VD=model.model.embed_tokens.weight, head_VD=model.lm_head.weight)
-    return FrozenTarget(
-        name="tiny", model=model, tokenizer=None, head=head, device=torch.device("cpu"), dtype=torch.float32
-    )
+    return frozen("tiny", LlamaForCausalLM(LlamaConfig(**SHAPE)))
 
 
 @pytest.fixture(scope="module")
 def sliding_target() -> FrozenTarget:
     """Attention over the last eight tokens alone."""
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=8,
-        initializer_range=0.3,
-    )
-    model = MistralForCausalLM(config).eval().requires_grad_(False)
+    return frozen("sliding", MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)))
+
+
+def frozen(name: str, model: Any) -> FrozenTarget:
+    model = model.eval().requires_grad_(False)
     head = SharedHead(embedding_VD=model.model.embed_tokens.weight, head_VD=model.lm_head.weight)
     return FrozenTarget(
-        name="sliding", model=model, tokenizer=None, head=head, device=torch.device("cpu"), dtype=torch.float32
+        name=name, model=model, tokenizer=None, head=head, device=torch.device("cpu"), dtype=torch.float32
     )
 
 
