@@ -2,14 +2,15 @@
 
 Acceptance is counted over whole batches, as vLLM reports it for each prompt; where a vLLM has no such report, prompts
 run one by one and the engine's counters are read between them. Speed is measured against an engine without speculation
-that works on the same prompts in turn, so that a machine that changes its speed changes it for both. Every row is
-written when it is done, and not measured again by the same command.
+that works on the same prompts in turn, so that a machine that changes its speed changes it for both. Each method has
+such an engine of its own, since some processes are slower than others all their life. Every row is written when it is
+done, and not measured again by the same command.
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,20 +108,18 @@ def prompts_of(row: Row, setup: Setup) -> list[BenchmarkPrompt]:
 def measure(
     setup: Setup, store: RowStore, todo: Sequence[Row], made_with: Mapping[str, Any], progress: Any
 ) -> dict[str, str]:
-    """Measures and stores rows. At most two engines are alive: one that drafts, one without where speed is measured.
+    """Measures and stores rows. At most two engines are alive: the method's, and one without where speed is measured.
 
     Returns:
         Why rows of some rivals are missing, by method: their engines ended.
     """
     missing: dict[str, str] = {}
-    with ExitStack() as stack:
-        speed = any(row.kind == "speed" for row in todo)
-        baseline = stack.enter_context(_engine(setup, NONE)) if speed else None
-        for rows in _by_engine(todo):
-            method = rows[0].method
-            shared = baseline if method == NONE else None
+    for rows in _by_engine(todo):
+        method = rows[0].method
+        speed = any(row.kind == "speed" for row in rows)
+        with _engine(setup, NONE) if speed else nullcontext() as baseline:
             try:
-                with nullcontext(shared) if shared else _engine(setup, method) as engine:
+                with _engine(setup, method) as engine:
                     for row in rows:
                         progress.set_description(str(row))
                         if row.kind == "speed":

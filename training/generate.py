@@ -2,7 +2,8 @@
 
 A drafter serves on what its target generates, so that is what it should be trained on. Prompts come from files, or from
 the target itself: with `self_prompts` it continues its chat template where the user's turn begins, which gives user
-turns of the kind that it was trained on, and then answers them.
+turns of the kind that it was trained on, and then answers them. Where the tasks to be served are known but no prompts
+are there, it continues given starts of user turns ("Summarize this article: ") instead.
 
 Source: Xu et al., Magpie (arXiv 2406.08464), for prompts out of the chat template.
 """
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from vllm_mtp.training.prompts import Message, check_roles, prompt_ids, read_pro
 from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
+Question = tuple[Message, ...] | str
+"""Messages to be answered, or the start of a user turn, maybe empty, that the target writes on first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +56,7 @@ class GenerateConfig:
     max_tokens: int = 256
     """Longest answer."""
     max_user_tokens: int = 96
-    """Longest user turn that the target writes; one that does not end by itself is dropped."""
+    """Most that the target writes of a user turn; one that does not end by itself is dropped."""
     max_model_len: int = 2048
     """Longest prompt and answer together; longer prompts are dropped."""
     batch_size: int = 384
@@ -85,6 +89,7 @@ def generate(
     *,
     target: str,
     prompts: Sequence[Path],
+    self_prompt_starts: Sequence[Path] = (),
     output: Path,
     argv: Sequence[str] = (),
     show_progress: bool = True,
@@ -98,6 +103,8 @@ def generate(
         config: what decides the data.
         target: folder or Hub id.
         prompts: files of prompts (prompts.py); may be empty with `self_prompts`.
+        self_prompt_starts: files like those of prompts, with beginnings of user turns, which the `self_prompts` take in
+            turn; without them the target writes the turns whole.
         output: folder.
         argv: the command, for run_info.json.
         show_progress: draw a progress bar on standard error.
@@ -111,6 +118,9 @@ def generate(
     asked = [prompt.messages for prompt in read_prompts(prompts)]
     if not asked and not config.self_prompts:
         raise ValueError("expected --prompts FILE or --self-prompts N, got neither")
+    starts = [start.text for start in read_prompts(self_prompt_starts)]
+    if starts and not config.self_prompts:
+        raise ValueError("--self-prompt-starts: expected --self-prompts N with it, got none")
     target_config, tokenizer = config_and_tokenizer(target)
     fingerprint = fingerprint_of(target, target_config, tokenizer)
     check_roles(tokenizer, asked)
@@ -121,7 +131,7 @@ def generate(
             {
                 "config": asdict(config),
                 "target": fingerprint,
-                "prompts_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+                "prompts_sha256": hashlib.sha256(json.dumps([asked, starts] if starts else asked).encode()).hexdigest(),
             }
         )
     )
@@ -134,7 +144,7 @@ def generate(
     dtype = _stored_dtype(output) or serving_dtype(target, config.dtype)
     write_atomically(output / _SETTINGS, json.dumps(settings | {"dtype": dtype}, indent=1) + "\n")
 
-    batches = _batches(asked, config)
+    batches = _batches(asked, starts, config)
     missing = [index for index in range(len(batches)) if not _batch_file(output, index).exists()]
     started, num_new_tokens = time.perf_counter(), 0
     if missing:
@@ -186,9 +196,12 @@ def _batch_file(output: Path, index: int) -> Path:
     return output / "batches" / f"{index:05d}.npz"
 
 
-def _batches(asked: Sequence[tuple[Message, ...]], config: GenerateConfig) -> list[list[tuple[Message, ...] | None]]:
-    """What each batch answers, in a random order that the seed fixes; None: a user turn still to be written."""
-    items: list[tuple[Message, ...] | None] = [*asked, *([None] * config.self_prompts)]
+def _batches(
+    asked: Sequence[tuple[Message, ...]], starts: Sequence[str], config: GenerateConfig
+) -> list[list[Question]]:
+    """What each batch answers, in a random order that the seed fixes."""
+    turns = islice(cycle(starts or [""]), config.self_prompts)
+    items: list[Question] = [*asked, *turns]
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(config.seed)).tolist()
     mixed = [items[index] for index in order]
     return [mixed[start : start + config.batch_size] for start in range(0, len(mixed), config.batch_size)]
@@ -224,7 +237,7 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
 def _generate_batch(
     llm: Any,
     tokenizer: Any,
-    batch: Sequence[tuple[Message, ...] | None],
+    batch: Sequence[Question],
     config: GenerateConfig,
     index: int,
 ) -> tuple[list[Conversation], dict[str, int]]:
@@ -235,15 +248,19 @@ def _generate_batch(
     counts = dict.fromkeys(("asked", "unusable_user_turns", "too_long", "empty", "loops", "generated_tokens"), 0)
     counts["asked"] = len(batch)
     written: Iterator[tuple[Message, ...]] = iter(())
-    if num_missing := sum(messages is None for messages in batch):
+    if starts := [question for question in batch if isinstance(question, str)]:
         params = SamplingParams(temperature=1.0, min_p=config.min_p, max_tokens=config.max_user_tokens)
-        prefix = {"prompt_token_ids": user_turn_prefix(tokenizer)}
-        turns = [output.outputs[0] for output in llm.generate([prefix] * num_missing, params, use_tqdm=False)]
+        prefixes = [{"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in starts]
+        turns = [output.outputs[0] for output in llm.generate(prefixes, params, use_tqdm=False)]
         counts["generated_tokens"] += sum(len(turn.token_ids) for turn in turns)
-        usable = [turn.text.strip() for turn in turns if turn.finish_reason == "stop" and len(turn.text.split()) > 1]
-        counts["unusable_user_turns"] = num_missing - len(usable)
+        usable = [
+            (start + turn.text).strip()
+            for start, turn in zip(starts, turns, strict=True)
+            if turn.finish_reason == "stop" and len(turn.text.split()) > 1
+        ]
+        counts["unusable_user_turns"] = len(starts) - len(usable)
         written = iter(({"role": "user", "content": text},) for text in usable)
-    questions = [messages if messages is not None else next(written, None) for messages in batch]
+    questions = [next(written, None) if isinstance(question, str) else question for question in batch]
     requests = []
     for number, messages in enumerate(questions):
         if messages is None:

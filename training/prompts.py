@@ -120,8 +120,8 @@ def check_roles(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
         prompt_ids(tokenizer, messages)
 
 
-def user_turn_prefix(tokenizer: Any) -> list[int]:
-    """Token ids of the chat template up to where the user's first turn begins, for a target that asks itself.
+def user_turn_prefix(tokenizer: Any, start: str = "") -> list[int]:
+    """Token ids of the chat template up to the start of the user's first turn, for a target that asks itself.
 
     Raises:
         ValueError: for a target without a chat template.
@@ -130,4 +130,4 @@ def user_turn_prefix(tokenizer: Any) -> list[int]:
         raise ValueError("--self-prompts: expected a target with a chat template, this one has none; give --prompts")
     marker = "user-turn-marker"
     text = tokenizer.apply_chat_template([{"role": "user", "content": marker}], tokenize=False)
-    return [int(token) for token in tokenizer(text[: text.index(marker)], add_special_tokens=False).input_ids]
+    return [int(token) for token in tokenizer(text[: text.index(marker)] + start, add_special_tokens=False).input_ids]

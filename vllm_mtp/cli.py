@@ -119,6 +119,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", nargs="+", type=Path, default=[], help='text, or JSONL with "prompt", "messages" or "turns"'
     )
+    parser.add_argument(
+        "--self-prompt-starts", nargs="+", type=Path, default=[], metavar="FILE",
+        help="starts of user turns that the self-prompts go on with, in files like those of --prompts",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="folder for the conversations")
     _add_fields(parser, GenerateConfig)
     parser.set_defaults(run=_generate)
@@ -129,7 +133,14 @@ def _generate(args: argparse.Namespace) -> int:
     from vllm_mtp.training.generate import GenerateConfig, generate
 
     config = _config_of(GenerateConfig, args)
-    info = generate(config, target=args.target, prompts=args.prompts, output=args.output, argv=command_line(args.argv))
+    info = generate(
+        config,
+        target=args.target,
+        prompts=args.prompts,
+        self_prompt_starts=args.self_prompt_starts,
+        output=args.output,
+        argv=command_line(args.argv),
+    )
     dropped = {name: count for name, count in info["dropped"].items() if count and name != "generated_tokens"}
     num_asked = dropped.pop("asked")
     print(

@@ -1,6 +1,8 @@
 """`vllm-mtp bench acceptance` on real vLLM, and what it counts against the engine's own counters."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from tests.serving.engine import engine
 from vllm_mtp.acceptance import total
-from vllm_mtp.benchmarks import engine_server
+from vllm_mtp.benchmarks import acceptance, engine_server
 from vllm_mtp.benchmarks.acceptance import Row, _by_engine, rows_of
 from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
 from vllm_mtp.benchmarks.acceptance_row import counts_of
@@ -57,6 +59,36 @@ def test_local_argmax_is_for_speed_at_temperature_0() -> None:
     assert [row.name for row in rows_of(config) if row.method == mtp(1, local_argmax=True)] == [
         "speed-mtp-k1-argmax-t0-b1"
     ]
+
+
+def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches methods that share one engine without speculation, which may be slow all its life."""
+    started: list[Any] = []
+    alive: list[Any] = []
+    baselines: dict[str, Any] = {}
+
+    @contextmanager
+    def engine_of(setup: Any, method: Any) -> Iterator[Any]:
+        engine = SimpleNamespace(method=method)
+        started.append(engine)
+        alive.append(engine)
+        yield engine
+        alive.remove(engine)
+
+    def measure_speed(setup: Any, row: Row, engine: Any, baseline: Any, on_progress: Any) -> dict[str, Any]:
+        assert [one.method for one in alive] == [NONE, row.method]
+        assert alive == [baseline, engine]
+        baselines[row.name] = baseline
+        return {}
+
+    monkeypatch.setattr(acceptance, "_engine", engine_of)
+    monkeypatch.setattr(acceptance, "_measure_speed", measure_speed)
+    monkeypatch.setattr(acceptance, "_measure_acceptance", lambda *_: {})
+    config = AcceptanceConfig(num_speculative_tokens=(1, 2), temperature=(0.0,), speed_prompts_per_category=2)
+    store: Any = SimpleNamespace(save=lambda *_: None)
+    acceptance.measure(Any, store, rows_of(config), {}, SimpleNamespace(set_description=str, update=int))
+    assert baselines["speed-mtp-k1-t0-b1"] is not baselines["speed-mtp-k2-t0-b1"]
+    assert [engine.method for engine in started] == [NONE, NONE, mtp(1), NONE, mtp(2)]
 
 
 @pytest.mark.vllm

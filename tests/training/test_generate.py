@@ -6,6 +6,7 @@ change in the middle of a run, bad input found after the engine has started.
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,13 +66,15 @@ def test_a_target_that_asks_itself(chat_target: Path) -> None:
     engine, config = ScriptedEngine(), GenerateConfig(self_prompts=4, temperatures=(0.0, 0.9), max_tokens=150)
     asked = ({"role": "user", "content": "def f"},)
     long = ({"role": "user", "content": "word " * 3000},)
-    kept, counts = generate_file._generate_batch(engine, tokenizer, [asked, None, None, long, None, asked], config, 0)
+    batch = [asked, "", "", long, "Sum up:", asked]
+    kept, counts = generate_file._generate_batch(engine, tokenizer, batch, config, 0)
     (turn_prompts, turn_params), (answer_prompts, answer_params) = engine.calls
-    assert [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in turn_prompts] == ["# user\n"] * 3
+    prefixes = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in turn_prompts]
+    assert prefixes == ["# user\n", "# user\n", "# user\nSum up:"]
     assert (turn_params.temperature, turn_params.max_tokens) == (1.0, 96)
     texts = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in answer_prompts]
-    own = "# user\nWhat is it?\n# assistant\n"
-    assert texts == ["# user\ndef f\n# assistant\n", own, own, "# user\ndef f\n# assistant\n"]
+    given, own = "# user\ndef f\n# assistant\n", "# user\nWhat is it?\n# assistant\n"
+    assert texts == [given, own, "# user\nSum up: What is it?\n# assistant\n", given]
     assert [params.temperature for params in answer_params] == [0.0, 0.9, 0.0, 0.9]
     assert [list(conversation.answer) for conversation in kept] == [[102, *range(20)], [103, *range(20)]]
     assert kept[0].ids[: kept[0].prompt_length] == tuple(answer_prompts[2]["prompt_token_ids"])
@@ -113,8 +116,30 @@ def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, caps
     assert "out: 1,160 conversations of 1,200 asked, 99,999 tokens\nDropped: 35 unusable user turns, 5 near dup" in said
 
 
+def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_target: Path) -> None:
+    """Catches a start that is never used, or one whose white space at the end is lost."""
+    starts = tmp_path / "starts.jsonl"
+    starts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("Sum up:\n\n", "Who")))
+    asked: list[str] = []
+
+    def note(llm: Any, tokenizer: Any, batch: list[Any], *_: Any) -> Any:
+        asked.extend(batch)
+        raise InterruptedError
+
+    monkeypatch.setattr(generate_file, "_engine", lambda *_: nullcontext())
+    monkeypatch.setattr(generate_file, "_generate_batch", note)
+    config = GenerateConfig(self_prompts=5, dtype="float32")
+    arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [], "output": tmp_path / "set"}
+    with pytest.raises(InterruptedError):
+        generate(config, self_prompt_starts=[starts], show_progress=False, **arguments)
+    assert sorted(asked) == ["Sum up:\n\n"] * 3 + ["Who"] * 2
+    with pytest.raises(ValueError, match="holds conversations with other settings"):
+        generate(config, show_progress=False, **arguments)
+
+
 ERRORS = {
     "nothing asked": ([], "expected --prompts FILE or --self-prompts N, got neither"),
+    "starts alone": (["--self-prompt-starts", "a.txt", "--prompts", "a.txt"], "expected --self-prompts N with it"),
     "no such file": (["--prompts", "absent.txt"], "--prompts: expected a text or JSONL file, got absent.txt"),
     "no chat template": (["--self-prompts", "3"], "--self-prompts: expected a target with a chat template"),
     "no model": (["--self-prompts", "3", "--target", "absent"], "--target: expected a causal LM's folder or Hub id"),
