@@ -178,14 +178,19 @@ def linear_kl_result(
 def softmax_chunk(
     hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log-sum-exp of the logits, the most likely token and W^T softmax, [C], [C] and [C, D]."""
-    logits_CV = wide(F.linear(hidden_CD, weight_VD, bias_V))
+    """log-sum-exp of the logits, the most likely token and W^T softmax, [C], [C] and [C, D].
+
+    Few passes over [C, V], and in bfloat16 half as wide ones: softmax computes in float32 inside and rounds once, as
+    its product needs it. The log-sum-exp comes from the top token alone; rounding its probability costs it 0.002 at
+    most, where rounded logits of 16 are off by 0.03.
+    """
+    logits_CV = F.linear(hidden_CD, weight_VD, bias_V)
     if scale != 1.0:
-        logits_CV = logits_CV * scale
-    log_p_CV = logits_CV.log_softmax(-1)  # one pass, where logsumexp and what follows would be four
-    top_C1 = logits_CV.argmax(-1, keepdim=True)
-    log_sum_C1 = logits_CV.gather(-1, top_C1) - log_p_CV.gather(-1, top_C1)
-    mean_CD = wide(log_p_CV.exp().to(weight_VD.dtype) @ weight_VD)
+        logits_CV = wide(logits_CV) * scale
+    top_logit_C1, top_C1 = logits_CV.max(-1, keepdim=True)
+    p_CV = logits_CV.softmax(-1)
+    log_sum_C1 = wide(top_logit_C1) - wide(p_CV.gather(-1, top_C1)).log()
+    mean_CD = wide(p_CV.to(weight_VD.dtype) @ weight_VD)
     return log_sum_C1.squeeze(-1), top_C1.squeeze(-1), mean_CD
 
 

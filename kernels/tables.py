@@ -79,5 +79,5 @@ def loss_chunk(device: torch.device, hidden_size: int, *, mean_embedding: bool) 
     CPU, less: several tensors [C, V] are passed over in turn.
     """
     if device.type == "cpu":
-        return 512 if mean_embedding else 128
+        return 256 if mean_embedding else 128
     return 1024 if hidden_size >= 4096 else 2048
