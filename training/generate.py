@@ -118,7 +118,7 @@ def generate(
     asked = [prompt.messages for prompt in read_prompts(prompts)]
     if not asked and not config.self_prompts:
         raise ValueError("expected --prompts FILE or --self-prompts N, got neither")
-    starts = [start.text for start in read_prompts(self_prompt_starts)]
+    starts = [start.text for start in read_prompts(self_prompt_starts, flag="--self-prompt-starts")]
     if starts and not config.self_prompts:
         raise ValueError("--self-prompt-starts: expected --self-prompts N with it, got none")
     target_config, tokenizer = config_and_tokenizer(target)

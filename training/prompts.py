@@ -25,8 +25,8 @@ class Prompt:
         return self.messages[-1]["content"]
 
 
-def read_prompts(paths: Iterable[Path]) -> list[Prompt]:
-    """Every prompt of the files, in order.
+def read_prompts(paths: Iterable[Path], *, flag: str = "--prompts") -> list[Prompt]:
+    """Every prompt of the files that a flag named, in order.
 
     A text file has prompts between lines of five dashes. A line of a .jsonl file has a "prompt" string, or a list of
     "messages", or, as Spec-Bench has, "turns", of which the first is taken; "category" is optional.
@@ -37,19 +37,19 @@ def read_prompts(paths: Iterable[Path]) -> list[Prompt]:
     prompts: list[Prompt] = []
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"--prompts: expected a text or JSONL file, got {path}, which is no file")
+            raise ValueError(f"{flag}: expected a text or JSONL file, got {path}, which is no file")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"--prompts: {path} is not UTF-8 text ({error.reason})") from error
+            raise ValueError(f"{flag}: {path} is not UTF-8 text ({error.reason})") from error
         if path.suffix == ".jsonl":
             lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-            found = [_prompt_of_line(line, f"{path}:{number}") for number, line in lines]
+            found = [_prompt_of_line(line, f"{flag}: {path}:{number}") for number, line in lines]
         else:
             parts = [part.strip("\n") for part in f"\n{text}\n".split(f"\n{SEPARATOR}\n")]
             found = [_user_prompt(part) for part in parts if part.strip()]
         if not found:
-            raise ValueError(f"--prompts: {path} holds no prompt")
+            raise ValueError(f"{flag}: {path} holds no prompt")
         prompts += found
     return prompts
 
@@ -62,7 +62,7 @@ def _prompt_of_line(line: str, where: str) -> Prompt:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--prompts: {where} is not valid JSON ({error.msg})") from error
+        raise ValueError(f"{where} is not valid JSON ({error.msg})") from error
     if isinstance(record, dict):
         category = str(record.get("category", ""))
         messages, turns = record.get("messages"), record.get("turns")
@@ -77,7 +77,7 @@ def _prompt_of_line(line: str, where: str) -> Prompt:
                 kept = tuple({"role": m["role"], "content": m["content"]} for m in messages[: last + 1])
                 return Prompt(messages=kept, category=category)
     raise ValueError(
-        f'--prompts: {where}: expected a "prompt" string, "messages" with one of the user, or "turns" of strings, '
+        f'{where}: expected a "prompt" string, "messages" with one of the user, or "turns" of strings, '
         f"got {line.strip()[:60]}"
     )
 

@@ -140,6 +140,10 @@ def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 ERRORS = {
     "nothing asked": ([], "expected --prompts FILE or --self-prompts N, got neither"),
     "starts alone": (["--self-prompt-starts", "a.txt", "--prompts", "a.txt"], "expected --self-prompts N with it"),
+    "no such starts": (
+        ["--self-prompts", "3", "--self-prompt-starts", "absent.txt"],
+        "--self-prompt-starts: expected a text or JSONL file, got absent.txt",
+    ),
     "no such file": (["--prompts", "absent.txt"], "--prompts: expected a text or JSONL file, got absent.txt"),
     "no chat template": (["--self-prompts", "3"], "--self-prompts: expected a target with a chat template"),
     "no model": (["--self-prompts", "3", "--target", "absent"], "--target: expected a causal LM's folder or Hub id"),
