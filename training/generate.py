@@ -250,7 +250,8 @@ def _generate_batch(
     written: Iterator[tuple[Message, ...]] = iter(())
     if starts := [question for question in batch if isinstance(question, str)]:
         params = SamplingParams(temperature=1.0, min_p=config.min_p, max_tokens=config.max_user_tokens)
-        prefixes = [{"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in starts]
+        prefix_of = {start: {"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in set(starts)}
+        prefixes = [prefix_of[start] for start in starts]
         turns = [output.outputs[0] for output in llm.generate(prefixes, params, use_tqdm=False)]
         counts["generated_tokens"] += sum(len(turn.token_ids) for turn in turns)
         usable = [
