@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ def save_draft(folder: Path, config: MTPConfig, tensors: Mapping[str, "Tensor"])
     write_atomically(folder / "config.json", json.dumps(config.contract(), indent=2) + "\n")
     temporary = folder / f"{WEIGHTS_FILE}.tmp"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+    shutil.copymode(folder / "config.json", temporary)  # safetensors' own is 0600; another user may serve the drafter
     os.replace(temporary, folder / WEIGHTS_FILE)
 
 

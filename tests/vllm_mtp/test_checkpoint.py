@@ -91,6 +91,12 @@ def test_all_faults_are_named_at_once(draft: Path) -> None:
         load_draft(draft)
 
 
+def test_the_weights_are_as_readable_as_the_config(draft: Path) -> None:
+    """Who serves a drafter need not be who trained it."""
+    (weights,) = draft.glob("*.safetensors")
+    assert weights.stat().st_mode == (draft / "config.json").stat().st_mode
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: expected a drafter's folder with config\.json"):
         load_draft(tmp_path / "nowhere")
