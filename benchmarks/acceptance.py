@@ -117,22 +117,22 @@ def measure(
     for rows in _by_engine(todo):
         method = rows[0].method
         speed = any(row.kind == "speed" for row in rows)
-        with _engine(setup, NONE) if speed else nullcontext() as baseline:
-            try:
-                with _engine(setup, method) as engine:
-                    for row in rows:
-                        progress.set_description(str(row))
-                        if row.kind == "speed":
-                            assert baseline is not None
-                            content = _measure_speed(setup, row, engine, baseline, progress.update)
-                        else:
-                            content = _measure_acceptance(setup, row, engine, progress.update)
-                        store.save(row.name, row.kind, row.about() | {"made_with": made_with} | content)
-            except EngineError as error:
-                if not method.is_rival:
-                    print(f"\n{error}", file=sys.stderr)
-                    raise ValueError(f"the engine of {method} ended; its log is {_log(setup, method)}") from error
-                missing[str(method)] = f"its engine ended: {str(error).splitlines()[-1]}"
+        try:
+            with _engine(setup, NONE) if speed else nullcontext() as baseline, _engine(setup, method) as engine:
+                for row in rows:
+                    progress.set_description(str(row))
+                    if row.kind == "speed":
+                        assert baseline is not None
+                        content = _measure_speed(setup, row, engine, baseline, progress.update)
+                    else:
+                        content = _measure_acceptance(setup, row, engine, progress.update)
+                    store.save(row.name, row.kind, row.about() | {"made_with": made_with} | content)
+        except EngineError as error:
+            ended = method if error.log == _log(setup, method) else NONE
+            if not ended.is_rival:
+                print(f"\n{error}", file=sys.stderr)
+                raise ValueError(f"the engine of {ended} ended; its log is {error.log}") from error
+            missing[str(method)] = f"its engine ended: {str(error).splitlines()[-1]}"
     return missing
 
 

@@ -96,6 +96,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
         ValueError: for a target, drafter or prompt file that cannot be used.
     """
     from vllm_mtp.config import MTPConfig
+    from vllm_mtp.fingerprint import stored_weights_sha256
     from vllm_mtp.training.export import versions
     from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
@@ -136,7 +137,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
         max_model_len=max(len(prompt.token_ids) for prompt in fitting) + config.max_tokens + room,
         kv_bytes_per_token=_kv_bytes_per_token(target_config, draft_config, dtype),
         identity={
-            "target": fingerprint["weights_sha256"],
+            "target": stored_weights_sha256(target),
             "tokenizer": fingerprint["tokenizer_sha256"],
             "draft": sha256_of(draft / "config.json", draft / "model.safetensors"),
             "prompts": sha256_of(prompts),

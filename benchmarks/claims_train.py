@@ -92,7 +92,8 @@ def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -
 
     Steps are chosen by it, so that arms on different text see equally many tokens.
     """
-    _, tokenizer = config_and_tokenizer(target)
-    sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens)
-    batches = Batches(sources, config.batch_size * config.sequence_length, seed=0)
+    whole_config, tokenizer = config_and_tokenizer(target)
+    vocab_size = whole_config.get_text_config().vocab_size
+    sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
+    batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, seed=0)
     return batches.tokens_seen(len(batches)) / len(batches)

@@ -20,6 +20,11 @@ Result = dict[str, Any]
 class EngineError(RuntimeError):
     """An engine's process ended: the message has the end of its log."""
 
+    def __init__(self, message: str, log: Path) -> None:
+        super().__init__(message)
+        self.log = log
+        """Of the engine, which tells it from others."""
+
 
 class EngineProcess:
     """Starts an engine; `wait_until_ready`, then any number of `measure`, then `close`.
@@ -161,7 +166,8 @@ class EngineProcess:
 
     def _died(self) -> EngineError:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
-        return EngineError(f"a vLLM engine ended (exit status {self._process.wait()}); the end of {self.log}:\n{tail}")
+        status = self._process.wait()
+        return EngineError(f"a vLLM engine ended (exit status {status}); the end of {self.log}:\n{tail}", self.log)
 
 
 def can_compile() -> bool:

@@ -162,30 +162,38 @@ def _compare(plan: Plan, runs: Sequence[Run], prompts: Sequence[TokenIds]) -> No
 
 @contextmanager
 def _engines(runs: Sequence[Run], plan: Plan, *, timed: bool) -> Iterator[list[tuple[EngineProcess, Run]]]:
-    """One engine per run, started together and ready; ended on the way out. A rival that does not start is left out.
+    """One engine per run, ready; ended on the way out. A rival that does not start is left out.
 
-    Timed they are as the plan says, otherwise eager and in float32.
+    Timed they are as the plan says, otherwise eager and in float32. On a CPU they start together; on a GPU one after
+    another, because vLLM takes memory that goes meanwhile for its own.
     """
+    import torch
+
     dtype, enforce_eager = (plan.dtype, plan.enforce_eager) if timed else ("float32", True)
     engines: list[tuple[EngineProcess, Run]] = []
-    ready = []
+    ready: list[tuple[EngineProcess, Run]] = []
     try:
-        for run in runs:
-            log = plan.logs / f"engine-{run.method.slug}-{dtype}.log"
-            arguments = plan.engine_args(run.method, dtype=dtype, enforce_eager=enforce_eager, timed=timed)
-            engines.append((EngineProcess(arguments, log), run))
-        for engine, run in engines:
-            try:
-                seconds = engine.wait_until_ready()
-            except EngineError as error:
-                if not run.method.is_rival:
-                    raise
-                run.missing = f"its engine did not start: {str(error).splitlines()[-1]}"
-                print(f"   {run.method}: not measured, {run.missing}", flush=True)
-                continue
-            ready.append((engine, run))
-            print(f"   {run.method}, {dtype}: ready after {seconds:.0f} s", flush=True)
+        for together in [[run] for run in runs] if torch.cuda.is_available() else [runs]:
+            for run in together:
+                log = plan.logs / f"engine-{run.method.slug}-{dtype}.log"
+                arguments = plan.engine_args(run.method, dtype=dtype, enforce_eager=enforce_eager, timed=timed)
+                engines.append((EngineProcess(arguments, log), run))
+            ready += [started for started in engines[-len(together) :] if _is_ready(*started, dtype)]
         yield ready
     finally:
         for engine, _ in engines:
             engine.close()
+
+
+def _is_ready(engine: EngineProcess, run: Run, dtype: str) -> bool:
+    """Waits for an engine; False for a rival's that ended."""
+    try:
+        seconds = engine.wait_until_ready()
+    except EngineError as error:
+        if not run.method.is_rival:
+            raise
+        run.missing = f"its engine did not start: {str(error).splitlines()[-1]}"
+        print(f"   {run.method}: not measured, {run.missing}", flush=True)
+        return False
+    print(f"   {run.method}, {dtype}: ready after {seconds:.0f} s", flush=True)
+    return True

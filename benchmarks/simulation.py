@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vllm_mtp.acceptance import Acceptance, acceptance_length_interval, ends_in_loop, total
+from vllm_mtp.acceptance import Acceptance, acceptance_length_interval, ends_in_loop, loop_window, total
 from vllm_mtp.benchmarks.prompts import tokenized
 from vllm_mtp.checkpoint import load_draft, write_atomically
 from vllm_mtp.draft_loop import DraftLoop
@@ -200,7 +200,8 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
             if k == 0:
                 reference = outputs
             else:
-                rows.append(_row(k, temperature, outputs, [counts for _, counts in runs], reference))
+                counts = [count for _, count in runs]
+                rows.append(_row(k, temperature, outputs, counts, reference, loop_window(config.max_tokens)))
     how = "in the target's chat template" if chat else "as text to be continued"
     print(f"{len(prompt_ids)} prompts {how}, {len(read) - len(prompt_ids)} left out as too long")
     print(_table(rows))
@@ -234,9 +235,10 @@ def _row(
     outputs: list[list[int]],
     counts: list[Acceptance],
     reference: list[list[int]],
+    window: int,
 ) -> dict[str, Any]:
     acceptance = total(counts)
-    straight = [part for ids, part in zip(outputs, counts, strict=True) if not ends_in_loop(ids)]
+    straight = [part for ids, part in zip(outputs, counts, strict=True) if not ends_in_loop(ids, window=window)]
     return {
         "num_speculative_tokens": k,
         "temperature": temperature,

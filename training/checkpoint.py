@@ -34,7 +34,10 @@ def save_checkpoint(
         "log": log,
         **run,
     }
-    torch.save(state, path.with_suffix(".tmp"))
+    try:
+        torch.save(state, path.with_suffix(".tmp"))
+    except RuntimeError as error:  # torch's for a full disk
+        raise OSError(f"--output: {path} cannot be written: {error}") from error
     os.replace(path.with_suffix(".tmp"), path)
 
 
@@ -87,6 +90,8 @@ def check_same_run(stored: Mapping[str, Any], folder: Path, config: TrainConfig,
     if stored["target"] != run["target"]:
         names = f"{stored['target']['name']!r}, now {run['target']['name']!r}"
         differences.append(f"target: {names} (or other weights of that name)")
+    elif stored.get("target_weights_sha256", run["target_weights_sha256"]) != run["target_weights_sha256"]:
+        differences.append(f"target: other weights of {run['target']['name']!r}")
     for name, what in (("data", "text"), ("draft_vocab", "tokens"), ("initial", "weights")):
         if stored.get(f"{name}_sha256") != run[f"{name}_sha256"]:
             differences.append(f"{name}: other {what}")

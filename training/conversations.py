@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def load_conversations(path: Path) -> list[Conversation]:
         with np.load(path, allow_pickle=False) as arrays:
             ids_N, length_M, prompt_M = arrays["ids"], arrays["length"], arrays["prompt_length"]
             temperature_M = arrays["temperature"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise ValueError(f"--data: expected conversations of `vllm-mtp generate` in {path}: {error}") from error
     if length_M.sum() != len(ids_N) or len(prompt_M) != len(length_M) or (prompt_M > length_M).any():
         raise ValueError(f"--data: {path} is damaged: its lengths do not fit its {len(ids_N)} ids")

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mtp.fingerprint import tokenizer_sha256
+from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.conversations import FILE, load_conversations
 
 MIN_ROW_LENGTH = 16
@@ -90,44 +92,108 @@ class Row:
     """Index of the first token that counts in the loss; the ones before are context."""
 
 
-def read_sources(
-    paths: Sequence[Path], tokenizer: Any, row_length: int, max_tokens: int, *, answers_only: bool = False
-) -> list[list[Row]]:
-    """Rows of each source, in the order given: all text files together, and each set of conversations.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What was read of all text files together, or of one set of conversations."""
 
-    Text is one stream cut into rows of row_length. A conversation is a row of its own, cut off at row_length, so that
-    target and drafter see it as it is served.
+    name: str
+    rows: list[Row]
+    complete: bool
+    """Whether its share of the tokens was more than there is."""
+
+    def __str__(self) -> str:
+        num_tokens = sum(len(row.ids_L) for row in self.rows)
+        return f"{self.name}: {num_tokens:,} tokens{'' if self.complete else ', its share of what is to be read'}"
+
+
+def read_sources(
+    paths: Sequence[Path],
+    tokenizer: Any,
+    row_length: int,
+    max_tokens: int,
+    *,
+    vocab_size: int,
+    answers_only: bool = False,
+    cut_conversations: bool = True,
+) -> list[Source]:
+    """Rows of all text files together, and of each set of conversations in the order given.
+
+    Text is one stream cut into rows of row_length, each with the begin-of-text token in front where the tokenizer puts
+    one before every text: some targets predict badly without it. A conversation is a row of its own, cut off at
+    row_length, so that target and drafter see it as it is served. A source that needs less than its equal share of
+    max_tokens leaves the rest to those after it, text being the last.
 
     Args:
         paths: text files, JSONL, folders and .npz files of `vllm-mtp generate`.
         tokenizer: the target's.
         row_length: longest row, one more than the tokens that the target sees, so that every position has a label.
         max_tokens: reads no more than about this many.
+        vocab_size: the target's.
         answers_only: the loss counts what the target wrote, not the prompts.
+        cut_conversations: False: conversations stay whole.
+
+    Raises:
+        ValueError: for files that cannot be read, or that hold token ids of another target.
     """
     check_files(paths)
     text_paths = [path for path in paths if not is_conversations(path)]
+    conversation_paths = [path for path in paths if is_conversations(path)]
+    num_unread = len(conversation_paths) + bool(text_paths)
     sources = []
+    for path in conversation_paths:
+        _check_tokenizer(path, tokenizer)
+        longest = row_length if cut_conversations else None
+        sources.append(_conversations(path, longest, max_tokens // num_unread, answers_only))
+        max_tokens -= sum(len(row.ids_L) for row in sources[-1].rows)
+        num_unread -= 1
     if text_paths:
-        stream_N = token_stream(text_paths, tokenizer, max_tokens).int()
-        num_rows = len(stream_N) // row_length
-        rows_RL = stream_N[: num_rows * row_length].view(num_rows, row_length)
-        sources.append([Row(ids_L=ids_L, loss_from=1) for ids_L in rows_RL])
-        max_tokens -= len(stream_N)
-    for path in paths:
-        if not is_conversations(path) or max_tokens <= 0:
-            continue
-        rows = []
-        for conversation in load_conversations(path):
-            loss_from = conversation.prompt_length if answers_only else 1
-            ids_L = torch.tensor(conversation.ids[:row_length], dtype=torch.int32)
-            if len(ids_L) >= MIN_ROW_LENGTH and loss_from < len(ids_L):
-                rows.append(Row(ids_L=ids_L, loss_from=max(1, loss_from)))
-                max_tokens -= len(ids_L)
-            if max_tokens <= 0:
-                break
-        sources.append(rows)
+        sources.insert(0, _text(text_paths, tokenizer, row_length, max_tokens))
+    for source in sources:
+        largest = max((int(row.ids_L.max()) for row in source.rows), default=0)
+        if largest >= vocab_size:
+            raise ValueError(
+                f"--data: expected token ids below {vocab_size}, the target's vocabulary, got {largest} in "
+                f"{source.name}: it belongs to another target"
+            )
     return sources
+
+
+def _text(paths: Sequence[Path], tokenizer: Any, row_length: int, max_tokens: int) -> Source:
+    stream_N = token_stream(paths, tokenizer, max_tokens)
+    first = tokenizer("").input_ids[:1]
+    if first != [tokenizer.bos_token_id]:  # what some tokenizers put there ends the text instead
+        first = []
+    length = row_length - len(first)
+    num_rows = len(stream_N) // length
+    rows_RL = stream_N[: num_rows * length].view(num_rows, length).int()
+    rows_RL = torch.cat([torch.tensor([first] * num_rows, dtype=torch.int32).view(num_rows, -1), rows_RL], dim=1)
+    rows = [Row(ids_L=ids_L, loss_from=1) for ids_L in rows_RL]
+    return Source(name="text", rows=rows, complete=len(stream_N) < max_tokens)
+
+
+def _conversations(path: Path, longest: int | None, max_tokens: int, answers_only: bool) -> Source:
+    rows: list[Row] = []
+    for conversation in load_conversations(path):
+        if max_tokens <= 0:
+            return Source(name=str(path), rows=rows, complete=False)
+        loss_from = conversation.prompt_length if answers_only else 1
+        ids_L = torch.tensor(conversation.ids[:longest], dtype=torch.int32)
+        if len(ids_L) >= MIN_ROW_LENGTH and loss_from < len(ids_L):
+            rows.append(Row(ids_L=ids_L, loss_from=max(1, loss_from)))
+            max_tokens -= len(ids_L)
+    return Source(name=str(path), rows=rows, complete=True)
+
+
+def _check_tokenizer(path: Path, tokenizer: Any) -> None:
+    """Refuses a folder of `vllm-mtp generate` whose target had another tokenizer; an .npz alone does not say."""
+    if not (path / RUN_INFO).is_file():
+        return
+    target = json.loads((path / RUN_INFO).read_text(encoding="utf-8"))["target"]
+    if target["tokenizer_sha256"] != tokenizer_sha256(tokenizer.get_vocab()):
+        raise ValueError(
+            f"--data: expected conversations in the target's own tokens, got {path}, which {target['name']} wrote with "
+            "another tokenizer"
+        )
 
 
 def is_conversations(path: Path) -> bool:

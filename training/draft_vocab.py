@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.checkpoint import write_atomically
+from vllm_mtp.fingerprint import tokenizer_sha256
 from vllm_mtp.training.data import Row, check_files, read_sources
 from vllm_mtp.training.target import config_and_tokenizer, end_ids
 
 _ROW_LENGTH = 512
+"""Of text."""
 PRINTED_SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
@@ -54,18 +56,26 @@ def save_draft_vocab(path: Path, draft_ids_J: Tensor, info: dict[str, Any]) -> N
     write_atomically(path, json.dumps({**info, "draft_ids": draft_ids_J.tolist()}) + "\n")
 
 
-def load_draft_vocab(path: Path, vocab_size: int) -> Tensor:
+def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
     """Target ids of a draft vocabulary, [J] int64, ascending.
 
+    Args:
+        path: file of `vllm-mtp vocab`.
+        vocab_size: the target's.
+        tokenizer: hash of the target's tokenizer; files of before it was written are taken without.
+
     Raises:
-        ValueError: if the file is none of `vllm-mtp vocab`, or does not fit a vocabulary of vocab_size.
+        ValueError: if the file is none of `vllm-mtp vocab`, or was made for another vocabulary or tokenizer.
     """
     try:
-        ids_J = torch.tensor(json.loads(path.read_text(encoding="utf-8"))["draft_ids"], dtype=torch.int64)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ids_J = torch.tensor(content["draft_ids"], dtype=torch.int64)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--draft-vocab: expected a file of `vllm-mtp vocab`, got {path}: {error}") from error
     if ids_J.ndim != 1 or not len(ids_J) or (ids_J.diff() <= 0).any() or ids_J[0] < 0 or ids_J[-1] >= vocab_size:
         raise ValueError(f"--draft-vocab: expected ascending token ids below {vocab_size} in {path}; make it anew")
+    if content.get("tokenizer_sha256", tokenizer) != tokenizer:
+        raise ValueError(f"--draft-vocab: {path} was made for another tokenizer than the target's; make it anew")
     return ids_J
 
 
@@ -80,13 +90,18 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     check_files(data)
     config, tokenizer = config_and_tokenizer(target)
     vocab_size = config.get_text_config().vocab_size
-    sources = read_sources(data, tokenizer, _ROW_LENGTH, max_tokens, answers_only=True)
-    counts_V = count_tokens([[r for i, r in enumerate(rows) if i % 20] for rows in sources], vocab_size)
-    other_V = count_tokens([rows[::20] for rows in sources], vocab_size)
+    sources = read_sources(
+        data, tokenizer, _ROW_LENGTH, max_tokens, vocab_size=vocab_size, answers_only=True, cut_conversations=False
+    )
+    counts_V = count_tokens([[row for i, row in enumerate(one.rows) if i % 20] for one in sources], vocab_size)
+    if not counts_V.any():
+        raise ValueError(f"--data: expected text or answers to count, found none in {', '.join(map(str, data))}")
+    other_V = count_tokens([one.rows[::20] for one in sources], vocab_size)
     # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
     special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)}
     draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
-    print(f"{int(counts_V.sum()):,} tokens, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")
+    print(*sources, sep="\n")
+    print(f"{int(counts_V.sum()):,} tokens counted, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")
     for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size), size}):
         share = coverage(other_V, choose_draft_ids(counts_V, one, special_ids))
         print(f"{one:>8,} ids cover {share:.2%} of other text{'  <- written' if one == size else ''}")
@@ -96,6 +111,11 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
         print(
             f"{num_blind:,} of these ids never occur and are merely the lowest: count more text, or take a lower --size"
         )
-    info = {"size": size, "coverage": round(coverage(other_V, draft_ids_J), 5), "num_tokens": int(counts_V.sum())}
+    info = {
+        "size": size,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer.get_vocab()),
+        "coverage": round(coverage(other_V, draft_ids_J), 5),
+        "num_tokens": int(counts_V.sum()),
+    }
     save_draft_vocab(output, draft_ids_J, info)
     return 0

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vllm_mtp.acceptance import ends_in_loop
+from vllm_mtp.acceptance import ends_in_loop, loop_window
 from vllm_mtp.checkpoint import write_atomically
+from vllm_mtp.fingerprint import stored_weights_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.config import DTYPES, differences
 from vllm_mtp.training.conversations import (
@@ -34,7 +35,7 @@ from vllm_mtp.training.conversations import (
     without_duplicates,
 )
 from vllm_mtp.training.export import git_revision, processor_name, relative, versions
-from vllm_mtp.training.prompts import Message, check_roles, prompt_ids, read_prompts, user_turn_prefix
+from vllm_mtp.training.prompts import Message, check_roles, prompt_ids, read_prompts, user_turn_end, user_turn_prefix
 from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
@@ -131,6 +132,7 @@ def generate(
             {
                 "config": asdict(config),
                 "target": fingerprint,
+                "target_weights_sha256": stored_weights_sha256(target),
                 "prompts_sha256": hashlib.sha256(json.dumps([asked, starts] if starts else asked).encode()).hexdigest(),
             }
         )
@@ -152,8 +154,9 @@ def generate(
             bar = tqdm(missing, desc="batches", disable=not show_progress, mininterval=1)
             for index in bar:
                 conversations, counts = _generate_batch(llm, tokenizer, batches[index], config, index)
-                save_conversations(_batch_file(output, index), conversations)
+                # The mark of a finished batch last.
                 write_atomically(_batch_file(output, index).with_suffix(".json"), json.dumps(counts) + "\n")
+                save_conversations(_batch_file(output, index), conversations)
                 num_new_tokens += counts["generated_tokens"]
                 rate = num_new_tokens / (time.perf_counter() - started)
                 bar.set_postfix(
@@ -183,7 +186,8 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
     differing = differences(sorted(settings["config"]), stored["config"], settings["config"])
-    differing += [name for name in ("target", "prompts_sha256") if stored[name] != settings[name]]
+    names = ("target", "target_weights_sha256", "prompts_sha256")
+    differing += [name for name in names if stored.get(name, settings[name]) != settings[name]]
     if differing:
         raise ValueError(
             f"--output: {output} holds conversations with other settings ({'; '.join(differing)}). "
@@ -249,7 +253,14 @@ def _generate_batch(
     counts["asked"] = len(batch)
     written: Iterator[tuple[Message, ...]] = iter(())
     if starts := [question for question in batch if isinstance(question, str)]:
-        params = SamplingParams(temperature=1.0, min_p=config.min_p, max_tokens=config.max_user_tokens)
+        stop_token_ids, stop = user_turn_end(tokenizer)
+        params = SamplingParams(
+            temperature=1.0,
+            min_p=config.min_p,
+            max_tokens=config.max_user_tokens,
+            stop_token_ids=stop_token_ids,
+            stop=stop,
+        )
         prefix_of = {start: {"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in set(starts)}
         prefixes = [prefix_of[start] for start in starts]
         turns = [output.outputs[0] for output in llm.generate(prefixes, params, use_tqdm=False)]
@@ -282,7 +293,7 @@ def _generate_batch(
         counts["generated_tokens"] += len(answer)
         if len(answer) < 2:
             counts["empty"] += 1
-        elif ends_in_loop(answer):
+        elif ends_in_loop(answer, window=loop_window(config.max_tokens)):
             counts["loops"] += 1
         else:
             conversations.append(Conversation(ids=(*ids, *answer), prompt_length=len(ids), temperature=temperature))

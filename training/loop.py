@@ -83,20 +83,26 @@ def train(
     dtype = earlier["dtype"] if earlier else config.dtype
     frozen = FrozenTarget.load(target, name=target_name, device=device, dtype=dtype)
     fingerprint = frozen.fingerprint()
-    draft_ids_J = None if draft_vocab is None else load_draft_vocab(draft_vocab, frozen.vocab_size)
+    draft_ids_J = (
+        None
+        if draft_vocab is None
+        else load_draft_vocab(draft_vocab, frozen.vocab_size, fingerprint["tokenizer_sha256"])
+    )
     draft_config = draft_config_for(frozen.config, config, fingerprint, draft_ids_J)
     sources = read_sources(
         data,
         frozen.tokenizer,
         config.sequence_length + 1,
         max_tokens=_tokens_to_read(config),
+        vocab_size=frozen.vocab_size,
         answers_only=config.answers_only,
     )
-    batches = Batches(sources, config.batch_size * config.sequence_length, config.seed)
+    batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     run = {
         "config": asdict(config),
         "target": fingerprint,
-        "data_sha256": _sha256(row.ids_L for rows in sources for row in rows),
+        "target_weights_sha256": frozen.weights_sha256,
+        "data_sha256": _sha256(row.ids_L for source in sources for row in source.rows),
         "draft_vocab_sha256": None if draft_ids_J is None else _sha256([draft_ids_J]),
         "draft_vocab_size": draft_config.draft_vocab_size,
         "initial_sha256": None if initial is None else _sha256_of_file(initial / WEIGHTS_FILE),
@@ -128,6 +134,7 @@ def train(
 
     loss = Loss(frozen, draft_ids_J, config)
     if show_progress:
+        tqdm.write("\n".join(map(str, sources)))
         tqdm.write(
             f"{batches.num_tokens:,} tokens, seen {config.num_steps / len(batches):.1f} times in {config.num_steps:,} "
             f"steps; target in {frozen.dtype_name}; loss: {loss.note}"
@@ -156,12 +163,18 @@ def train(
     for step in bar:
         index, num_steps = batches.index(step), config.steps_unrolled_at(step)
         batch = batches[index]
-        result = compare(module, loss, batch, states(index), num_steps)
-        value = (result.loss_K * torch.tensor(config.step_weights(num_steps), device=frozen.device)).sum()
-        entry: dict[str, Any] = {"step": step + 1, "loss": float(value.detach())}
-        if not math.isfinite(entry["loss"]):
-            raise ValueError(f"the loss of step {step + 1} is {entry['loss']}: lower --learning-rate")
-        value.backward()
+        try:
+            result = compare(module, loss, batch, states(index), num_steps)
+            value = (result.loss_K * torch.tensor(config.step_weights(num_steps), device=frozen.device)).sum()
+            entry: dict[str, Any] = {"step": step + 1, "loss": float(value.detach())}
+            if not math.isfinite(entry["loss"]):
+                raise ValueError(f"the loss of step {step + 1} is {entry['loss']}: lower --learning-rate")
+            value.backward()
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"out of GPU memory at step {step + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: "
+                "lower --batch-size or --sequence-length in another --output"
+            ) from error
         nn.utils.clip_grad_norm_(module.parameters(), _GRADIENT_NORM)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -196,7 +209,7 @@ def train(
         argv=argv,
         log=log,
         loss=loss.note,
-        data_tokens=sum(len(row.ids_L) for rows in sources for row in rows),
+        data_tokens=sum(len(row.ids_L) for source in sources for row in source.rows),
         tokens_seen=batches.tokens_seen(config.num_steps),
         seconds=seconds,
         tokens_per_second={"target": target_tokens_per_second, "drafter": num_tokens / seconds},

@@ -43,7 +43,7 @@ def read_prompts(paths: Iterable[Path], *, flag: str = "--prompts") -> list[Prom
         except UnicodeDecodeError as error:
             raise ValueError(f"{flag}: {path} is not UTF-8 text ({error.reason})") from error
         if path.suffix == ".jsonl":
-            lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+            lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
             found = [_prompt_of_line(line, f"{flag}: {path}:{number}") for number, line in lines]
         else:
             parts = [part.strip("\n") for part in f"\n{text}\n".split(f"\n{SEPARATOR}\n")]
@@ -118,6 +118,26 @@ def check_roles(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
     """
     for messages in {tuple(message["role"] for message in messages): messages for messages in prompts}.values():
         prompt_ids(tokenizer, messages)
+
+
+def user_turn_end(tokenizer: Any) -> tuple[list[int], list[str]]:
+    """What the chat template has between a user's turn and the answer, as stop tokens and stop strings.
+
+    The end of a turn is an end-of-text token of some targets only; others would write on, and answer themselves.
+    """
+    marker = "user-turn-marker"
+    messages = [{"role": "user", "content": marker}]
+    ends = []
+    for answer_follows in (False, True):
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows)
+        ends.append(text[text.index(marker) + len(marker) :].strip())
+    end = ends[0] or ends[1]
+    if not end:
+        return [], []
+    first = int(tokenizer(end, add_special_tokens=False).input_ids[0])
+    if first in tokenizer.all_special_ids or first in tokenizer.added_tokens_decoder:
+        return [first], []
+    return [], [end.splitlines()[0].strip()]
 
 
 def user_turn_prefix(tokenizer: Any, start: str = "") -> list[int]:

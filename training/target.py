@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_mtp.fingerprint import fingerprint_rows, stored_rows, target_fingerprint
+from vllm_mtp.fingerprint import fingerprint_rows, stored_rows, stored_weights_sha256, target_fingerprint
 from vllm_mtp.shared_head import LogitsTransform, SharedHead
 
 _MAX_LOGIT_DIFFERENCE = 0.05
@@ -28,6 +28,8 @@ class FrozenTarget:
     head: SharedHead
     device: torch.device
     dtype: torch.dtype
+    weights_sha256: str = ""
+    """Of a row of every tensor (`stored_weights_sha256`); empty for a target that is not of safetensors."""
 
     @classmethod
     def load(cls, path: str, *, name: str = "", device: str = "auto", dtype: str = "auto") -> "FrozenTarget":
@@ -43,13 +45,19 @@ class FrozenTarget:
             ValueError: if the target cannot be loaded, or its logits are not its head applied to its last hidden
                 states (with soft cap and scale), which is what vLLM gives a drafter.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device: expected a CUDA GPU, torch finds none. Leave the flag out, or give cpu.")
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         try:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if where.type == "cpu" else "auto")
+            # transformers' other kinds of attention pass over a soft cap of the scores (Gemma 2); vLLM does not.
+            softcap = getattr(AutoConfig.from_pretrained(path).get_text_config(), "attn_logit_softcapping", None)
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=torch.float32 if where.type == "cpu" else "auto",
+                attn_implementation="eager" if softcap else None,
+            )
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise _not_a_target(path, error) from error
@@ -65,7 +73,13 @@ class FrozenTarget:
             transform=LogitsTransform.of_target(model.config.get_text_config()),
         )
         target = cls(
-            name=name or _name_of(path), model=model, tokenizer=tokenizer, head=head, device=where, dtype=model.dtype
+            name=name or _name_of(path),
+            model=model,
+            tokenizer=tokenizer,
+            head=head,
+            device=where,
+            dtype=model.dtype,
+            weights_sha256=stored_weights_sha256(path),
         )
         target._check_head()
         return target
@@ -192,7 +206,7 @@ def _not_a_target(path: str, error: Exception) -> ValueError:
 
 
 def fingerprint_of(target: str, config: Any, tokenizer: Any) -> dict[str, Any]:
-    """The fingerprint of a folder's or cached Hub model's target, without loading it.
+    """The fingerprint of a target without loading it; the weights of a Hub id are fetched where they are missing.
 
     Args:
         target: folder or Hub id.
@@ -202,7 +216,7 @@ def fingerprint_of(target: str, config: Any, tokenizer: Any) -> dict[str, Any]:
         ValueError: if its embedding is not stored in safetensors.
     """
     text_config = config.get_text_config()
-    embedding_RD = stored_rows(target, "embed_tokens.weight", text_config.vocab_size)
+    embedding_RD = stored_rows(target, "embed_tokens.weight", text_config.vocab_size, download=True)
     if embedding_RD is None:
         raise ValueError(f"--target: expected embed_tokens.weight in safetensors files of {target}, found none")
     head_RD = stored_rows(target, "lm_head.weight", text_config.vocab_size)

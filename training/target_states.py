@@ -72,7 +72,9 @@ class TargetStates:
                 "all" if draft_ids_J is None else hashlib.sha256(draft_ids_J.numpy().tobytes()).hexdigest()[:12]
             )
             fingerprint = {name: value for name, value in target.fingerprint().items() if name != "name"}
-            identity = "-".join(str(value) for value in (*sorted(fingerprint.items()), vocabulary))
+            identity = "-".join(
+                str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
+            )
             name = hashlib.sha256(f"{identity}-{with_teacher}".encode()).hexdigest()[:12]
             self._folder = store / f"{target.dtype_name}-{name}"
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,7 @@ class TargetStates:
         return self._folder / f"{digest.hexdigest()[:24]}.safetensors"
 
     def _save(self, path: Path, states: BatchStates) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {"hidden": states.hidden_BSD}
@@ -160,14 +163,20 @@ class TargetStates:
             mean_ND, constant_N, top_N = states.teacher
             tensors |= {"mean": mean_ND, "constant": constant_N, "top": top_N.int()}
         temporary = path.with_suffix(".tmp")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        try:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"--store: {temporary} cannot be written: {error}") from error
         os.replace(temporary, path)
 
     def _load(self, path: Path) -> BatchStates:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        try:
+            with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"--store: {path} is damaged ({error}): delete it, it is made again") from error
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())

@@ -4,14 +4,15 @@ Loaded by name through `ModelRegistry` (plugin.py). The target's embedding and L
 loading. module.py is the same computation in plain PyTorch and the oracle of the tests.
 """
 
+import copy
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from vllm.compilation.decorators import support_torch_compile
-from vllm.config import CacheConfig, VllmConfig
+from vllm.config import CacheConfig, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.attention import Attention
@@ -46,7 +47,7 @@ from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.kernels.registration import uses_triton
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
-from vllm_mtp.tensors import D2T, check_tensors, draft_ids
+from vllm_mtp.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class MTPAttention(nn.Module):
     def __init__(
         self,
         config: MTPConfig,
+        max_position: int,
         cache_config: CacheConfig | None,
         quant_config: QuantizationConfig | None,
         prefix: str,
@@ -85,7 +87,7 @@ class MTPAttention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
         self.rotary_emb = get_rope(
             config.head_dim,
-            max_position=config.max_position_embeddings,
+            max_position=max_position,
             rope_parameters=config.rope_parameters,
         )
         self.attn = Attention(
@@ -142,13 +144,14 @@ class MTPDecoderLayer(nn.Module):
     def __init__(
         self,
         config: MTPConfig,
+        max_position: int,
         cache_config: CacheConfig | None,
         quant_config: QuantizationConfig | None,
         prefix: str,
     ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = MTPAttention(config, cache_config, quant_config, prefix=f"{prefix}.self_attn")
+        self.self_attn = MTPAttention(config, max_position, cache_config, quant_config, prefix=f"{prefix}.self_attn")
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MTPMLP(config, quant_config, prefix=f"{prefix}.mlp")
 
@@ -181,8 +184,13 @@ class MTPPredictor(nn.Module):
         self.has_projection_kernel = plain and _has_kernels()
         # vLLM keeps attention layers by name: the index after the target's last layer is free.
         layer_index = vllm_config.model_config.get_total_num_hidden_layers()
+        # vLLM's V2 model runner drafts at every position of the target's, whatever the drafter was trained on.
+        max_position = max(config.max_position_embeddings, vllm_config.model_config.max_model_len)
+        # A window of the target's whole model is no window of the drafter's: it was trained without.
+        cache_config = copy.copy(vllm_config.cache_config)
+        cache_config.sliding_window = None
         self.layer = MTPDecoderLayer(
-            config, vllm_config.cache_config, quant_config, prefix=f"{prefix}.layers.{layer_index}"
+            config, max_position, cache_config, quant_config, prefix=f"{prefix}.layers.{layer_index}"
         )
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -245,8 +253,8 @@ class MTPDraftModel(nn.Module):
             ".up_proj": (".gate_up_proj", 1),
         },
     )
-    # A drafter is model.safetensors and nothing else; vLLM's loader must not go on to a pickle.
-    fall_back_to_pt_during_load = False
+    # A drafter is this file and nothing else, never a pickle, whatever files the target's --load-format looks for.
+    allow_patterns_overrides: ClassVar[list[str]] = [WEIGHTS_FILE]
     d2t: torch.Tensor | None
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -254,6 +262,7 @@ class MTPDraftModel(nn.Module):
         target = vllm_config.model_config
         self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
         check_target(self.config, target)
+        _check_sampling(vllm_config.speculative_config)
         _check_parallelism(self.config, vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
@@ -367,6 +376,15 @@ def _is_whole_table(layer: Any) -> bool:
     """Whether an embedding layer does nothing but gather rows of its weight."""
     plain = isinstance(layer.quant_method, UnquantizedEmbeddingMethod)
     return type(layer) is VocabParallelEmbedding and plain and layer.tp_size == 1
+
+
+def _check_sampling(config: SpeculativeConfig) -> None:
+    """Refuses on the V1 model runner too what V2 refuses: it would make a second head while it serves."""
+    if config.use_local_argmax_reduction and getattr(config, "draft_sample_method", None) == "probabilistic":
+        raise ValueError(
+            'speculative_config: "use_local_argmax_reduction": true drafts greedily, expected it without '
+            '"draft_sample_method": "probabilistic"'
+        )
 
 
 def _check_parallelism(config: MTPConfig, vllm_config: VllmConfig) -> None:

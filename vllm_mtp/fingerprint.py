@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,29 +56,85 @@ def target_fingerprint(
     }
 
 
-def stored_rows(model: str, suffix: str, vocab_size: int) -> "Tensor | None":
+def stored_rows(
+    model: str,
+    suffix: str,
+    vocab_size: int,
+    *,
+    download: bool = False,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+) -> "Tensor | None":
     """The rows `fingerprint_rows` of a target's tensor, [rows, H], read from its safetensors without loading them.
 
     Args:
-        model: folder, or Hub id that is in the cache.
+        model: folder or Hub id.
         suffix: end of the tensor's name, such as "embed_tokens.weight".
         vocab_size: V.
+        download: fetch the weights of a Hub id that is not in the cache; otherwise there are none.
+        revision, cache_dir: of a Hub id.
 
     Returns:
-        The rows, or None where no such tensor can be read.
+        The rows, or None where no such tensor of V rows can be read.
     """
     import torch
+    from safetensors import SafetensorError
+
+    try:
+        for name, table in _stored_tensors(model, download=download, revision=revision, cache_dir=cache_dir):
+            if name.endswith(suffix) and len(table.get_shape()) == 2 and table.get_shape()[0] >= vocab_size:
+                return torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
+    except SafetensorError:  # a damaged file, or a pointer to one
+        return None
+    return None
+
+
+def stored_weights_sha256(model: str) -> str:
+    """Hash over one row of every tensor of a target; "" where it has no safetensors.
+
+    Unlike the fingerprint, which a drafter's config.json has of its target, it knows a fine-tuned or quantised copy
+    whose embedding and head were left as they were.
+
+    Args:
+        model: folder, or Hub id that is in the cache.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    found = False
+    for name, table in _stored_tensors(model):
+        found = True
+        shape = table.get_shape()
+        row = table[shape[0] // 2 : shape[0] // 2 + 1] if shape else table[...]
+        digest.update(f"{name} {shape}".encode())
+        digest.update(row.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if found else ""
+
+
+def _stored_tensors(
+    model: str, *, download: bool = False, revision: str | None = None, cache_dir: str | None = None
+) -> "Iterator[tuple[str, Any]]":
+    """Names and slices of all tensors in a target's safetensors."""
     from huggingface_hub import snapshot_download
     from safetensors import safe_open
 
-    try:
-        folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
-    except (OSError, ValueError):
-        return None
+    folder = Path(model)
+    if not folder.is_dir():
+        try:
+            # What transformers and vLLM fetch: without patterns a snapshot is incomplete for want of a README, and
+            # Mistral's repositories hold their weights a second time.
+            found = snapshot_download(
+                model,
+                revision=revision,
+                cache_dir=cache_dir,
+                allow_patterns=["*.safetensors"],
+                ignore_patterns=["*/*", "consolidated*"],
+                local_files_only=not download,
+            )
+        except (OSError, ValueError):
+            return
+        folder = Path(found)
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), framework="pt") as file:
             for name in file.keys():
-                if name.endswith(suffix):
-                    table = file.get_slice(name)
-                    return torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
-    return None
+                yield name, file.get_slice(name)

@@ -24,9 +24,13 @@ def check_target(config: MTPConfig, target: Any) -> None:
         faults.append(f"vocab_size {config.vocab_size}, the target has {target.get_vocab_size()}")
     fingerprint = config.target_fingerprint or {}
     if not faults and fingerprint.get("tokenizer_sha256") and not target.skip_tokenizer_init:
-        found = tokenizer_sha256(_vocabulary(target))
+        vocabulary = _vocabulary(target)
+        found = fingerprint["tokenizer_sha256"] if vocabulary is None else tokenizer_sha256(vocabulary)
         if found != fingerprint["tokenizer_sha256"]:
-            faults.append(f"tokenizer {fingerprint['tokenizer_sha256'][:12]}..., the target has {found[:12]}...")
+            faults.append(
+                f"tokenizer {fingerprint['tokenizer_sha256'][:12]}..., the target has {found[:12]}... (if its ids mean "
+                "the same, as in a copy with one token more, delete tokenizer_sha256 from the drafter's config.json)"
+            )
     if faults:
         raise ValueError(
             f"This drafter was made for another target ({fingerprint.get('name', 'not named')}): {'; '.join(faults)}. "
@@ -34,12 +38,13 @@ def check_target(config: MTPConfig, target: Any) -> None:
         )
     if config.max_position_embeddings < target.max_model_len:
         logger.warning(
-            "The drafter covers %d positions and the target is served with max_model_len %d: "
-            "beyond that there is no drafting and generation runs at the target's own speed.",
+            "The drafter covers %d positions and the target is served with max_model_len %d. Beyond that it drafts "
+            "what it was not trained for, or, on vLLM's V1 model runner, there is no drafting for a whole batch with "
+            "one longer sequence. Output stays the target's.",
             config.max_position_embeddings,
             target.max_model_len,
         )
-    if fingerprint.get("weights_sha256") and _weights_differ(target.model, config):
+    if fingerprint.get("weights_sha256") and _weights_differ(target, config):
         logger.warning(
             "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantised target? "
             "Output stays exactly the target's, acceptance may fall. To check, compare the acceptance length in the "
@@ -48,21 +53,27 @@ def check_target(config: MTPConfig, target: Any) -> None:
         )
 
 
-def _vocabulary(target: Any) -> dict[str, int]:
+def _vocabulary(target: Any) -> dict[str, int] | None:
+    """None for a tokenizer that transformers cannot read, with a warning."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        target.tokenizer, revision=target.tokenizer_revision, trust_remote_code=target.trust_remote_code
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            target.tokenizer, revision=target.tokenizer_revision, trust_remote_code=target.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        logger.warning("The target's tokenizer was not compared with the drafter's: %s", str(error).partition("\n")[0])
+        return None
     return dict(tokenizer.get_vocab())
 
 
-def _weights_differ(model: str, config: MTPConfig) -> bool:
+def _weights_differ(target: Any, config: MTPConfig) -> bool:
     """Whether rows of the target's embedding and head differ from the drafter's fingerprint; False if unreadable."""
-    embedding_RD = stored_rows(model, "embed_tokens.weight", config.vocab_size)
+    of_target: dict[str, Any] = {"model": target.model, "vocab_size": config.vocab_size, "revision": target.revision}
+    embedding_RD = stored_rows(suffix="embed_tokens.weight", **of_target)
     if embedding_RD is None:
         return False
-    head_RD = stored_rows(model, "lm_head.weight", config.vocab_size)
+    head_RD = stored_rows(suffix="lm_head.weight", **of_target)
     assert config.target_fingerprint is not None
     found = weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD)
     return bool(found != config.target_fingerprint["weights_sha256"])

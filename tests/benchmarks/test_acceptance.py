@@ -15,6 +15,7 @@ from vllm_mtp.benchmarks import acceptance, engine_server
 from vllm_mtp.benchmarks.acceptance import Row, _by_engine, rows_of
 from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
 from vllm_mtp.benchmarks.acceptance_row import counts_of
+from vllm_mtp.benchmarks.engine import EngineError
 from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
 from vllm_mtp.cli import main
 
@@ -89,6 +90,29 @@ def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.Monke
     acceptance.measure(Any, store, rows_of(config), {}, SimpleNamespace(set_description=str, update=int))
     assert baselines["speed-mtp-k1-t0-b1"] is not baselines["speed-mtp-k2-t0-b1"]
     assert [engine.method for engine in started] == [NONE, NONE, mtp(1), NONE, mtp(2)]
+
+
+@pytest.mark.parametrize(("dies", "refused"), [(NONE, True), (RIVALS["ngram"], False)])
+def test_the_engine_that_ended_is_named(
+    dies: Any, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a rival that is blamed for the engine beside it."""
+    setup: Any = SimpleNamespace(output=tmp_path)
+
+    @contextmanager
+    def engine_of(setup: Any, method: Any) -> Iterator[Any]:
+        if method == dies:
+            raise EngineError("a vLLM engine ended\nfor want of memory", acceptance._log(setup, method))
+        yield SimpleNamespace(method=method)
+
+    monkeypatch.setattr(acceptance, "_engine", engine_of)
+    rows = [Row(kind="speed", method=RIVALS["ngram"], temperature=0.0, batch_size=1)]
+    arguments: Any = (setup, SimpleNamespace(), rows, {}, SimpleNamespace())
+    if refused:
+        with pytest.raises(ValueError, match=rf"^the engine of {NONE} ended; its log is .*none"):
+            acceptance.measure(*arguments)
+    else:
+        assert acceptance.measure(*arguments) == {str(RIVALS["ngram"]): "its engine ended: for want of memory"}
 
 
 @pytest.mark.vllm

@@ -7,14 +7,16 @@ weights) or notices only when the first request kills the engine (another hidden
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.drafts import EARLY, LATE, Damage, change_config, config_for, damaged, write_random_draft
-from tests.serving.engine import acceptance, engine, greedy
+from tests.serving.engine import acceptance, engine, greedy, model_runner
 from vllm_mtp.checkpoint import load_draft
 from vllm_mtp.target_check import check_target
 
@@ -113,6 +115,35 @@ def test_target_with_another_tokenizer(target_dir: Path, draft_dir: Path, tmp_pa
     swap_two_tokens(other)
     with pytest.raises(ValueError, match=r"another target .*tokenizer \w+\.\.\., the target has \w+.*train one"):
         check(other, draft_dir)
+    # The way out that the message names, for ids that mean the same.
+    draft = shutil.copytree(draft_dir, tmp_path / "draft", copy_function=shutil.copyfile)
+    fingerprint = dict(load_draft(draft)[0].target_fingerprint)
+    del fingerprint["tokenizer_sha256"]
+    change_config(draft, target_fingerprint=fingerprint)
+    check(other, draft)
+
+
+def test_a_tokenizer_that_transformers_cannot_read_is_one_warning(
+    target_dir: Path, draft_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise ValueError("Tokenizer class X does not exist")
+
+    model_config = configure(target_dir).model_config
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unknown)
+    with caplog.at_level(logging.WARNING, "vllm_mtp"):
+        check_target(load_draft(draft_dir)[0], model_config)
+    [warning] = warnings(caplog)
+    assert "was not compared with the drafter's: Tokenizer class X does not exist" in warning
+
+
+def test_argmax_and_sampled_drafts_exclude_each_other() -> None:
+    from vllm_mtp.draft_model import _check_sampling
+
+    for sampling, refused in (("greedy", False), ("probabilistic", True)):
+        config: Any = SimpleNamespace(use_local_argmax_reduction=True, draft_sample_method=sampling)
+        with pytest.raises(ValueError, match="drafts greedily") if refused else nullcontext():
+            _check_sampling(config)
 
 
 def test_no_false_alarm(target_dir: Path, draft_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,6 +195,17 @@ class TestEngine:
         draft = write_random_draft(tmp_path / "draft", config_for(target_dir, hidden_size=64))
         with pytest.raises(ValueError, match=r"another target .*hidden_size 64"), engine(target_dir, draft):
             pass
+
+    def test_neither_the_targets_files_nor_its_length_bind_the_drafter(
+        self, target_dir: Path, tmp_path: Path, prompts: list[list[int]]
+    ) -> None:
+        """Catches files looked for that only targets have, and rotations read beyond the last (on vLLM's V2 runner)."""
+        draft = write_random_draft(tmp_path / "draft", config_for(target_dir, max_position_embeddings=80))
+        other_format = {"draft_load_config": {"load_format": "mistral"}}
+        with engine(target_dir, draft, speculative=other_format) as llm:
+            rotary = model_runner(llm).drafter.model.model.layer.self_attn.rotary_emb
+            assert len(rotary.cos_sin_cache) >= 512
+            assert len(greedy(llm, prompts[:1], 100)[0]) == 100
 
     def test_other_weights_alone_leave_the_output_exact(
         self,

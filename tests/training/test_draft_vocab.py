@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vllm_mtp.cli import main
+from vllm_mtp.training.conversations import Conversation, save_conversations
 from vllm_mtp.training.data import Row
 from vllm_mtp.training.draft_vocab import choose_draft_ids, count_tokens, coverage, load_draft_vocab, save_draft_vocab
 
@@ -37,15 +38,19 @@ def test_counts_and_coverage() -> None:
 def test_the_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "vocab.json"
     save_draft_vocab(path, torch.tensor([0, 4, 9]), {"size": 3})
-    assert load_draft_vocab(path, 10).tolist() == [0, 4, 9]
+    assert load_draft_vocab(path, 10, "a").tolist() == [0, 4, 9]
     with pytest.raises(ValueError, match="ascending token ids below 9"):
-        load_draft_vocab(path, 9)
+        load_draft_vocab(path, 9, "a")
+    save_draft_vocab(path, torch.tensor([0, 4, 9]), {"tokenizer_sha256": "a"})
+    assert load_draft_vocab(path, 10, "a").tolist() == [0, 4, 9]
+    with pytest.raises(ValueError, match=r"--draft-vocab: .*vocab\.json was made for another tokenizer"):
+        load_draft_vocab(path, 10, "b")
     for content in ({"draft_ids": [3, 3]}, {"draft_ids": [-1, 3]}, {"draft_ids": []}, {"draft_ids": "x"}, {}, []):
         path.write_text(json.dumps(content))
         with pytest.raises(ValueError, match=r"^--draft-vocab: expected"):
-            load_draft_vocab(path, 10)
+            load_draft_vocab(path, 10, "a")
     with pytest.raises(ValueError, match=r"^--draft-vocab: expected a file of `vllm-mtp vocab`"):
-        load_draft_vocab(tmp_path / "absent.json", 10)
+        load_draft_vocab(tmp_path / "absent.json", 10, "a")
 
 
 def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +64,17 @@ def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsy
     assert "never occur" not in capsys.readouterr().out
     assert main([*command, "--size", "1000"]) == 0
     assert "of these ids never occur and are merely the lowest" in capsys.readouterr().out
+
+
+def test_answers_to_long_prompts_count(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, vocab = tmp_path / "long.npz", tmp_path / "vocab.json"
+    ids = (*[5] * 900, *[1234] * 30)
+    save_conversations(data, [Conversation(ids=ids, prompt_length=900, temperature=0.0)] * 40)
+    command = ["vocab", "--target", str(target_dir), "--data", str(data), "--output", str(vocab), "--size", "9"]
+    assert main(command) == 0
+    written = json.loads(vocab.read_text())
+    assert 1234 in written["draft_ids"]
+    assert written["num_tokens"] == 38 * 30
+    save_conversations(data, [Conversation(ids=ids, prompt_length=len(ids), temperature=0.0)] * 40)
+    assert main(command) == 2
+    assert "--data: expected text or answers to count, found none in" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_a_target_that_asks_itself(chat_target: Path) -> None:
     (turn_prompts, turn_params), (answer_prompts, answer_params) = engine.calls
     prefixes = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in turn_prompts]
     assert prefixes == ["# user\n", "# user\n", "# user\nSum up:"]
-    assert (turn_params.temperature, turn_params.max_tokens) == (1.0, 96)
+    assert (turn_params.temperature, turn_params.max_tokens, turn_params.stop) == (1.0, 96, ["# assistant"])
     texts = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in answer_prompts]
     given, own = "# user\ndef f\n# assistant\n", "# user\nWhat is it?\n# assistant\n"
     assert texts == [given, own, "# user\nSum up: What is it?\n# assistant\n", given]
@@ -95,7 +95,7 @@ def test_a_batch_made_again_is_the_same(chat_target: Path, questions: Path, tmp_
     assert info["num_conversations"] == len(first) > 3
     assert info["num_answer_tokens"] == sum(len(c.answer) for c in first)
     assert {c.temperature for c in first} == {0.0, 1.0}
-    # As if it had been killed in the second batch.
+    # As if it had been killed while it wrote the second batch.
     for name in ("run_info.json", "conversations.npz", "batches/00001.npz"):
         (output / name).unlink()
     generate(config, output=output, **arguments)
@@ -104,6 +104,42 @@ def test_a_batch_made_again_is_the_same(chat_target: Path, questions: Path, tmp_
     assert generate(config, output=output, **arguments)["num_conversations"] == len(first)
     with pytest.raises(ValueError, match="holds conversations with other settings"):
         generate(GenerateConfig(seed=1), output=output, **arguments)
+
+
+@pytest.mark.vllm
+def test_killed_between_the_two_files_of_a_batch(
+    chat_target: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a batch that counts as finished while its counts are missing."""
+    write = generate_file.write_atomically
+
+    def full_disk(path: Path, content: str) -> None:
+        if path.name == "00001.json":
+            raise OSError("No space left on device")
+        write(path, content)
+
+    config = GenerateConfig(batch_size=4, max_tokens=150, dtype="float32")
+    arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [questions], "show_progress": False}
+    monkeypatch.setattr(generate_file, "_engine", lambda *_: nullcontext(ScriptedEngine()))
+    monkeypatch.setattr(generate_file, "write_atomically", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        generate(config, output=tmp_path / "set", **arguments)
+    monkeypatch.setattr(generate_file, "write_atomically", write)
+    assert generate(config, output=tmp_path / "set", **arguments)["dropped"]["asked"] == 7
+
+
+@pytest.mark.vllm
+def test_short_answers_can_loop_too(chat_target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    class Looping(ScriptedEngine):
+        def _output(self, number: int, is_answer: bool) -> Any:
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, *[7, 8] * 15])])
+
+    batch = [({"role": "user", "content": "def f"},)]
+    tokenizer = AutoTokenizer.from_pretrained(chat_target)
+    _, counts = generate_file._generate_batch(Looping(), tokenizer, batch, GenerateConfig(max_tokens=31), 0)
+    assert counts["loops"] == 1
 
 
 def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -467,3 +467,29 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
     monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.tensor(float("nan"))))
     with pytest.raises(ValueError, match="the loss of step 1 is nan: lower --learning-rate"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
+
+
+def test_a_gpu_that_is_too_small_is_one_line(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "compare", too_much)
+    with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* lower --batch-size or"):
+        run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
+
+
+def test_a_tuned_target_of_the_same_embedding_is_another_run(
+    finished: Path, tiny_target: Path, text: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_target, tmp_path / "tiny-llama")
+    path = tmp_path / "tiny-llama" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.0.self_attn.q_proj.weight"] *= 1.1
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+    with pytest.raises(ValueError, match="target: other weights of 'tiny-llama'"):
+        run_train(config, tmp_path / "tiny-llama", text, finished)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 
-from vllm_mtp.training.prompts import check_roles, prompt_ids, read_prompts, user_turn_prefix
+from vllm_mtp.training.prompts import check_roles, prompt_ids, read_prompts, user_turn_end, user_turn_prefix
 
 
 def test_every_layout(tmp_path: Path) -> None:
@@ -26,6 +26,13 @@ def test_every_layout(tmp_path: Path) -> None:
     assert [prompt.category for prompt in prompts] == ["", "", "qa", "writing", ""]
     # An answer in the file is not part of what is asked.
     assert [message["role"] for message in prompts[-1].messages] == ["system", "user"]
+
+
+def test_a_line_ends_where_json_says(tmp_path: Path) -> None:
+    """Catches text with a Unicode line separator, which JSON may hold as it is, cut in two."""
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one\u2028two\u0085"}\r\n{"prompt": "three"}\n', encoding="utf-8")
+    assert [prompt.text for prompt in read_prompts([path])] == ["one\u2028two\u0085", "three"]
 
 
 @pytest.mark.parametrize(
@@ -92,3 +99,24 @@ def test_a_template_that_refuses_a_role_is_one_line() -> None:
     check_roles(NoSystemTokenizer(), [[user], [user]])
     with pytest.raises(ValueError, match="refuses system, user: System role not supported"):
         check_roles(NoSystemTokenizer(), [[user], [{"role": "system", "content": "s"}, user]])
+
+
+@pytest.mark.parametrize(
+    ("template", "token_ids", "strings"),
+    [
+        ("<|user|>{{ message['content'] }}<|end|>\n", ["<|end|>"], []),
+        ("[INST] {{ message['content'] }} [/INST]", [], ["[/INST]"]),
+        ("User: {{ message['content'] }}\n\n", [], ["The answer:"]),
+    ],
+)
+def test_where_the_users_turn_ends(target_dir: Path, template: str, token_ids: list[str], strings: list[str]) -> None:
+    """Catches a target that writes on after its own question, and answers it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(target_dir)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    turns = f"{{% for message in messages %}}{template}{{% endfor %}}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}The answer:\nis {% endif %}"
+    assert user_turn_end(tokenizer) == (tokenizer.convert_tokens_to_ids(token_ids), strings)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    assert user_turn_end(tokenizer) == ([], [])

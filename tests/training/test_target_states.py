@@ -25,12 +25,12 @@ V, D = 40, 4
 class CountingTarget:
     """Stands in for a target whose hidden states are made of its token ids."""
 
-    def __init__(self, name: str = "one") -> None:
+    def __init__(self, name: str = "one", weights_sha256: str = "a") -> None:
         table_VD = torch.randn(V, D, generator=torch.Generator().manual_seed(0))
         self.head = SharedHead(embedding_VD=table_VD, head_VD=table_VD)
         self.config = SimpleNamespace(hidden_size=D)
         self.dtype, self.dtype_name, self.device = torch.float32, "float32", torch.device("cpu")
-        self.name, self.num_calls = name, 0
+        self.name, self.weights_sha256, self.num_calls = name, weights_sha256, 0
 
     def hidden_states(self, ids_BT: torch.Tensor) -> torch.Tensor:
         self.num_calls += 1
@@ -130,6 +130,7 @@ def test_other_rows_targets_and_vocabularies_are_kept_apart(tmp_path: Path) -> N
     for of, other, more in [
         (batches(first=20), target, {}),
         (batches(), CountingTarget("two"), {}),
+        (batches(), CountingTarget(weights_sha256="b"), {}),
         (batches(), target, {"draft_ids_J": draft_ids_J, "head": target.head.cut(draft_ids_J)}),
         (batches(), target, {"with_teacher": False}),
     ]:
@@ -145,3 +146,13 @@ def test_a_disk_that_is_too_small_is_found_first(tmp_path: Path, monkeypatch: py
     with pytest.raises(ValueError, match=r"--store: expected room for .* GiB in .*--data-tokens"):
         states_of(target, batches(), store=tmp_path).fill(show_progress=False)
     assert target.num_calls == 0
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    target, of = CountingTarget(), batches()
+    states = states_of(target, of, store=tmp_path)
+    states.fill(show_progress=False)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"^--store: .*safetensors is damaged .* delete it"):
+        all_of(states, of)

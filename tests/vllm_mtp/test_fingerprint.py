@@ -1,8 +1,18 @@
 """Which target a drafter belongs to."""
 
-import torch
+import json
+from pathlib import Path
 
-from vllm_mtp.fingerprint import fingerprint_rows, tokenizer_sha256, weights_sha256
+import torch
+from safetensors.torch import save_file
+
+from vllm_mtp.fingerprint import (
+    fingerprint_rows,
+    stored_rows,
+    stored_weights_sha256,
+    tokenizer_sha256,
+    weights_sha256,
+)
 
 
 def test_tokenizer_hash_is_of_pairs_not_of_their_order() -> None:
@@ -22,3 +32,50 @@ def test_weights_hash_survives_bfloat16_and_sees_every_chosen_row() -> None:
         other[row] += 1
         assert weights_sha256(other[rows], table[rows]) != stored
         assert weights_sha256(table[rows], other[rows]) != stored
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"model.embed_tokens.weight": (50, 8), "model.layers.0.mlp.up_proj.weight": (16, 8), "norm.weight": (8,)}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def test_a_model_in_the_hubs_cache(tmp_path: Path) -> None:
+    """Catches weights that are there and not found, because other files of the repository are not."""
+    revision = "0" * 40
+    repository = tmp_path / "models--some--model"
+    snapshot = repository / "snapshots" / revision
+    for folder in (snapshot, repository / "refs", repository / "trees"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    names = ("README.md", "model.safetensors", "consolidated.safetensors", "original/model.safetensors")
+    listing = {name: {"size": 1, "blob_id": "0" * 40} for name in names}
+    (repository / "trees" / f"{revision}.json").write_text(json.dumps({"format_version": 1, "files": listing}))
+    save_file(tensors(), snapshot / "model.safetensors")
+    for download in (False, True):  # offline, both find what is there
+        found = stored_rows("some/model", "embed_tokens.weight", 50, download=download, cache_dir=str(tmp_path))
+        assert found is not None
+        assert torch.equal(found, tensors()["model.embed_tokens.weight"][fingerprint_rows(50)])
+    assert stored_rows("some/other", "embed_tokens.weight", 50, cache_dir=str(tmp_path)) is None
+
+
+def test_rows_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "model.safetensors")
+    assert stored_rows(str(tmp_path), "embed_tokens.weight", 51) is None, "another model's table of the same name"
+    assert stored_rows(str(tmp_path), "lm_head.weight", 50) is None
+    (tmp_path / "a.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    assert stored_rows(str(tmp_path), "embed_tokens.weight", 50) is None
+
+
+def test_the_hash_of_all_weights_knows_a_layer_that_was_tuned(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    assert stored_weights_sha256(str(tmp_path)) == ""
+    save_file(tensors(), path)
+    first = stored_weights_sha256(str(tmp_path))
+    save_file(tensors(), path)
+    assert stored_weights_sha256(str(tmp_path)) == first
+    for change in (lambda w: w + 1, torch.Tensor.bfloat16):
+        changed = tensors()
+        changed["model.layers.0.mlp.up_proj.weight"] = change(changed["model.layers.0.mlp.up_proj.weight"])
+        save_file(changed, path)
+        assert stored_weights_sha256(str(tmp_path)) != first

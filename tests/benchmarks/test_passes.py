@@ -1,0 +1,53 @@
+"""Which engines are alive when the demos measure."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_mtp.benchmarks import passes
+from vllm_mtp.benchmarks.engine import EngineError
+from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
+from vllm_mtp.benchmarks.passes import Plan, Run
+
+EVENTS: list[str] = []
+
+
+class Engine:
+    """Stands in for an engine's process; suffix decoding's ends while it starts."""
+
+    def __init__(self, arguments: dict[str, Any], log: Path) -> None:
+        self.log = log
+        EVENTS.append(f"start {log.stem}")
+
+    def wait_until_ready(self) -> float:
+        EVENTS.append(f"ready {self.log.stem}")
+        if "suffix" in self.log.stem:
+            raise EngineError("an engine ended", self.log)
+        return 1.0
+
+    def close(self) -> None:
+        EVENTS.append(f"close {self.log.stem}")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_on_a_gpu_engines_start_one_after_another(
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches engines that count each other's memory as their own, and a rival's end that ends everything."""
+    EVENTS.clear()
+    monkeypatch.setattr(passes, "EngineProcess", Engine)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    methods = (NONE, mtp(1), RIVALS["suffix"])
+    plan = Plan(
+        target=tmp_path, draft=tmp_path, logs=tmp_path, methods=methods, passes={0.0: 1}, sampled_methods=(),
+        max_tokens=4, max_model_len=16, dtype="bfloat16", enforce_eager=True,
+    )  # fmt: skip
+    runs = [Run(method=method) for method in methods]
+    with passes._engines(runs, plan, timed=True) as engines:
+        assert [run.method for _, run in engines] == [NONE, mtp(1)]
+    kinds = [event.split()[0] for event in EVENTS]
+    starts = ["start", "ready"] * 3 if gpu else ["start"] * 3 + ["ready"] * 3
+    assert kinds == [*starts, *["close"] * 3]
+    assert runs[2].missing == "its engine did not start: an engine ended"
+    assert "suffix" in capsys.readouterr().out
