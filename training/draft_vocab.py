@@ -62,7 +62,7 @@ def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
     Args:
         path: file of `vllm-mtp vocab`.
         vocab_size: the target's.
-        tokenizer: hash of the target's tokenizer; files of before it was written are taken without.
+        tokenizer: hash of the target's tokenizer; an older file, which has none, is taken as it is.
 
     Raises:
         ValueError: if the file is none of `vllm-mtp vocab`, or was made for another vocabulary or tokenizer.
