@@ -4,7 +4,6 @@ Loaded by name through `ModelRegistry` (plugin.py). The target's embedding and L
 loading. module.py is the same computation in plain PyTorch and the oracle of the tests.
 """
 
-import copy
 import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -186,11 +185,10 @@ class MTPPredictor(nn.Module):
         layer_index = vllm_config.model_config.get_total_num_hidden_layers()
         # vLLM's V2 model runner drafts at every position of the target's, whatever the drafter was trained on.
         max_position = max(config.max_position_embeddings, vllm_config.model_config.max_model_len)
-        # A window of the target's whole model is no window of the drafter's: it was trained without.
-        cache_config = copy.copy(vllm_config.cache_config)
-        cache_config.sliding_window = None
+        # With a window of the target's whole model the drafter gets it too: one layer without, among layers that all
+        # have it, would put every layer into a group of the KV cache of its own.
         self.layer = MTPDecoderLayer(
-            config, max_position, cache_config, quant_config, prefix=f"{prefix}.layers.{layer_index}"
+            config, max_position, vllm_config.cache_config, quant_config, prefix=f"{prefix}.layers.{layer_index}"
         )
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 

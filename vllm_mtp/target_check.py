@@ -61,7 +61,7 @@ def _vocabulary(target: Any) -> dict[str, int] | None:
         tokenizer = AutoTokenizer.from_pretrained(
             target.tokenizer, revision=target.tokenizer_revision, trust_remote_code=target.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         logger.warning("The target's tokenizer was not compared with the drafter's: %s", str(error).partition("\n")[0])
         return None
     return dict(tokenizer.get_vocab())

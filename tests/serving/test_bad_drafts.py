@@ -7,9 +7,7 @@ weights) or notices only when the first request kills the engine (another hidden
 import json
 import logging
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,13 +135,25 @@ def test_a_tokenizer_that_transformers_cannot_read_is_one_warning(
     assert "was not compared with the drafter's: Tokenizer class X does not exist" in warning
 
 
-def test_argmax_and_sampled_drafts_exclude_each_other() -> None:
-    from vllm_mtp.draft_model import _check_sampling
+def test_argmax_and_sampled_drafts_exclude_each_other(target_dir: Path, draft: Path) -> None:
+    from vllm_mtp.draft_model import MTPDraftModel
 
-    for sampling, refused in (("greedy", False), ("probabilistic", True)):
-        config: Any = SimpleNamespace(use_local_argmax_reduction=True, draft_sample_method=sampling)
-        with pytest.raises(ValueError, match="drafts greedily") if refused else nullcontext():
-            _check_sampling(config)
+    arguments = drafting(draft)
+    arguments["speculative_config"] |= {"use_local_argmax_reduction": True, "draft_sample_method": "probabilistic"}
+    with pytest.raises(ValueError, match="drafts greedily"):
+        MTPDraftModel(vllm_config=configure(target_dir, **arguments))
+
+
+def test_the_targets_weights_are_read_at_its_revision(
+    target_dir: Path, draft_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a target compared by the weights of another revision that the cache holds."""
+    revisions = []
+    monkeypatch.setattr("vllm_mtp.target_check.stored_rows", lambda *_, revision=None, **__: revisions.append(revision))
+    model_config = configure(target_dir).model_config
+    model_config.revision = "v2"
+    check_target(load_draft(draft_dir)[0], model_config)
+    assert revisions == ["v2"]
 
 
 def test_no_false_alarm(target_dir: Path, draft_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
