@@ -1,11 +1,23 @@
 """What the benchmark of the kernels measures: a case is one shape of one kernel, with everyone who can do it."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 
 Run = Callable[[], object]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """torch.compile for the shapes of one case, all of it, or an error.
+
+    What was compiled for other cases is forgotten: once there are eight versions of a function, torch would run a ninth
+    shape eager without a word.
+    """
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 class KernelCase(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
+from vllm_mtp.benchmarks.kernel_case import KernelCase, Run, compiled
 from vllm_mtp.kernels.ops import draft_head, quantize_head
 
 SHAPES = {
@@ -29,8 +29,8 @@ def _case(num_tokens: int, hidden_size: int, num_rows: int, rows: str) -> Kernel
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
         h, w = make_inputs(device, num_tokens, hidden_size, num_rows)
-        compiled = torch.compile(_eager, dynamic=False)
-        found: dict[str, Run | str] = {"eager": lambda: _eager(h, w), "torch.compile": lambda: compiled(h, w)}
+        in_one_graph = compiled(_eager)
+        found: dict[str, Run | str] = {"eager": lambda: _eager(h, w), "torch.compile": lambda: in_one_graph(h, w)}
         if rows == "bfloat16":
             return {
                 **found,

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vllm_mtp.benchmarks.kernel_case import KernelCase, Run
+from vllm_mtp.benchmarks.kernel_case import KernelCase, Run, compiled
+from vllm_mtp.benchmarks.kernels_timing import why
 from vllm_mtp.kernels.ops import embed_hidden_projection, fold_norm_weights
 
 EPS = 1e-6
@@ -33,13 +34,13 @@ def cases(size: str) -> list[KernelCase]:
 def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
     def providers(device: torch.device) -> Mapping[str, Run | str]:
         inputs = make_inputs(device, num_tokens, size, wants_gradient=backward)
-        compiled = torch.compile(_eager, dynamic=False)
+        in_one_graph = compiled(_eager)
         two_launches: dict[str, Any] = {**inputs, "eps": EPS, "one_launch": False}
         if backward:
             gradient = torch.ones(num_tokens, size, dtype=torch.bfloat16, device=device)
             return {
                 "eager": lambda: _eager(**inputs).backward(gradient),
-                "torch.compile": lambda: compiled(**inputs).backward(gradient),
+                "torch.compile": lambda: in_one_graph(**inputs).backward(gradient),
                 "vllm-mtp": lambda: embed_hidden_projection(**two_launches).backward(gradient),
             }
         one_launch: dict[str, Any] = {
@@ -50,7 +51,7 @@ def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
         }
         return {
             "eager": lambda: _eager(**inputs),
-            "torch.compile": lambda: compiled(**inputs),
+            "torch.compile": lambda: in_one_graph(**inputs),
             "vllm-mtp": lambda: embed_hidden_projection(**two_launches),
             "vllm-mtp, one launch": lambda: embed_hidden_projection(**one_launch),
             "vLLM's fused norms, then the product": _vllm(**inputs),
@@ -98,7 +99,7 @@ def _vllm(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tens
         return "needs a GPU"
     try:
         from vllm.model_executor.layers.fused_embed_norm import fused_embed_eh_norm
-    except ImportError as error:
-        return f"not installed: {error}"
+    except Exception as error:  # not installed, or whatever its import fails with on this machine
+        return why(error)
     positions = torch.ones_like(ids)
     return lambda: F.linear(fused_embed_eh_norm(positions, ids, emb, h, g_e, g_h, EPS), w)

@@ -4,7 +4,7 @@ The floor of a case is what this very device needed, in this very run, for the b
 be avoided, whichever takes longer: a copy of a large tensor and a large matrix product are measured first. All who
 compute a case get the same inputs, one after the other, with the cache swept before every run.
 
-Writes kernels.json, table.md and kernels.png.
+Writes kernels.json and table.md after every case, and kernels.png.
 """
 
 import json
@@ -23,6 +23,7 @@ from vllm_mtp.benchmarks.kernels_plot import plot
 from vllm_mtp.benchmarks.kernels_timing import measure_run, times, why
 from vllm_mtp.benchmarks.provenance import provenance
 from vllm_mtp.kernels.registration import uses_triton
+from vllm_mtp.training.export import versions
 
 _CASES = {
     "linear_kl": kernel_cases_linear_kl.cases,
@@ -44,21 +45,22 @@ def bench(config: KernelsConfig, *, output: Path, command: str) -> int:
     size = config.size if config.size != "auto" else "full" if cuda else "smoke"
     ceilings = _ceilings(device, config.seconds)
     cases = [case for kernel in config.kernels for case in _CASES[kernel](size)]
-    rows = [row for case in cases for row in measure(case, ceilings, device, config.seconds)]
-    result = {
+    result: dict[str, Any] = {
         **provenance(command),
         "device": device.type,
         "size": size,
         "implementation": "Triton" if uses_triton(device.type) else "plain PyTorch",
         "ceilings": ceilings,
-        "rows": rows,
+        "rows": [],
     }
+    result["versions"] |= versions("triton", "liger-kernel", "flash-linear-attention", "fla-core")
     output.mkdir(parents=True, exist_ok=True)
-    (output / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    text = table(result)
-    (output / "table.md").write_text(text, encoding="utf-8")
+    for case in cases:
+        result["rows"] += measure(case, ceilings, device, config.seconds)
+        (output / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        (output / "table.md").write_text(table(result), encoding="utf-8")
+    print(table(result))
     plot(result, output / "kernels.png")
-    print(text)
     return 0
 
 
@@ -67,16 +69,20 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each provider of a case; one that could not run says why."""
     floor = max(case.floor_bytes / ceilings["bytes_per_second"], case.floor_flops / ceilings["flops_per_second"])
+    of_case = {
+        "kernel": case.kernel,
+        "shape": dict(case.shape),
+        "floor_flops": case.floor_flops,
+        "floor_bytes": case.floor_bytes,
+        "floor_us": 1e6 * floor,
+    }
+    try:
+        providers = case.providers(device)
+    except Exception as error:  # such as inputs that do not fit into memory
+        return [{**of_case, "provider": "all", "missing": why(error)}]
     rows: list[dict[str, Any]] = []
-    for name, run in case.providers(device).items():
-        row: dict[str, Any] = {
-            "kernel": case.kernel,
-            "shape": dict(case.shape),
-            "provider": name,
-            "floor_flops": case.floor_flops,
-            "floor_bytes": case.floor_bytes,
-            "floor_us": 1e6 * floor,
-        }
+    for name, run in providers.items():
+        row: dict[str, Any] = {**of_case, "provider": name}
         if isinstance(run, str):
             rows.append({**row, "missing": run})
             continue
@@ -85,13 +91,15 @@ def measure(
         except Exception as error:  # whatever another library or the compiler fails with, the others are measured
             rows.append({**row, "missing": why(error)})
             continue
-        row |= measured
-        row["share_of_floor"] = row["floor_us"] / row["time_us"]
-        rows.append(row)
-    eager = next((row for row in rows if row["provider"] == "eager" and "time_us" in row), None)
+        rows.append({**row, **measured})
+    eager = next((row for row in rows if row["provider"] == "eager"), {})
     for row in rows:
-        if eager is not None and "time_us" in row:
-            row["speedup_over_eager"] = eager["time_us"] / row["time_us"]
+        for prefix in ("", "graph_"):
+            time = f"{prefix}time_us"
+            if time in row:
+                row[f"{prefix}share_of_floor"] = row["floor_us"] / row[time]
+            if time in row and time in eager:
+                row[f"{prefix}speedup_over_eager"] = eager[time] / row[time]
     return rows
 
 
@@ -104,11 +112,12 @@ def table(result: Mapping[str, Any]) -> str:
             row["kernel"],
             " ".join(f"{name} {number}" for name, number in row["shape"].items()),
             row["provider"],
-            *(_cells(row) if "time_us" in row else [row["missing"], "", "", "", ""]),
+            *(_cells(row) if "time_us" in row else [row["missing"], *[""] * 6]),
         ]
         for row in result["rows"]
     ]
-    names = ["kernel", "shape", "by", "time, us", "in a graph, us", "over eager", "of the floor", "peak memory, MiB"]
+    names = ["kernel", "shape", "by", "time, us", "over eager", "of the floor"]
+    names += ["in a graph, us", "over eager in one", "of the floor", "peak memory, MiB"]
     smoke = ""
     if result["size"] == "smoke":
         smoke = "\n\nA smoke run: shapes of a test, whose times say nothing about real ones."
@@ -121,13 +130,20 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    in_graph, memory = row.get("graph_time_us"), row["peak_memory_mib"]
+    memory = row["peak_memory_mib"]
+    times_of = [cell for prefix in ("", "graph_") for cell in _time_cells(row, prefix)]
+    return [*times_of, "" if memory is None else f"{memory:,.0f}"]
+
+
+def _time_cells(row: Mapping[str, Any], prefix: str) -> list[str]:
+    """Time, over eager, of the floor."""
+    time, speedup = row.get(f"{prefix}time_us"), row.get(f"{prefix}speedup_over_eager")
+    if time is None:
+        return [row.get(f"{prefix}missing", ""), "", ""]
     return [
-        f"{row['time_us']:,.0f}",
-        "" if in_graph is None else f"{in_graph:,.0f}",
-        f"{row['speedup_over_eager']:.2f}x" if "speedup_over_eager" in row else "",
-        f"{100 * row['share_of_floor']:.0f}%",
-        "" if memory is None else f"{memory:,.0f}",
+        f"{time:,.1f}" if time < 100 else f"{time:,.0f}",
+        "" if speedup is None else f"{speedup:.2f}x",
+        f"{100 * row[f'{prefix}share_of_floor']:.0f}%",
     ]
 
 
@@ -137,7 +153,8 @@ def _ceilings(device: torch.device, seconds: float) -> dict[str, float]:
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copies = times(lambda: target.copy_(source), device, seconds)
-    factor = torch.ones(width, width, dtype=torch.bfloat16, device=device)
+    # Of random numbers, as the cases have them: ones cost a GPU less power, and it multiplies them faster.
+    factor = torch.randn(width, width, generator=torch.Generator(device).manual_seed(0), device=device).bfloat16()
     products = times(lambda: factor @ factor, device, seconds)
     return {
         "bytes_per_second": 2 * num_bytes / statistics.median(copies),

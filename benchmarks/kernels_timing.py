@@ -12,7 +12,10 @@ _SWEPT_BYTES = 256 * 2**20  # more than any L2 cache
 
 
 def measure_run(run: Run, device: torch.device, seconds: float, *, in_graph: bool) -> dict[str, Any]:
-    """Time of a run, and the most memory that it had beyond what was there before; a CPU does not tell."""
+    """Time of a run, and the most memory that it had beyond what was there before; a CPU does not tell.
+
+    A run that cannot be captured in a graph says why, "graph_missing", beside its time without one.
+    """
     run()  # compiles, and is not counted
     memory = None
     if device.type == "cuda":
@@ -31,10 +34,13 @@ def measure_run(run: Run, device: torch.device, seconds: float, *, in_graph: boo
         "peak_memory_mib": memory,
     }
     if in_graph and device.type == "cuda":
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-        row["graph_time_us"] = 1e6 * statistics.median(times(graph.replay, device, seconds))
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                run()
+            row["graph_time_us"] = 1e6 * statistics.median(times(graph.replay, device, seconds))
+        except Exception as error:
+            row["graph_missing"] = why(error)
     return row
 
 

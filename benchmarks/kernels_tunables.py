@@ -158,7 +158,7 @@ def _linear_kl(size: str, device: torch.device) -> Iterator[Tunable]:
     name = architecture(device)
     runs: dict[str, dict[str, Callable[[Launch], object]]] = {"SOFTMAX": {}, "DIVERGENCE": {}}
     for hidden_size, vocab_size in sorted({shape[1:] for shape in kernel_cases_linear_kl.SHAPES[size]}):
-        num_rows = loss_chunk(device, hidden_size, mean_embedding=False)
+        num_rows = loss_chunk(device, hidden_size, vocab_size, mean_embedding=False)
         generator = torch.Generator(device).manual_seed(0)
         student_CV, teacher_CV = (
             3 * torch.randn(num_rows, vocab_size, generator=generator, device=device) for _ in range(2)

@@ -134,6 +134,8 @@ def _time_us(tunable: Tunable, device: torch.device, seconds: float, candidate: 
     logarithms = []
     for run in tunable.runs.values():
         measured = measure_run(partial(run, candidate), device, seconds, in_graph=tunable.in_graph)
+        if "graph_missing" in measured:
+            raise RuntimeError(f"not in a graph: {measured['graph_missing']}")
         logarithms.append(math.log(measured.get("graph_time_us", measured["time_us"])))
     return math.exp(sum(logarithms) / len(logarithms))
 

@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_mtp.kernels.tables import TOKEN_BUCKETS, Launch, Table, launch, shared_bytes
-from vllm_mtp.kernels.triton_common import INTERPRETED, dot, tanh
+from vllm_mtp.kernels.triton_common import INTERPRETED, dot, or_zero, tanh
 
 
 def _launches(rows: int, few: int, many: int, num_stages: int, num_warps: int = 4) -> dict[int, Launch]:
@@ -285,7 +285,7 @@ def candidates_kernel(  # type: ignore[no-untyped-def]
             is_best_VT = tl.arange(0, BLOCK_V)[:, None] == best_T[None, :]
             logit_T = tl.max(tl.where(is_best_VT, logit_VT, float("-inf")), axis=0)
             tl.store(logit_ptr + to_T, logit_T, mask=inside_T)
-        largest_T = _or_zero(tl.max(logit_VT, axis=0))
+        largest_T = or_zero(tl.max(logit_VT, axis=0))
         lse_T = largest_T + tl.log(tl.sum(tl.exp(logit_VT - largest_T[None, :]), axis=0))
         tl.store(lse_ptr + to_T, lse_T, mask=inside_T)
 
@@ -332,7 +332,7 @@ def best_kernel(  # type: ignore[no-untyped-def]
             place_N = (start + lane_N).to(tl.int64) * num_tokens + token
             lse_N = tl.load(tile_lse_ptr + place_N, mask=start + lane_N < num_tiles, other=float("-inf"))
             largest_N = tl.maximum(largest_N, lse_N)
-        largest = _or_zero(tl.max(largest_N, axis=0))
+        largest = or_zero(tl.max(largest_N, axis=0))
         sum_N = tl.zeros((BLOCK_N,), tl.float32)
         for start in range(0, num_tiles, BLOCK_N):
             place_N = (start + lane_N).to(tl.int64) * num_tokens + token
@@ -397,9 +397,3 @@ def _gumbel_noise(seed, id_V, token_T):  # type: ignore[no-untyped-def]
     bits_VT, _, _, _ = tl.philox(seed, id_VT, token_VT, tl.zeros_like(id_VT), tl.zeros_like(id_VT))
     u_VT = ((bits_VT >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
     return -tl.log(-tl.log(u_VT))
-
-
-@triton.jit
-def _or_zero(x):  # type: ignore[no-untyped-def]
-    """x, and 0 for -inf, which cannot be subtracted from itself."""
-    return tl.where(x == float("-inf"), 0.0, x)

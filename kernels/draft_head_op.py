@@ -55,7 +55,7 @@ def draft_head(
     Raises:
         ValueError: for shapes, dtypes or options that do not fit together.
     """
-    if not len(w):
+    if not w.size(0):
         raise ValueError("w: expected rows of a head, got none")
     part = draft_head_part(
         h,
@@ -99,9 +99,10 @@ def draft_head_part(
     _check(h, w, scale, hidden_scale, bias, d2t, logit_scale, soft_cap)
     if isinstance(gumbel_seed, int):
         gumbel_seed = torch.full((1,), gumbel_seed, dtype=torch.int64, device=h.device)
-    if not len(w):
+    if not w.size(0):
         return reference.part_without_rows(h, confidence)
     h = h if h.stride(-1) == 1 else h.contiguous()
+    scale, hidden_scale, bias, d2t = (x if x is None else x.contiguous() for x in (scale, hidden_scale, bias, d2t))
     return DraftPart(
         *_draft_head(h, w, scale, hidden_scale, bias, d2t, gumbel_seed, first_id, logit_scale, soft_cap, confidence)
     )
@@ -137,10 +138,13 @@ def warm_up_draft_head(w: Tensor, hidden_dtype: torch.dtype, **options: Tensor |
         **options: as they will be given to `draft_head_part`, but for `hidden_scale`.
     """
     for num_tokens in TOKEN_BUCKETS:
-        h = torch.zeros(num_tokens, w.size(1), device=w.device)
         if hidden_dtype in QUANTISED:
-            h, options["hidden_scale"] = quantize_head(h, hidden_dtype)
-        draft_head_part(h.to(hidden_dtype), w, **options)  # type: ignore[arg-type]
+            for dtype in _FLOATING:  # of the activations: any of these
+                rows = torch.zeros(num_tokens, w.size(1), dtype=dtype, device=w.device)
+                h, options["hidden_scale"] = quantize_head(rows, hidden_dtype)
+        else:
+            h = torch.zeros(num_tokens, w.size(1), dtype=hidden_dtype, device=w.device)
+        draft_head_part(h, w, **options)  # type: ignore[arg-type]
 
 
 def _check(
@@ -191,13 +195,13 @@ def _fake_draft_head(
     soft_cap: float | None,
     confidence: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    key_T = hidden.new_empty(len(hidden), dtype=torch.float32)
+    key_T = hidden.new_empty(hidden.size(0), dtype=torch.float32)
     last = (torch.empty_like(key_T) if confidence else key_T.new_empty(0) for _ in range(2))
-    return (hidden.new_empty(len(hidden), dtype=torch.int64), key_T, *last)  # type: ignore[return-value]
+    return (hidden.new_empty(hidden.size(0), dtype=torch.int64), key_T, *last)  # type: ignore[return-value]
 
 
 def _fake_quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return rows.new_empty(rows.shape, dtype=dtype), rows.new_empty(len(rows), dtype=torch.float32)
+    return rows.new_empty(rows.shape, dtype=dtype), rows.new_empty(rows.size(0), dtype=torch.float32)
 
 
 _draft_head = register(

@@ -83,7 +83,7 @@ def draft_head_part(
 
 def part_without_rows(h: Tensor, confidence: bool) -> DraftPart:
     """What a rank says that has no rows of the head: it loses against every other."""
-    key_T = torch.full((len(h),), float("-inf"), device=h.device)
+    key_T = torch.full((h.size(0),), float("-inf"), device=h.device)
     last = key_T if confidence else key_T[:0]
     return DraftPart(torch.full_like(key_T, _NO_ID, dtype=torch.int64), key_T, last, last)
 

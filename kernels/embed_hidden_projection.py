@@ -32,6 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vllm_mtp.kernels import embed_hidden_projection_reference as reference
 from vllm_mtp.kernels.tables import TOKEN_BUCKETS, Launch, Table, architecture, launch, shared_bytes, token_bucket
 from vllm_mtp.kernels.triton_common import dot
 
@@ -107,6 +108,11 @@ def embed_hidden_projection(
     one_launch: bool | None,
 ) -> Tensor:
     """Launches one of the two forms; arguments and result are those of the plain `embed_hidden_projection_forward`."""
+    if weight_NC.dtype == torch.float64:  # for tests and the curious: the kernels compute in float32
+        return reference.embed_hidden_projection_forward(
+            ids_T, embedding, hidden_TD, weight_NC, embed_norm_D, hidden_norm_D, positions_T,
+            eps, embed_first, unit_offset,
+        )  # fmt: skip
     num_tokens, hidden_size = hidden_TD.shape
     if one_launch is None:
         one_launch = token_bucket(num_tokens) in ONE_LAUNCH.get(architecture(hidden_TD.device), ())
@@ -170,6 +176,11 @@ def embed_hidden_projection_backward(
     for_norms: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Launches; arguments and results are those of the plain function of this name."""
+    if weight_NC.dtype == torch.float64:
+        return reference.embed_hidden_projection_backward(
+            gradient_TN, ids_T, embedding, hidden_TD, weight_NC, embed_norm_D, hidden_norm_D, positions_T,
+            eps, embed_first, unit_offset, for_hidden, for_weight, for_norms,
+        )  # fmt: skip
     hidden_size = hidden_TD.size(1)
     of_hidden_TD, of_weight_NC, of_embed_norm_D, of_hidden_norm_D = (hidden_TD.new_empty(0) for _ in range(4))
     if for_weight:
@@ -322,8 +333,9 @@ def norms_kernel(  # type: ignore[no-untyped-def]
     d_D = tl.arange(0, BLOCK_D)
     inside_D = d_D < hidden_size
     if tl.program_id(1) == 0:
-        row, keep = _embedding_row(token, ids_ptr, positions_ptr)
-        x_D = keep * tl.load(embedding_ptr + row * embedding_stride + d_D, mask=inside_D, other=0.0).to(tl.float32)
+        row = _embedding_row(token, ids_ptr)
+        counts_D = d_D < _embedding_size(token, positions_ptr, hidden_size)
+        x_D = tl.load(embedding_ptr + row * embedding_stride + d_D, mask=counts_D, other=0.0).to(tl.float32)
         y_D = x_D * _inverse_rms(tl.sum(x_D * x_D, axis=0), hidden_size, eps)
         y_D = _times_norm_weight(y_D, embed_norm_ptr, d_D, inside_D, UNIT_OFFSET)
         offset = 0 if EMBED_FIRST else hidden_size
@@ -366,23 +378,20 @@ def projection_kernel(  # type: ignore[no-untyped-def]
     # What lies beyond the last output or token reads the last one again: loads without a mask keep their 16 bytes.
     weight_ptrs_N = weight_ptr + tl.minimum(n_N, num_outputs - 1).to(tl.int64) * weight_stride
     from_T = tl.minimum(token_T, num_tokens - 1).to(tl.int64)
-    row_T, keep_T = _embedding_row(from_T, ids_ptr, positions_ptr)
-    sum_NT = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
-    sum_NT += (
-        _normed_product(
-            weight_ptrs_N + (0 if EMBED_FIRST else hidden_size),
-            embedding_ptr + row_T * embedding_stride,
-            embed_norm_ptr,
-            hidden_size,
-            eps,
-            UNIT_OFFSET,
-            EVEN,
-            BLOCK_N,
-            BLOCK_T,
-            BLOCK_D,
-        )
-        * keep_T[None, :]
+    sum_NT = _normed_product(
+        weight_ptrs_N + (0 if EMBED_FIRST else hidden_size),
+        embedding_ptr + _embedding_row(from_T, ids_ptr) * embedding_stride,
+        embed_norm_ptr,
+        hidden_size,
+        eps,
+        UNIT_OFFSET,
+        EVEN,
+        BLOCK_N,
+        BLOCK_T,
+        BLOCK_D,
     )
+    if positions_ptr is not None:
+        sum_NT = tl.where((tl.load(positions_ptr + from_T) != 0)[None, :], sum_NT, 0.0)
     sum_NT += _normed_product(
         weight_ptrs_N + (hidden_size if EMBED_FIRST else 0),
         hidden_ptr + from_T * hidden_stride,
@@ -427,8 +436,9 @@ def norm_backward_kernel(  # type: ignore[no-untyped-def]
         token = (program * num_rows_each + i).to(tl.int64)
         loaded_D = d_D < tl.where(token < num_tokens, hidden_size, 0)
         from_token = tl.minimum(token, num_tokens - 1)
-        row, keep = _embedding_row(from_token, ids_ptr, positions_ptr)
-        x_D = keep * tl.load(rows_ptr + row * rows_stride + d_D, mask=loaded_D, other=0.0).to(tl.float32)
+        row = _embedding_row(from_token, ids_ptr)
+        counts_D = d_D < tl.where(token < num_tokens, _embedding_size(from_token, positions_ptr, hidden_size), 0)
+        x_D = tl.load(rows_ptr + row * rows_stride + d_D, mask=counts_D, other=0.0).to(tl.float32)
         d_x_D = tl.load(gradient_ptr + from_token * gradient_stride + d_D, mask=loaded_D, other=0.0).to(tl.float32)
         inverse_rms = _inverse_rms(tl.sum(x_D * x_D, axis=0), hidden_size, eps)
         n_D = x_D * inverse_rms
@@ -444,14 +454,17 @@ def norm_backward_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _embedding_row(token, ids_ptr, positions_ptr):  # type: ignore[no-untyped-def]
-    """The row that is a token's embedding, and its factor: 0.0 at position 0, where positions are given, else 1.0.
+def _embedding_row(token, ids_ptr):  # type: ignore[no-untyped-def]
+    """The row that is a token's embedding; of one token, or of a block of them."""
+    return tl.load(ids_ptr + token).to(tl.int64) if ids_ptr is not None else token
 
-    Of one token, or of a block of them: the factor has the token's shape.
-    """
-    row = tl.load(ids_ptr + token).to(tl.int64) if ids_ptr is not None else token
-    keep = (tl.load(positions_ptr + token) != 0).to(tl.float32) if positions_ptr is not None else token * 0.0 + 1.0
-    return row, keep
+
+@triton.jit
+def _embedding_size(token, positions_ptr, hidden_size):  # type: ignore[no-untyped-def]
+    """How many numbers of a token's embedding count: none at position 0, where positions are given."""
+    if positions_ptr is not None:
+        hidden_size = tl.where(tl.load(positions_ptr + token) != 0, hidden_size, 0)
+    return hidden_size
 
 
 @triton.jit

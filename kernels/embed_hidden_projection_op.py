@@ -53,6 +53,7 @@ def embed_hidden_projection(
     """
     _check(ids, emb, h, w, g_e, g_h, positions, order)
     h, emb = (x if x.stride(-1) == 1 else x.contiguous() for x in (h, emb))
+    ids, positions, g_e, g_h = (x if x is None else x.contiguous() for x in (ids, positions, g_e, g_h))
     output: Tensor = _operator(
         ids, emb, h, w, g_e, g_h, positions, eps, order == "embed_hidden", unit_offset, one_launch
     )
@@ -73,7 +74,7 @@ def _check(
     if h.dim() != 2 or w.dim() != 2 or w.size(1) != 2 * h.size(1):
         raise ValueError(f"Expected h [T, D] and w [N, 2D], got {list(h.shape)} and {list(w.shape)}")
     num_tokens, size = h.shape
-    if emb.dim() != 2 or emb.size(1) != size or (ids is None and len(emb) != num_tokens):
+    if emb.dim() != 2 or emb.size(1) != size or (ids is None and emb.size(0) != num_tokens):
         expected = f"[{num_tokens}, {size}], a row for each token" if ids is None else f"a table [V, {size}]"
         raise ValueError(f"emb: expected {expected}, got {list(emb.shape)}")
     if not emb.dtype == h.dtype == w.dtype:
@@ -103,7 +104,7 @@ def _fake(
     unit_offset: bool,
     one_launch: bool | None,
 ) -> Tensor:
-    return h.new_empty(len(h), len(w))
+    return h.new_empty(h.size(0), w.size(0))
 
 
 def _fake_backward(

@@ -21,7 +21,8 @@ With the teacher as mean embedding (e = w^T p and a constant of each token) the 
 makes e.
 
 No atomics: the same inputs give the same bits. Nothing waits for the device, and no shape depends on values. NaN in a
-hidden state makes NaN of its token, unless that does not count.
+hidden state makes NaN of its token, unless that does not count. A bias of -inf takes a token out of both distributions;
+under a soft cap it does not.
 
 Source: chunks with the gradient in the forward pass are Liger-Kernel's (arXiv 2410.10989); the loss by mean embeddings
 follows from the head being linear: softmax(w h) is an exponential family in h with mean w^T p.
@@ -37,7 +38,7 @@ from torch import Tensor
 from vllm_mtp.kernels import linear_kl_reference as reference
 from vllm_mtp.kernels.matmul import product
 from vllm_mtp.kernels.tables import Launch, Table, launch
-from vllm_mtp.kernels.triton_common import tanh
+from vllm_mtp.kernels.triton_common import or_zero, tanh
 
 # Rows are read in blocks of 4,096 by 8 warps: 16 float32 values a thread. Twice that spills registers on sm_90.
 # "cpu" is the interpreter: a vocabulary of a test has several blocks.
@@ -84,7 +85,8 @@ def _log_sum_and_top(  # type: ignore[no-untyped-def]
         block_peak, where = tl.max(z, 0, return_indices=True, return_indices_tie_break_left=True)
         top = tl.where(block_peak > peak, start + where, top)
         higher = tl.maximum(peak, block_peak)
-        total = total * tl.exp(peak - higher) + tl.sum(tl.exp(z - higher), 0)
+        taken_off = or_zero(higher)  # all logits so far may be -inf
+        total = total * tl.exp(peak - taken_off) + tl.sum(tl.exp(z - taken_off), 0)
         peak = higher
     return peak + tl.log(total), top
 
@@ -168,13 +170,13 @@ def divergence_kernel(  # type: ignore[no-untyped-def]
             if accept_ptr is not None:
                 accepts += tl.minimum(p * seen_share, q)
         if OBJECTIVE == "kl":
-            values += p * (log_p - log_q)
+            values += tl.where(p == 0.0, 0.0, p * (log_p - log_q))  # of a bias of -inf, log p - log q is NaN
             gradient = q - p
         elif OBJECTIVE == "ce":
             values -= tl.where(v == label, log_q, 0.0)
             gradient = q - tl.where(v == label, 1.0, 0.0)
         elif OBJECTIVE == "rkl":
-            values += q * (log_q - log_p)
+            values += tl.where(q == 0.0, 0.0, q * (log_q - log_p))
         else:
             values += tl.minimum(p, q)
             belows += tl.where(q < p, q, 0.0)
@@ -200,7 +202,7 @@ def divergence_kernel(  # type: ignore[no-untyped-def]
             log_q, log_p = tl.where(valid, z - log_sum_s, 0.0), tl.where(valid, z_t - log_sum_t, 0.0)
             q = tl.exp(log_q)
             if OBJECTIVE == "rkl":
-                gradient = q * (log_q - log_p - value)
+                gradient = tl.where(q == 0.0, 0.0, q * (log_q - log_p - value))
             else:
                 gradient = q * (below - tl.where(q < tl.exp(log_p), 1.0, 0.0))
             if OBJECTIVE == "lk":
@@ -254,7 +256,7 @@ def linear_kl(
         h_t_TD = None if h_t_TD is None else h_t_TD.masked_fill(~counts_KT.any(0)[:, None], 0)
     labels_KT = None if labels_KT is None else labels_KT.contiguous()
     bias_V = None if bias_V is None else bias_V.contiguous()
-    seen_log_sum_T = log_sum_T if teacher_log_sum_T is None else teacher_log_sum_T.contiguous()
+    seen_log_sum_T = log_sum_T if teacher_log_sum_T is None else teacher_log_sum_T.float().contiguous()
     softmax, divergence = (
         {"HAS_CAP": soft_cap is not None, **launch(table, num_tokens, w_VD.device).arguments()}
         for table in (SOFTMAX, DIVERGENCE)

@@ -2,6 +2,7 @@
 
 # Shapes: K draft steps, T tokens, D hidden size, V vocabulary.
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,11 +53,11 @@ def linear_kl(
         weights: of the tokens in the mean, [T] or [K, T]; 0 leaves a token out, whatever its hidden states are.
         labels: for "ce": tokens as rows of w, [T] or [K, T]; one below 0 leaves its token out.
         objective: one of OBJECTIVES.
-        chunk: tokens whose logits exist at a time; None: by device and hidden size.
+        chunk: tokens whose logits exist at a time; None: by device and size of the head.
         logits_dtype: of the logits between product and softmax. bfloat16 saves a little time and costs accuracy where
             drafter and teacher are close.
         metrics: give accept, top1_agree and top1 too.
-        bias: of the head, [V].
+        bias: of the head, [V]; -inf takes a token out of both distributions, where there is no soft cap.
         scale: multiplies the logits, after the cap.
         soft_cap: bounds the logits' magnitude.
         teacher_log_sum: [T], logsumexp of the teacher's logits over the whole vocabulary where w is reduced: accept is
@@ -74,13 +75,13 @@ def linear_kl(
     counts_KT = None if weights_KT is None else weights_KT != 0
     w, bias = w.detach(), None if bias is None else bias.detach()
     if isinstance(h_t, MeanTarget):
-        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
+        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), w.size(0), mean_embedding=True)
         value_KT, top_KT, _ = _linear_kl_mean(
             h_s_KTD, h_t.mean_ND, h_t.constant_N, w, bias, counts_KT, scale / tau, chunk, with_gradient, logits_dtype
         )
         accept_KT, teacher_top_T = None, h_t.top_N
     else:
-        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
+        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), w.size(0), mean_embedding=False)
         value_KT, accept_KT, top_KT, teacher_top_T, _ = _linear_kl(
             h_s_KTD, None if h_t is None else h_t.detach(), w, bias, labels_KT, counts_KT, teacher_log_sum,
             objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
@@ -108,7 +109,7 @@ def mean_embedding(
         tau: temperature.
         bias: of the head, [V].
         scale: multiplies the logits.
-        chunk: tokens whose logits exist at a time; None: by device and hidden size.
+        chunk: tokens whose logits exist at a time; None: by device and size of the head.
 
     Returns:
         Mean rows [T, D] in float32, constants [T], top tokens [T].
@@ -117,29 +118,30 @@ def mean_embedding(
         ValueError: for shapes, dtypes or devices that do not fit together.
     """
     _check_head(h_t, w, bias, "h_t")
-    _check(h_t.dim() == 2, f"h_t: expected [T, D], got {list(h_t.shape)}")
-    _check(tau > 0, f"tau: expected a positive number, got {tau}")
-    chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), mean_embedding=True)
+    _check(h_t.dim() == 2, lambda: f"h_t: expected [T, D], got {list(h_t.shape)}")
+    _check(tau > 0, lambda: f"tau: expected a positive number, got {tau}")
+    chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), w.size(0), mean_embedding=True)
     with torch.no_grad():
         return MeanTarget(*_mean_embedding(h_t, w, bias, scale / tau, chunk))
 
 
-def _check(condition: bool, message: str) -> None:
+def _check(condition: bool, message: Callable[[], str]) -> None:
+    """The message is made when it is needed: torch.compile has no text for a number of tokens that may change."""
     if not condition:
-        raise ValueError(message)
+        raise ValueError(message())
 
 
 def _check_head(hidden: Tensor, w: Tensor, bias: Tensor | None, name: str) -> None:
-    _check(w.dim() == 2, f"w: expected [V, D], got {list(w.shape)}")
+    _check(w.dim() == 2, lambda: f"w: expected [V, D], got {list(w.shape)}")
     _check(
         hidden.size(-1) == w.size(1),
-        f"{name}: expected hidden states of size {w.size(1)}, as w has, got {list(hidden.shape)}",
+        lambda: f"{name}: expected hidden states of size {w.size(1)}, as w has, got {list(hidden.shape)}",
     )
-    _check(w.is_floating_point(), f"w: expected a floating-point head, got {w.dtype}; dequantise it first")
-    _check(hidden.device == w.device, f"{name}: expected a tensor on {w.device}, as w, got {hidden.device}")
+    _check(w.is_floating_point(), lambda: f"w: expected a floating-point head, got {w.dtype}; dequantise it first")
+    _check(hidden.device == w.device, lambda: f"{name}: expected a tensor on {w.device}, as w, got {hidden.device}")
     if bias is not None:
         fits = bias.shape == w.shape[:1]
-        _check(fits, f"bias: expected [{w.size(0)}], a number for each row of w, got {list(bias.shape)}")
+        _check(fits, lambda: f"bias: expected [{w.size(0)}], a number for each row of w, got {list(bias.shape)}")
 
 
 def _check_linear_kl(
@@ -156,39 +158,45 @@ def _check_linear_kl(
     soft_cap: float | None,
     teacher_log_sum: Tensor | None,
 ) -> None:
-    _check(objective in OBJECTIVES, f"objective: expected one of {', '.join(OBJECTIVES)}, got {objective!r}")
-    _check(h_s.dim() in (2, 3), f"h_s: expected [T, D] or [K, T, D], got {list(h_s.shape)}")
+    _check(objective in OBJECTIVES, lambda: f"objective: expected one of {', '.join(OBJECTIVES)}, got {objective!r}")
+    _check(h_s.dim() in (2, 3), lambda: f"h_s: expected [T, D] or [K, T, D], got {list(h_s.shape)}")
     _check_head(h_s, w, bias, "h_s")
-    _check(tau > 0, f"tau: expected a positive number, got {tau}")
-    _check(soft_cap is None or soft_cap > 0, f"soft_cap: expected a positive number or None, got {soft_cap}")
-    _check(chunk is None or chunk > 0, f"chunk: expected a positive number of tokens or None, got {chunk}")
+    _check(tau > 0, lambda: f"tau: expected a positive number, got {tau}")
+    _check(soft_cap is None or soft_cap > 0, lambda: f"soft_cap: expected a positive number or None, got {soft_cap}")
+    _check(chunk is None or chunk > 0, lambda: f"chunk: expected a positive number of tokens or None, got {chunk}")
     shape, num_tokens = h_s.shape[:-1], h_s.size(-2)
     if isinstance(h_t, MeanTarget):
-        _check(objective == "kl", f"objective: a mean-embedding teacher has only 'kl', got {objective!r}; give h_t")
-        _check(soft_cap is None, "soft_cap: a mean embedding is exact for a linear head alone; give h_t")
-        _check(teacher_log_sum is None, "teacher_log_sum: a mean embedding measures no acceptance; give h_t")
+        _check(
+            objective == "kl", lambda: f"objective: a mean-embedding teacher has only 'kl', got {objective!r}; give h_t"
+        )
+        _check(soft_cap is None, lambda: "soft_cap: a mean embedding is exact for a linear head alone; give h_t")
+        _check(teacher_log_sum is None, lambda: "teacher_log_sum: a mean embedding measures no acceptance; give h_t")
         _check(
             h_t.mean_ND.shape == (num_tokens, w.size(1)),
-            f"h_t: expected a mean embedding of {num_tokens} tokens, got {list(h_t.mean_ND.shape)}",
+            lambda: f"h_t: expected a mean embedding of {num_tokens} tokens, got {list(h_t.mean_ND.shape)}",
         )
     elif h_t is None:
-        _check(objective == "ce" and not metrics, "h_t: expected the teacher's hidden states; 'ce' alone needs none")
+        _check(
+            objective == "ce" and not metrics,
+            lambda: "h_t: expected the teacher's hidden states; 'ce' alone needs none",
+        )
     else:
         _check(
             h_t.shape == (num_tokens, w.size(1)),
-            f"h_t: expected [{num_tokens}, {w.size(1)}], a row for each token of h_s, got {list(h_t.shape)}",
+            lambda: f"h_t: expected [{num_tokens}, {w.size(1)}], a row for each token of h_s, got {list(h_t.shape)}",
         )
     if teacher_log_sum is not None:
         fits = teacher_log_sum.shape == (num_tokens,)
         _check(
             fits,
-            f"teacher_log_sum: expected [{num_tokens}], a number for each token, got {list(teacher_log_sum.shape)}",
+            lambda: (
+                f"teacher_log_sum: expected [{num_tokens}], a number for each token, got {list(teacher_log_sum.shape)}"
+            ),
         )
-    _check((labels is not None) == (objective == "ce"), "labels: expected with objective 'ce', and only there")
+    _check((labels is not None) == (objective == "ce"), lambda: "labels: expected with objective 'ce', and only there")
     for name, tensor in (("weights", weights), ("labels", labels)):
-        if tensor is not None:
-            fits = tensor.shape in (shape, shape[-1:])
-            _check(fits, f"{name}: expected {list(shape)}, a number for each token, got {list(tensor.shape)}")
+        if tensor is not None and tensor.shape not in (shape, shape[-1:]):
+            raise ValueError(f"{name}: expected {list(shape)}, a number for each token, got {list(tensor.shape)}")
 
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -210,8 +218,8 @@ def _fake_mean_embedding(
     wide = wide_dtype(w)
     return (
         torch.empty_like(h_t, dtype=wide, memory_format=torch.contiguous_format),
-        h_t.new_empty(len(h_t), dtype=wide),
-        h_t.new_empty(len(h_t), dtype=torch.int64),
+        h_t.new_empty(h_t.size(0), dtype=wide),
+        h_t.new_empty(h_t.size(0), dtype=torch.int64),
     )
 
 

@@ -21,8 +21,18 @@ class MeanTarget(NamedTuple):
     """e = W^T p: the mean row of the head under the teacher, float32."""
     constant_N: Tensor
     """sum_v p_v (log p_v - scale b_v / tau): minus the entropy, less the mean bias."""
-    top_N: Tensor
-    """The teacher's most likely token."""
+    top_N: Tensor = None  # type: ignore[assignment]
+    """The teacher's most likely token; without it, nothing is said of agreement."""
+
+    @property
+    def e(self) -> Tensor:
+        """`mean_ND`."""
+        return self.mean_ND
+
+    @property
+    def neg_entropy(self) -> Tensor:
+        """`constant_N`, which is sum_v p_v log p_v where the head has no bias."""
+        return self.constant_N
 
 
 class LinearKL(NamedTuple):
@@ -37,7 +47,7 @@ class LinearKL(NamedTuple):
     was not asked for, and in the mean-embedding form."""
     top1_agree: Tensor | None
     """Whether drafter and teacher have the same most likely token; not where the weight is 0. None where it was not
-    asked for."""
+    asked for, or the teacher's is not known."""
     top1: Tensor | None
     """The drafter's most likely token, as a row of the head; any where the weight is 0. None where it was not asked
     for."""
@@ -56,7 +66,7 @@ def mean_embedding(
     chunk: int | None = None,
 ) -> MeanTarget:
     """`ops.mean_embedding`."""
-    chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), mean_embedding=True)
+    chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), w.size(0), mean_embedding=True)
     with torch.no_grad():
         return MeanTarget(*mean_embedding_forward(h_t, w, bias, scale / tau, chunk))
 
@@ -83,7 +93,7 @@ def linear_kl(
         return linear_kl_of_mean(
             h_s, h_t, w, tau=tau, weights=weights, chunk=chunk, metrics=metrics, bias=bias, scale=scale
         )
-    chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=False)
+    chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), w.size(0), mean_embedding=False)
     with_gradient = h_s.requires_grad and torch.is_grad_enabled()
     h_s_KTD, weights_KT, labels_KT = by_step(h_s, weights, labels, objective)
     counts_KT = None if weights_KT is None else weights_KT != 0
@@ -114,7 +124,7 @@ def linear_kl_of_mean(
 
     The operator cannot take it: a schema has no functions.
     """
-    chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), mean_embedding=True)
+    chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), w.size(0), mean_embedding=True)
     with_gradient = h_s.requires_grad and torch.is_grad_enabled()
     h_s_KTD, weights_KT, _ = by_step(h_s, weights, None, "kl")
     counts_KT = None if weights_KT is None else weights_KT != 0
@@ -152,7 +162,7 @@ def linear_kl_result(
     weights_KT: Tensor | None,
     accept_KT: Tensor | None,
     top_KT: Tensor,
-    teacher_top_T: Tensor,
+    teacher_top_T: Tensor | None,
     metrics: bool,
 ) -> LinearKL:
     """The mean, and everything without the dimension of steps where the hidden states have none."""
@@ -167,12 +177,14 @@ def linear_kl_result(
 
     if not metrics:
         return LinearKL(loss, shaped(value_KT), None, None, None)
-    agree_KT = top_KT == teacher_top_T
-    if weights_KT is not None:
-        agree_KT = agree_KT & (weights_KT != 0)
-        accept_KT = None if accept_KT is None else accept_KT.masked_fill(weights_KT == 0, 0)
-    accept = None if accept_KT is None else shaped(accept_KT.detach())
-    return LinearKL(loss, shaped(value_KT), accept, shaped(agree_KT), shaped(top_KT))
+    accept = agree = None
+    if accept_KT is not None:
+        accept_KT = accept_KT.detach()
+        accept = shaped(accept_KT if weights_KT is None else accept_KT.masked_fill(weights_KT == 0, 0))
+    if teacher_top_T is not None:
+        agree_KT = top_KT == teacher_top_T
+        agree = shaped(agree_KT if weights_KT is None else agree_KT & (weights_KT != 0))
+    return LinearKL(loss, shaped(value_KT), accept, agree, shaped(top_KT))
 
 
 def softmax_chunk(
@@ -261,7 +273,10 @@ def linear_kl_forward(
         """Logits, and the derivative of the soft cap."""
         raw_CV = wide(F.linear(hidden_CD.to(w_VD.dtype), w_VD, bias_V))
         if soft_cap is None:
-            return raw_CV * scale, None
+            logits_CV = raw_CV * scale
+            if bias_V is not None:  # of -inf, 0 (log p - log q) is NaN; of a finite number, 0
+                logits_CV.clamp_(min=torch.finfo(logits_CV.dtype).min)
+            return logits_CV, None
         tanh_CV = torch.tanh(raw_CV / soft_cap)
         return scale * soft_cap * tanh_CV, 1 - tanh_CV**2
 

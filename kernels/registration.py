@@ -10,6 +10,9 @@ one node. Which implementation runs is decided at the first call for a kind of d
     VLLM_MTP_KERNELS=reference    the reference on every device
     VLLM_MTP_KERNELS=triton       the Triton kernels, or an error that says what is missing
 
+Either runs with the tensors' device as the current one, and without autocast: dtypes are what the fake says, and logits
+that are promised in float32 are in float32.
+
 Registering imports no Triton: an implementation is named by its module, which is imported when it is first needed.
 """
 
@@ -17,7 +20,8 @@ import functools
 import importlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -54,7 +58,9 @@ def register(
 
     def run_on(device_type: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            return _implementation(name, reference, triton, device_type)(*args, **kwargs)
+            implementation = _implementation(name, reference, triton, device_type)
+            with _on_their_device(device_type, args), _without_autocast(device_type):
+                return implementation(*args, **kwargs)
 
         return run
 
@@ -66,6 +72,19 @@ def register(
         torch.library.register_autograd(f"vllm_mtp::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(torch.ops.vllm_mtp, name).default
     return operator
+
+
+def _on_their_device(device_type: str, args: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    if device_type == "cpu":
+        return nullcontext()
+    return torch.cuda.device(next(arg for arg in args if isinstance(arg, torch.Tensor)).device)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 @functools.cache

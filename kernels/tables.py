@@ -72,12 +72,13 @@ def shared_bytes(architecture: str) -> int:
     return 1024 * _SHARED_KIB.get(architecture, min(_SHARED_KIB.values()))
 
 
-def loss_chunk(device: torch.device, hidden_size: int, *, mean_embedding: bool) -> int:
+def loss_chunk(device: torch.device, hidden_size: int, vocab_size: int = 0, *, mean_embedding: bool) -> int:
     """Tokens whose logits `linear_kl` makes at a time.
 
-    On a GPU, as few as fill it in the gradient's product [C, V] x [V, D], whose output has C D / 128 / 256 tiles; on a
-    CPU, less: several tensors [C, V] are passed over in turn.
+    On a GPU, as few as fill it in the gradient's product [C, V] x [V, D], whose output has C D / 128 / 256 tiles, and
+    of a large vocabulary half as many: 1,024 x 151,936 logits are 1.45 GiB, 10 bytes each. On a CPU, less: several
+    tensors [C, V] are passed over in turn.
     """
     if device.type == "cpu":
         return 256 if mean_embedding else 128
-    return 1024 if hidden_size >= 4096 else 2048
+    return 1024 if hidden_size >= 4096 or vocab_size >= 100_000 else 2048

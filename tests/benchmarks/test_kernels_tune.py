@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vllm_mtp.benchmarks import kernels_tune
 from vllm_mtp.benchmarks.kernels_search import Found, search
+from vllm_mtp.benchmarks.kernels_tunables import Tunable
 from vllm_mtp.benchmarks.kernels_tune import entries, python, report
 from vllm_mtp.cli import main
 from vllm_mtp.kernels.tables import Launch
@@ -55,6 +57,13 @@ def test_every_candidate_is_timed_once() -> None:
     timed: list[str] = []
     search("shipped", ["a", "shipped"], lambda name: timed.append(name) or 1.0)  # type: ignore[func-returns-value]
     assert timed == ["shipped", "a"]
+
+
+def test_a_time_without_a_graph_is_not_compared_with_times_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels_tune, "measure_run", lambda *_, **__: {"time_us": 1.0, "graph_missing": "no memory"})
+    tunable = Tunable("a table", 16, None, (), {"a shape": lambda candidate: None})
+    with pytest.raises(RuntimeError, match="not in a graph: no memory"):
+        kernels_tune._time_us(tunable, torch.device("cpu"), 0.001, None)
 
 
 def row(table: str, bucket: int, best: object, ratio: float | None = 0.9) -> dict[str, object]:

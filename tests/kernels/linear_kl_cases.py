@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.compare import assert_close, random
+from vllm_mtp.kernels.ops import mean_embedding
 
 
 class Case(NamedTuple):
@@ -102,3 +103,29 @@ def check(function: Callable[..., Any], case: Case, *, factor: float = 1.0) -> N
     assert h_s.grad is not None
     assert h_s.grad.dtype == case.h_s.dtype
     assert_close(h_s.grad, exact["gradient"], dtype, factor=factor)
+
+
+def check_without_rows(function: Callable[..., Any], objective: str) -> None:
+    """Fails where rows with a bias of -inf, a whole block of them in front and some between, are not as if left out."""
+    inputs = case(objective=objective, num_tokens=5, bias=True)
+    rows = torch.cat([torch.arange(130, 150), torch.arange(155, 201)])
+    bias = torch.full((201,), float("-inf"))
+    bias[rows] = inputs.options["bias"][rows]
+    few = Case(inputs.h_s, inputs.h_t, inputs.w[rows], {**inputs.options, "bias": bias[rows]})
+    options = {**inputs.options, "bias": bias}
+    if objective == "ce":
+        few.options["labels"] = torch.arange(5)
+        options["labels"] = rows[:5]
+    exact = expected(few)
+    h_s = inputs.h_s.clone().requires_grad_()
+    found = function(h_s, inputs.h_t, inputs.w, **options)
+    found.loss.backward()
+    for name in ("loss", "per_token", "accept"):
+        assert_close(getattr(found, name).detach(), exact[name], torch.float32)
+    assert torch.equal(found.top1, rows[exact["top1"]])
+    assert h_s.grad is not None
+    assert_close(h_s.grad, exact["gradient"], torch.float32)
+    if objective == "kl":
+        teacher = mean_embedding(inputs.h_t, inputs.w, options["tau"], bias=bias)
+        by_mean = function(inputs.h_s, teacher, inputs.w, **options)
+        assert_close(by_mean.per_token, exact["per_token"], torch.float32)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.kernels.compare import random
 from tests.kernels.draft_head_cases import BF16, DTYPES, FP8, FP32, INT8, SIZES, check_best, head
+from vllm_mtp.kernels import draft_head_op
 from vllm_mtp.kernels import draft_head_reference as reference
 from vllm_mtp.kernels.ops import draft_head, draft_head_part, quantize_head, warm_up_draft_head
 
@@ -94,6 +96,37 @@ def test_one_graph() -> None:
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(case.h, case.w), step(case.h, case.w))
+
+
+def test_one_graph_for_any_number_of_tokens() -> None:
+    def step(h: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, hidden_scale = quantize_head(h, INT8)
+        of_rows = draft_head(q, w.to(INT8), scale=torch.ones(len(w)), hidden_scale=hidden_scale)
+        return (*draft_head(h, w, return_confidence=True), of_rows)
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=True)
+    counts = set()
+    for num_tokens in (5, 6, 9):
+        case = head((num_tokens, 72, 201))
+        for found, expected in zip(compiled(case.h, case.w), step(case.h, case.w), strict=True):
+            torch.testing.assert_close(found, expected)
+        counts.add(counter.frame_count)
+    assert len(counts) == 1, "nothing was compiled after the first call"
+
+
+@pytest.mark.parametrize("quantised", [FP8, INT8], ids=str)
+def test_warming_up_quantises_what_is_served(quantised: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Activations are of 16 bits; from others, another kernel would be compiled."""
+    seen = set()
+
+    def spy(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.add(rows.dtype)
+        return quantize_head(rows, dtype)
+
+    monkeypatch.setattr(draft_head_op, "quantize_head", spy)
+    warm_up_draft_head(torch.ones(3, 8).to(quantised), quantised, scale=torch.ones(3))
+    assert {BF16, torch.float16} <= seen
 
 
 @pytest.mark.parametrize("dtype", [FP32, INT8], ids=str)

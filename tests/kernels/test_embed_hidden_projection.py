@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.kernels.compare import assert_close
 from tests.kernels.embed_hidden_projection_cases import case, check, expected
@@ -61,6 +62,19 @@ def test_one_graph_forward_and_backward() -> None:
         run(**a.arguments).backward(a.gradient_TN)
     for name in ("h", "w", "g_e", "g_h"):
         torch.testing.assert_close(compiled.arguments[name].grad, eager.arguments[name].grad)
+
+
+def test_one_graph_for_any_number_of_tokens() -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(embed_hidden_projection, backend=counter, fullgraph=True, dynamic=True)
+    counts = set()
+    for num_tokens in (5, 6, 9):
+        a = case((num_tokens, 16, 8), ids=False, positions=True)
+        output_TN = compiled(**a.arguments)
+        output_TN.backward(a.gradient_TN)
+        assert_close(output_TN.detach(), expected(a)[0], torch.float32)
+        counts.add(counter.frame_count)
+    assert len(counts) == 1, "nothing was compiled after the first call"
 
 
 IDS, ROWS, W, G = torch.zeros(2, dtype=torch.int64), torch.ones(2, 8), torch.ones(3, 16), torch.ones(8)

@@ -1,7 +1,7 @@
 """Which implementation of an operator runs, and what importing the folder costs.
 
 Catches: an environment variable that is ignored or misspelt without a word, a fallback without a reason or with one at
-every call, a package that imports Triton before a kernel runs.
+every call, a package that imports Triton before a kernel runs, autocast that rounds what is promised in float32.
 """
 
 import subprocess
@@ -10,8 +10,11 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+import torch
 
+from tests.kernels import embed_hidden_projection_cases, linear_kl_cases
 from vllm_mtp.kernels import registration
+from vllm_mtp.kernels.ops import draft_head, embed_hidden_projection, linear_kl, mean_embedding
 from vllm_mtp.kernels.registration import CHOICE, uses_triton
 
 
@@ -73,6 +76,36 @@ def test_what_cannot_be(
         without_triton(monkeypatch)
     with pytest.raises(ValueError, match=f"{CHOICE}.*{message}"):
         uses_triton(device)
+
+
+def test_autocast_rounds_nothing() -> None:
+    """Float32 states and heads: the same bits and dtypes, also of what backward makes."""
+
+    def results() -> list[torch.Tensor]:
+        a = embed_hidden_projection_cases.case((5, 16, 8))
+        output_TN = embed_hidden_projection(**a.arguments)
+        output_TN.backward(a.gradient_TN)
+        h_s, h_t, w, _ = linear_kl_cases.case()
+        teacher = mean_embedding(h_t, w)
+        losses = [linear_kl(h_s.requires_grad_(), given, w) for given in (h_t, teacher)]
+        torch.stack([found.loss for found in losses]).sum().backward()
+        found = [output_TN, *(a.arguments[name].grad for name in ("h", "w", "g_e", "g_h")), *teacher, h_s.grad]
+        return [*found, *(loss.per_token for loss in losses), *draft_head(h_t, w, return_confidence=True)]
+
+    expected = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results()
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16, "it is as it was"
+    for ours, exact in zip(found, expected, strict=True):
+        assert ours.dtype == exact.dtype
+        assert torch.equal(ours, exact)
+
+
+def test_a_launch_is_on_the_device_of_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first argument that is one."""
+    monkeypatch.setattr(torch.cuda, "device", lambda device: device)
+    tensor = torch.empty(1, device="meta")
+    assert registration._on_their_device("cuda", (None, tensor, 1.0)) == tensor.device
 
 
 def test_importing_the_operators_imports_no_triton() -> None:

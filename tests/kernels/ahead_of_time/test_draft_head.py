@@ -20,9 +20,11 @@ PAIRS = {
     "8 bits, hidden states wider": [("bf16", "i8"), ("bf16", "fp8e4nv")],
     "32 bits": [("fp32", "fp32"), ("fp32", "i8")],
 }
-"""Types of hidden states and rows, by table. Without --extended the first of each but float32, at the first bucket."""
+"""Types of hidden states and rows, by table. Without --extended the first of each but float32, at the first bucket, and
+float8 on both sides as an H100 is served."""
 # A100 and MI300X have no matrix instructions for this float8; int8 is theirs.
 UNSUPPORTED = {("sm_80", "fp8e4nv"), ("gfx942", "fp8e4nv")}
+FLOAT8 = ("sm_90", "fp8e4nv", "fp8e4nv")
 CASES = [
     pytest.param(
         target,
@@ -36,7 +38,7 @@ CASES = [
     for target, bucket, launch in shipped(table)
     for i, (hidden, weight) in enumerate(PAIRS[name])
     if (target, weight) not in UNSUPPORTED
-    for fast in [bucket == 16 and i == 0 and name != "32 bits"]
+    for fast in [bucket == 16 and (i == 0 or (target, hidden, weight) == FLOAT8) and name != "32 bits"]
 ]
 INTEGERS = ["num_tokens", "num_rows", "first_id", "num_tiles"]
 MULTIPLES_OF_16 = ["hidden_size", "hidden_stride", "weight_stride"]
@@ -71,6 +73,27 @@ def test_candidates(target: str, hidden: str, weight: str, launch: Launch) -> No
     compiled.check(matrix=not exact)
     # What is copied asynchronously are the tiles, and nothing else is.
     assert not re.search(r"LDGSTS\S*\.64\b|LDGSTS\S*BYPASS\s", compiled.text), "tiles in pieces of less than 16 bytes"
+
+
+@pytest.mark.parametrize(
+    ("target", "hidden", "weight"), [*((target, "bf16", "bf16") for target in ARCHITECTURES), FLOAT8]
+)
+def test_candidates_as_served(target: str, hidden: str, weight: str) -> None:
+    """No option, and a hidden size of whole blocks."""
+    table = TABLES["8 bits" if weight == "fp8e4nv" else "16 bits"]
+    absent = ["bias_ptr", "d2t_ptr", "seed_ptr", "logit_ptr", "lse_ptr", "soft_cap"]
+    absent += [] if weight == "fp8e4nv" else ["scale_ptr", "hidden_scale_ptr"]
+    constants = {"EVEN": True, **dict.fromkeys(absent)}
+    launch = table.get(target, table["default"])[16]
+    compiled = compile_for(target, candidates_kernel, types(hidden, weight), constants, launch)
+    compiled.check(matrix=True)
+    assert not re.search(r"LDGSTS\S*\.64\b|LDGSTS\S*BYPASS\s", compiled.text), "tiles in pieces of less than 16 bytes"
+    if weight == "fp8e4nv":
+        assert compiled.matrix_instructions == {"QGMMA"}
+        # An addition in float32 to each of the tile's sums, after each of the instructions of 32 products.
+        sums_each = launch.tiles["BLOCK_V"] * launch.tiles["BLOCK_T"] // (32 * launch.num_warps)
+        num_additions = len(re.findall(r"\bFADD", compiled.text))
+        assert num_additions >= sums_each * launch.tiles["BLOCK_D"] // 32, "sums in the tensor core's 14 bits"
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)

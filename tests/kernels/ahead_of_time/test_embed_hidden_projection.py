@@ -57,9 +57,18 @@ def test_projection(target: str, dtype: str, folded: bool, launch: Launch) -> No
     compiled.check(matrix=dtype != "fp32" or target == "gfx942")
 
 
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_projection_as_served(target: str) -> None:
+    """Norm weights folded, no mask, and a hidden size of whole blocks."""
+    absent = dict.fromkeys(("embed_norm_ptr", "hidden_norm_ptr", "positions_ptr"))
+    constants = {"EMBED_FIRST": True, "UNIT_OFFSET": False, "EVEN": True, **absent}
+    launch = PROJECTION["16 bits"].get(target, PROJECTION["16 bits"]["default"])[16]
+    compile_for(target, projection_kernel, types("bf16"), constants, launch).check(matrix=True)
+
+
 @pytest.mark.parametrize("size", [4096, *(pytest.param(size, marks=SLOW) for size in (576, 2048, 8192))])
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_rows(target: str, size: int) -> None:
-    norms = {"EMBED_FIRST": False, "UNIT_OFFSET": True}
+    norms = {"EMBED_FIRST": True, "UNIT_OFFSET": True}
     compile_for(target, norms_kernel, types("bf16"), norms, row_launch(size)).check()
     compile_for(target, norm_backward_kernel, types("bf16"), {"UNIT_OFFSET": True}, row_launch(size)).check()

@@ -1,7 +1,7 @@
 """The draft head on a GPU, at the sizes of real heads.
 
-Catches: what the interpreter cannot show: asynchronous copies that overtake each other, real rounding, more than 2^31
-numbers in a head's pointer, a launch that a CUDA graph does not repeat.
+Catches: what the interpreter cannot show: asynchronous copies that overtake each other, real rounding, float8 sums of
+less than float32, offsets into a head of 622 million numbers, a launch that a CUDA graph does not repeat.
 """
 
 import pytest
@@ -83,6 +83,12 @@ def test_graph_replay(gumbel: bool) -> None:
             seed.fill_(other_seed)
         graph.replay()
         assert torch.equal(ids_T, draft_head(h, w, gumbel_seed=seed))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_device_that_is_not_the_current_one() -> None:
+    h, w = inputs(4, 2048, 32_768)
+    assert torch.equal(draft_head(h.to("cuda:1"), w.to("cuda:1")).to("cuda:0"), draft_head(h, w))
 
 
 def test_no_logits_in_memory() -> None:

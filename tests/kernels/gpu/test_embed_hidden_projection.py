@@ -76,6 +76,7 @@ def test_graph_replay(one_launch: bool) -> None:
 def test_the_concatenation_is_not_kept() -> None:
     num_tokens, size = 8192, 4096
     a = arguments(num_tokens, size)
+    embed_hidden_projection(**a, eps=1e-6)  # compiles, and the library takes its workspace
     before = torch.cuda.memory_allocated()
     output = embed_hidden_projection(**a, eps=1e-6)
     assert torch.cuda.memory_allocated() - before < 1.1 * output.nbytes

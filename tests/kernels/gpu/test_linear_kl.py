@@ -73,13 +73,15 @@ def test_the_same_inputs_give_the_same_bits() -> None:
 @pytest.mark.parametrize("num_tokens", [4096, 16384])
 def test_memory_does_not_grow_with_tokens(num_tokens: int) -> None:
     h_s, h_t, w = inputs(num_tokens, 2048, 151936)
+    linear_kl(h_s[:16].clone().requires_grad_(), h_t[:16], w).loss.backward()  # the library takes its workspace
     h_s.requires_grad_()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     linear_kl(h_s, h_t, w).loss.backward()
-    # Float32 logits of both sides and the bfloat16 gradient for a chunk of 2,048, and states of all tokens.
-    limit = 2048 * 151936 * (4 + 4 + 2) + 6 * num_tokens * 2048 * 4
-    assert torch.cuda.max_memory_allocated() - before <= 1.1 * limit
+    # The goal is 1/35 of the 51 GiB that eager needs for 16,384 tokens, about 1/9 of its 12.8 for 4,096: logits of both
+    # sides and the gradient for a chunk of 1,024. The gradients of all hidden states come on top.
+    goal = 51 * 2**30 / 35 + 2 * num_tokens * 2048 * 2
+    assert torch.cuda.max_memory_allocated() - before <= goal
 
 
 def test_replayed_from_a_graph() -> None:

@@ -3,7 +3,7 @@
 Catches: a tile's best that another tile's overwrites, rows or tokens beyond the last that are read or win, memory
 around the tensors that is taken for theirs, a tie that goes to a later row or tile, d2t applied to the wrong number or
 twice, the cap or a NaN that moves the argmax, scales of quantised rows left out, a probability of another token, noise
-that depends on the tile.
+that depends on the tile, vectors read as if their numbers were neighbours.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.kernels.compare import random
-from tests.kernels.draft_head_cases import BF16, DTYPES, FP8, FP32, INT8, SIZES, check_best, head
+from tests.kernels.draft_head_cases import BF16, DTYPES, FP8, FP32, INT8, SIZES, Head, check_best, head
 from vllm_mtp.kernels import draft_head_reference as reference
 from vllm_mtp.kernels.ops import DraftPart, combine_draft_parts, draft_head, draft_head_part, quantize_head
 
@@ -90,6 +90,19 @@ def test_samples_are_the_plain_twins(confidence: bool, d2t: bool) -> None:
         assert torch.equal(found.id_T, expected[0])
         for ours, theirs in zip(found[1:], expected[1:], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_vectors_that_are_views() -> None:
+    """Every other number of a longer vector, and one number for all rows."""
+    case = head(MIDDLE, INT8, INT8, bias=True, d2t=True)
+    for name in ("scale", "hidden_scale", "bias", "d2t"):
+        vector = case.options[name]
+        case.options[name] = torch.stack([vector, torch.full_like(vector, 9)], 1)[:, 0]
+        assert case.options[name].stride() == (2,)
+    check_best(case)
+    options = {"scale": torch.tensor(0.5).expand(201), "hidden_scale": case.options["hidden_scale"]}
+    z_TV = case.h.double() @ case.w.double().T * 0.5 * options["hidden_scale"].double()[:, None]
+    check_best(Head(h=case.h, w=case.w, options=options, z_TV=z_TV, logits_TV=z_TV))
 
 
 @pytest.mark.parametrize("gumbel_seed", [None, 5], ids=["best", "sample"])

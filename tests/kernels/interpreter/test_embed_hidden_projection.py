@@ -2,7 +2,8 @@
 
 Catches: halves in the wrong order or scaled by each other's norm, rows or outputs beyond the last that are read or
 written, a norm weight left out or with its offset twice, eps left out, position 0 masked in the wrong half or after the
-norm of another token, a gradient that sums padding rows, or that is summed over some of the tokens.
+norm of another token, or by a factor, which NaN survives, vectors read as if their numbers were neighbours, a gradient
+that sums padding rows, or that is summed over some of the tokens.
 """
 
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.compare import assert_close
-from tests.kernels.embed_hidden_projection_cases import EPS, case, check
+from tests.kernels.compare import assert_close, error
+from tests.kernels.embed_hidden_projection_cases import EPS, case, check, expected
 from vllm_mtp.kernels import embed_hidden_projection as kernels
 from vllm_mtp.kernels.ops import embed_hidden_projection, fold_norm_weights
 
@@ -73,6 +74,41 @@ def test_the_table_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "ONE_LAUNCH", {"cpu": frozenset({16})})
     embed_hidden_projection(**a)
     assert launches == ["norms_kernel", "projection_kernel"]
+
+
+@FORMS
+def test_vectors_that_are_views(one_launch: bool) -> None:
+    """Every other number of a longer vector, and a column of a batch."""
+    a = case((5, 72, 40), positions=True, one_launch=one_launch)
+    for name in ("ids", "positions", "g_e", "g_h"):
+        vector = a.arguments[name].detach()
+        wider = torch.stack([vector, torch.full_like(vector, 9)], 1)
+        a.arguments[name] = (wider[:, 0] if name == "ids" else wider.flatten()[::2]).requires_grad_(name[0] == "g")
+    check(a, torch.float32)
+
+
+@FORMS
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_masked_embedding_may_be_anything(number: float, one_launch: bool) -> None:
+    a = case((5, 72, 40), positions=True, one_launch=one_launch)
+    exact = expected(a)
+    a.arguments["emb"][a.arguments["ids"][a.arguments["positions"] == 0]] = number
+    output_TN = embed_hidden_projection(**a.arguments)
+    output_TN.backward(a.gradient_TN)
+    assert_close(output_TN.detach(), exact[0], torch.float32)
+    for name, gradient in exact[1].items():
+        assert_close(a.arguments[name].grad, gradient, torch.float32)
+
+
+@FORMS
+def test_float64_is_exact(one_launch: bool) -> None:
+    a = case((5, 72, 40), torch.float64, one_launch=one_launch)
+    output_TN = embed_hidden_projection(**a.arguments)
+    output_TN.backward(a.gradient_TN)
+    expected_TN, gradients = expected(a)
+    assert error(output_TN.detach(), expected_TN) < 1e-12
+    for name, gradient in gradients.items():
+        assert error(a.arguments[name].grad, gradient) < 1e-12, name
 
 
 @FORMS

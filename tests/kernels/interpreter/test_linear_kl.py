@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.compare import assert_close, random
-from tests.kernels.linear_kl_cases import Case, case, check, expected
+from tests.kernels.compare import assert_close, error, random
+from tests.kernels.linear_kl_cases import Case, case, check, check_without_rows, expected
 from vllm_mtp.kernels.objectives import OBJECTIVES
 from vllm_mtp.kernels.ops import linear_kl, mean_embedding
 
@@ -43,6 +43,20 @@ def test_objectives(objective: str, soft_cap: float | None) -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0])
     options = {"soft_cap": soft_cap, "weights": weights, "bias": True, "scale": 0.7, "chunk": 3}
     check(linear_kl, case(objective=objective, num_steps=2, **SMALL, **options))
+
+
+def test_a_cap_far_above_the_logits() -> None:
+    """An error of tanh near 0 is multiplied by the cap: 2 sigmoid(2x) - 1 cancels, and the gradient is off by 5e-6."""
+    inputs = case(soft_cap=30.0, logit_size=0.1, **SMALL)
+    h_s = inputs.h_s.clone().requires_grad_()
+    linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options).loss.backward()
+    assert h_s.grad is not None
+    assert error(h_s.grad, expected(inputs)["gradient"]) < 2.5e-6
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_bias_takes_tokens_out(objective: str) -> None:
+    check_without_rows(linear_kl, objective)
 
 
 @pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
@@ -141,9 +155,9 @@ def test_acceptance_against_the_whole_vocabulary() -> None:
     rows = torch.arange(0, 201, 3)
     whole = inputs.h_t.double() @ inputs.w.double().T / 1.3
     q = (inputs.h_s.double() @ inputs.w[rows].double().T / 1.3).softmax(-1)
-    options = {**inputs.options, "teacher_log_sum": whole.logsumexp(-1).float()}
-    found = linear_kl(inputs.h_s, inputs.h_t, inputs.w[rows], **options)
-    assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
+    for log_sum in (whole.logsumexp(-1).float(), whole.logsumexp(-1)):
+        found = linear_kl(inputs.h_s, inputs.h_t, inputs.w[rows], **inputs.options, teacher_log_sum=log_sum)
+        assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
 
 
 def test_tensors_that_are_views() -> None:
