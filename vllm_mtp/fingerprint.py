@@ -90,7 +90,7 @@ def stored_rows(
 
 
 def stored_weights_sha256(model: str) -> str:
-    """Hash over one row of every tensor of a target; "" where it has no safetensors.
+    """Hash over one row of every tensor of a target; "" where it has no safetensors that can be read.
 
     Unlike the fingerprint, which a drafter's config.json has of its target, it knows a fine-tuned or quantised copy
     whose embedding and head were left as they were.
@@ -99,15 +99,19 @@ def stored_weights_sha256(model: str) -> str:
         model: folder, or Hub id that is in the cache.
     """
     import torch
+    from safetensors import SafetensorError
 
     digest = hashlib.sha256()
     found = False
-    for name, table in _stored_tensors(model):
-        found = True
-        shape = table.get_shape()
-        row = table[shape[0] // 2 : shape[0] // 2 + 1] if shape else table[...]
-        digest.update(f"{name} {shape}".encode())
-        digest.update(row.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    try:
+        for name, table in _stored_tensors(model):
+            found = True
+            shape = table.get_shape()
+            row = table[shape[0] // 2 : shape[0] // 2 + 1] if shape else table[...]
+            digest.update(f"{name} {shape}".encode())
+            digest.update(row.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    except SafetensorError:
+        return ""
     return digest.hexdigest() if found else ""
 
 

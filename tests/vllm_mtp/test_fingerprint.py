@@ -65,6 +65,7 @@ def test_rows_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     assert stored_rows(str(tmp_path), "lm_head.weight", 50) is None
     (tmp_path / "a.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
     assert stored_rows(str(tmp_path), "embed_tokens.weight", 50) is None
+    assert stored_weights_sha256(str(tmp_path)) == ""
 
 
 def test_the_hash_of_all_weights_knows_a_layer_that_was_tuned(tmp_path: Path) -> None:
@@ -79,3 +80,17 @@ def test_the_hash_of_all_weights_knows_a_layer_that_was_tuned(tmp_path: Path) ->
         changed["model.layers.0.mlp.up_proj.weight"] = change(changed["model.layers.0.mlp.up_proj.weight"])
         save_file(changed, path)
         assert stored_weights_sha256(str(tmp_path)) != first
+
+
+def test_the_hash_reads_every_kind_of_tensor(tmp_path: Path) -> None:
+    """Quantised checkpoints have scales without a shape, float8 and packed integers."""
+    kinds = {
+        "scale": torch.tensor(2.0),
+        "empty": torch.zeros(0, 4),
+        "fp8": torch.ones(4, 4).to(torch.float8_e4m3fn),
+        "packed": torch.ones(4, 4, dtype=torch.int32),
+    }
+    save_file(kinds, tmp_path / "model.safetensors")
+    first = stored_weights_sha256(str(tmp_path))
+    save_file(kinds | {"scale": torch.tensor(3.0)}, tmp_path / "model.safetensors")
+    assert stored_weights_sha256(str(tmp_path)) != first
