@@ -100,10 +100,16 @@ class Source:
     rows: list[Row]
     complete: bool
     """Whether its share of the tokens was more than there is."""
+    num_left_out: int = 0
+    """Conversations that are too short, or have no answer within the length of a row."""
 
     def __str__(self) -> str:
-        num_tokens = sum(len(row.ids_L) for row in self.rows)
-        return f"{self.name}: {num_tokens:,} tokens{'' if self.complete else ', its share of what is to be read'}"
+        parts = [f"{self.name}: {sum(len(row.ids_L) for row in self.rows):,} tokens"]
+        if not self.complete:
+            parts.append("its share of what is to be read")
+        if self.num_left_out:
+            parts.append(f"{self.num_left_out:,} conversations left out, without an answer within --sequence-length")
+        return ", ".join(parts)
 
 
 def read_sources(
@@ -173,15 +179,18 @@ def _text(paths: Sequence[Path], tokenizer: Any, row_length: int, max_tokens: in
 
 def _conversations(path: Path, longest: int | None, max_tokens: int, answers_only: bool) -> Source:
     rows: list[Row] = []
+    num_left_out = 0
     for conversation in load_conversations(path):
         if max_tokens <= 0:
-            return Source(name=str(path), rows=rows, complete=False)
+            return Source(name=str(path), rows=rows, complete=False, num_left_out=num_left_out)
         loss_from = conversation.prompt_length if answers_only else 1
         ids_L = torch.tensor(conversation.ids[:longest], dtype=torch.int32)
         if len(ids_L) >= MIN_ROW_LENGTH and loss_from < len(ids_L):
             rows.append(Row(ids_L=ids_L, loss_from=max(1, loss_from)))
             max_tokens -= len(ids_L)
-    return Source(name=str(path), rows=rows, complete=True)
+        else:
+            num_left_out += 1
+    return Source(name=str(path), rows=rows, complete=True, num_left_out=num_left_out)
 
 
 def _check_tokenizer(path: Path, tokenizer: Any) -> None:

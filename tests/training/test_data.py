@@ -108,7 +108,9 @@ def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
     assert {row.loss_from for row in [*text, *conversations]} == {1}
     _, answers = rows_of(paths, 1000, answers_only=True)
     assert [row.loss_from for row in answers] == [10, 20]
-    assert rows_of(paths[1:2], 1000, row_length=15, answers_only=True) == [[]]  # nothing but prompts
+    [prompts] = read_sources(paths[1:2], byte_tokenizer(0), 19, 1000, vocab_size=1000, answers_only=True)
+    assert [row.ids_L.tolist() for row in prompts.rows] == [list(range(19))]
+    assert str(prompts).endswith("19 tokens, 2 conversations left out, without an answer within --sequence-length")
     [whole] = rows_of(paths[1:2], 1000, row_length=15, answers_only=True, cut_conversations=False)
     assert [len(row.ids_L) for row in whole] == [30, 90]
 
