@@ -31,7 +31,7 @@ from vllm_mtp.benchmarks.provenance import provenance
 from vllm_mtp.benchmarks.row_store import RowStore, stored_setting
 from vllm_mtp.fingerprint import stored_weights_sha256
 from vllm_mtp.training.export import relative
-from vllm_mtp.training.target import serving_dtype
+from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _OF_ALL_ROWS = (
     *("tokens", "data_tokens", "sequence_length", "batch_size", "num_speculative_tokens", "temperature"),
@@ -72,8 +72,10 @@ def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, 
     stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None
     dtype = stored_dtype or serving_dtype(target, config.dtype)
     data = prepare(config, sources, arms, target=target, output=output)
+    whole_config, tokenizer = config_and_tokenizer(target)
     settings = {name: getattr(config, name) for name in _OF_ALL_ROWS} | {
-        "target": stored_weights_sha256(target),
+        "target": fingerprint_of(target, whole_config, tokenizer)["weights_sha256"],
+        "target_weights": stored_weights_sha256(target),
         "prompts_sha256": data.about["prompts_sha256"],
         "dtype": dtype,
     }
