@@ -32,6 +32,7 @@ def linear_kl(
     scale: float = 1.0,
     soft_cap: float | None = None,
     teacher_log_sum: Tensor | None = None,
+    teacher_top: Tensor | None = None,
 ) -> LinearKL:
     """How far the drafter's distribution is from the teacher's, both on the same frozen head, from hidden states alone.
 
@@ -56,12 +57,14 @@ def linear_kl(
         chunk: tokens whose logits exist at a time; None: by device and size of the head.
         logits_dtype: of the logits between product and softmax. bfloat16 saves a little time and costs accuracy where
             drafter and teacher are close.
-        metrics: give accept, top1_agree and top1 too.
+        metrics: give accept and top1_agree too.
         bias: of the head, [V]; -inf takes a token out of both distributions, where there is no soft cap.
         scale: multiplies the logits, after the cap.
         soft_cap: bounds the logits' magnitude.
         teacher_log_sum: [T], logsumexp of the teacher's logits over the whole vocabulary where w is reduced: accept is
             then measured against the teacher's own probabilities, not the renormalised ones.
+        teacher_top: [T], the teacher's most likely token as a row of w, -1 where w does not have it, for top1_agree;
+            None: the most likely one that w has.
 
     Returns:
         Loss and, of every token, its value and what was asked for.
@@ -69,7 +72,9 @@ def linear_kl(
     Raises:
         ValueError: for shapes, dtypes, devices or options that do not fit together.
     """
-    _check_linear_kl(h_s, h_t, w, tau, weights, labels, objective, chunk, metrics, bias, soft_cap, teacher_log_sum)
+    _check_linear_kl(
+        h_s, h_t, w, tau, weights, labels, objective, chunk, metrics, bias, soft_cap, teacher_log_sum, teacher_top
+    )
     with_gradient = h_s.requires_grad and torch.is_grad_enabled()
     h_s_KTD, weights_KT, labels_KT = reference.by_step(h_s, weights, labels, objective)
     counts_KT = None if weights_KT is None else weights_KT != 0
@@ -86,6 +91,7 @@ def linear_kl(
             h_s_KTD, None if h_t is None else h_t.detach(), w, bias, labels_KT, counts_KT, teacher_log_sum,
             objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
         )  # fmt: skip
+    teacher_top_T = teacher_top_T if teacher_top is None else teacher_top
     return reference.linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
 
 
@@ -157,6 +163,7 @@ def _check_linear_kl(
     bias: Tensor | None,
     soft_cap: float | None,
     teacher_log_sum: Tensor | None,
+    teacher_top: Tensor | None,
 ) -> None:
     _check(objective in OBJECTIVES, lambda: f"objective: expected one of {', '.join(OBJECTIVES)}, got {objective!r}")
     _check(h_s.dim() in (2, 3), lambda: f"h_s: expected [T, D] or [K, T, D], got {list(h_s.shape)}")
@@ -185,14 +192,9 @@ def _check_linear_kl(
             h_t.shape == (num_tokens, w.size(1)),
             lambda: f"h_t: expected [{num_tokens}, {w.size(1)}], a row for each token of h_s, got {list(h_t.shape)}",
         )
-    if teacher_log_sum is not None:
-        fits = teacher_log_sum.shape == (num_tokens,)
-        _check(
-            fits,
-            lambda: (
-                f"teacher_log_sum: expected [{num_tokens}], a number for each token, got {list(teacher_log_sum.shape)}"
-            ),
-        )
+    for name, tensor in (("teacher_log_sum", teacher_log_sum), ("teacher_top", teacher_top)):
+        if tensor is not None and tensor.shape != (num_tokens,):
+            raise ValueError(f"{name}: expected [{num_tokens}], a number for each token, got {list(tensor.shape)}")
     _check((labels is not None) == (objective == "ce"), lambda: "labels: expected with objective 'ce', and only there")
     for name, tensor in (("weights", weights), ("labels", labels)):
         if tensor is not None and tensor.shape not in (shape, shape[-1:]):

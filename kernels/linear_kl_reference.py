@@ -48,9 +48,6 @@ class LinearKL(NamedTuple):
     top1_agree: Tensor | None
     """Whether drafter and teacher have the same most likely token; not where the weight is 0. None where it was not
     asked for, or the teacher's is not known."""
-    top1: Tensor | None
-    """The drafter's most likely token, as a row of the head; any where the weight is 0. None where it was not asked
-    for."""
 
 
 SoftmaxChunk = Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor, Tensor]]
@@ -87,9 +84,11 @@ def linear_kl(
     scale: float = 1.0,
     soft_cap: float | None = None,
     teacher_log_sum: Tensor | None = None,
+    teacher_top: Tensor | None = None,
 ) -> LinearKL:
     """`ops.linear_kl`. Products are rounded to the dtype of w before they are widened, whatever `logits_dtype` says."""
     if isinstance(h_t, MeanTarget):
+        h_t = h_t if teacher_top is None else h_t._replace(top_N=teacher_top)
         return linear_kl_of_mean(
             h_s, h_t, w, tau=tau, weights=weights, chunk=chunk, metrics=metrics, bias=bias, scale=scale
         )
@@ -104,6 +103,7 @@ def linear_kl(
         )  # fmt: skip
     if with_gradient:
         value_KT = with_known_gradient(value_KT, h_s_KTD, gradient_KTD)
+    teacher_top_T = teacher_top_T if teacher_top is None else teacher_top
     return linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
 
 
@@ -176,7 +176,7 @@ def linear_kl_result(
         return tensor_KT if h_s.dim() == 3 else tensor_KT[0]
 
     if not metrics:
-        return LinearKL(loss, shaped(value_KT), None, None, None)
+        return LinearKL(loss, shaped(value_KT), None, None)
     accept = agree = None
     if accept_KT is not None:
         accept_KT = accept_KT.detach()
@@ -184,7 +184,7 @@ def linear_kl_result(
     if teacher_top_T is not None:
         agree_KT = top_KT == teacher_top_T
         agree = shaped(agree_KT if weights_KT is None else agree_KT & (weights_KT != 0))
-    return LinearKL(loss, shaped(value_KT), accept, agree, shaped(top_KT))
+    return LinearKL(loss, shaped(value_KT), accept, agree)
 
 
 def softmax_chunk(

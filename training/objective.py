@@ -109,9 +109,9 @@ def distillation(
     count_K = exists_KN.sum(-1).clamp(min=1)
 
     hidden_ND = teacher_hidden_BSD.flatten(0, 1)[rows_N]
-    whole_log_sum_N = whole_top_N = None
+    log_sum_N = top_N = None
     if whole is not None:
-        whole_log_sum_N, whole_top_N = _whole_vocabulary(hidden_ND, whole.head)
+        log_sum_N, top_N = _whole_vocabulary(hidden_ND, whole)
     found = linear_kl(
         torch.stack(states),
         hidden_ND,
@@ -124,24 +124,24 @@ def distillation(
         bias=head.bias_V,
         scale=head.transform.scale,
         soft_cap=head.transform.soft_cap,
-        teacher_log_sum=whole_log_sum_N,
+        teacher_log_sum=log_sum_N,
+        teacher_top=top_N,
     )
     assert found.top1_agree is not None
-    assert found.top1 is not None
     assert found.accept is not None
-    agree_KN = found.top1_agree if whole is None else whole.draft_ids_J[found.top1] == whole_top_N
     return Distillation(
         found.per_token.sum(-1) / count_K,
-        (agree_KN & exists_KN).sum(-1) / count_K,
+        found.top1_agree.sum(-1) / count_K,
         found.accept.sum(-1) / count_K,
     )
 
 
-def _whole_vocabulary(hidden_ND: Tensor, head: SharedHead) -> tuple[Tensor, Tensor]:
-    """log-sum-exp of the target's logits over its whole vocabulary, and its most likely token."""
+def _whole_vocabulary(hidden_ND: Tensor, whole: WholeHead) -> tuple[Tensor, Tensor]:
+    """log-sum-exp of the target's logits over its whole vocabulary, and which draft token is the most likely, or -1."""
     parts = []
-    for hidden_CD in hidden_ND.to(head.head_VD.dtype).split(_CHUNK_SIZE):
-        logits_CV = head.logits(hidden_CD)
+    for hidden_CD in hidden_ND.to(whole.head.head_VD.dtype).split(_CHUNK_SIZE):
+        logits_CV = whole.head.logits(hidden_CD)
         parts.append((logits_CV.logsumexp(-1), logits_CV.argmax(-1)))
-    log_sum_N, top_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return log_sum_N, top_N
+    log_sum_N, id_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    draft_N = torch.searchsorted(whole.draft_ids_J, id_N).clamp(max=len(whole.draft_ids_J) - 1)
+    return log_sum_N, torch.where(whole.draft_ids_J[draft_N] == id_N, draft_N, -1)

@@ -144,9 +144,9 @@ def test_the_first_of_equal_logits_is_the_top(first: int) -> None:
     w = torch.zeros(201, 24)
     w[first:, 0] = 1.0
     hidden = torch.ones(2, 24)
-    found = linear_kl(hidden, hidden, w, metrics=True)
-    assert found.top1 is not None
-    assert found.top1.tolist() == [first, first]
+    found = linear_kl(hidden, hidden, w, metrics=True, teacher_top=torch.tensor([first, -1]))
+    assert found.top1_agree is not None
+    assert found.top1_agree.tolist() == [True, False]
     assert mean_embedding(hidden, w).top_N.tolist() == [first, first]
 
 
