@@ -138,9 +138,8 @@ def _engine(
         target=Path(target),
         draft=draft,
         logs=log.parent,
-        methods=(method, method) if timed else (method,),
+        methods={},
         passes={},
-        sampled_methods=(),
         max_tokens=config.max_tokens,
         max_model_len=max(len(ids) for ids in prompts) + config.max_tokens + 16,
         dtype=dtype,
@@ -148,7 +147,8 @@ def _engine(
         prefix_caching=False,
     )
     eager = plan.enforce_eager or not timed
-    engine = EngineProcess(plan.engine_args(method, dtype=dtype, enforce_eager=eager, timed=timed), log)
+    arguments = plan.engine_args(method, dtype=dtype, enforce_eager=eager, timed=timed, num_engines=2 if timed else 1)
+    engine = EngineProcess(arguments, log)
     try:
         engine.wait_until_ready()
         yield engine

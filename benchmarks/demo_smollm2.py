@@ -39,14 +39,14 @@ class SmolLM2Config:
     draft: Path
     prompts: Path
     """Spec-Bench's layout."""
-    limit_per_category: int = 0
+    limit_per_category: int = 10
     """Prompts of each task; 0: all."""
     max_tokens: int = 48
     """New tokens per prompt; end-of-text does not stop generation, so that every method generates the same number."""
     num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 5)
     """Every K of the drafter at temperature 0, with local argmax."""
     sampled_num_speculative_tokens: int = 3
-    """The one K that is measured at temperature 1 too, and with the same engine, without local argmax, at 0."""
+    """The one K at temperature 1, where local argmax does not exist."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=Path, help="default: target in the output folder, made if it is missing")
     parser.add_argument("--draft", type=Path, default=EXAMPLE / "draft", help="default: the shipped one")
     parser.add_argument("--prompts", type=Path, default=EXAMPLE / "prompts.jsonl", help="default: the shipped ones")
-    parser.add_argument("--limit-per-category", type=int, default=0, help="prompts of each task; default 0: all")
+    parser.add_argument("--limit-per-category", type=int, default=10, help="prompts of each task; default 10; 0: all")
     parser.add_argument("--max-tokens", type=int, default=48, help="new tokens per prompt; default 48")
     args = parser.parse_args(argv)
     config = SmolLM2Config(
@@ -105,15 +105,12 @@ def run(config: SmolLM2Config) -> None:
         target=config.target,
         draft=config.draft,
         logs=config.output,
-        methods=(
-            NONE,
-            *(mtp(k, local_argmax=True) for k in config.num_speculative_tokens),
-            mtp(config.sampled_num_speculative_tokens),
-            *RIVALS.values(),
-        ),
+        methods={
+            0.0: (NONE, *(mtp(k, local_argmax=True) for k in config.num_speculative_tokens), *RIVALS.values()),
+            1.0: (NONE, mtp(config.sampled_num_speculative_tokens)),
+        },
         # Suffix drafting remembers outputs: a second pass over the same prompts would find them all.
         passes={0.0: 1, 1.0: 1},
-        sampled_methods=(NONE, mtp(config.sampled_num_speculative_tokens)),
         max_tokens=config.max_tokens,
         max_model_len=max_model_len,
         dtype=dtype,

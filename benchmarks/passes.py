@@ -46,12 +46,11 @@ class Plan:
     draft: Path
     logs: Path
     """Folder for the engines' logs."""
-    methods: Sequence[Method]
-    """The first is no speculation, the baseline. A rival that does not run here becomes a row that says why."""
+    methods: Mapping[float, Sequence[Method]]
+    """By temperature; the first is no speculation, the baseline. A rival that does not run here becomes a row that says
+    why."""
     passes: Mapping[float, int]
     """Passes over all prompts, by temperature; speeds and ratios are medians over passes."""
-    sampled_methods: Sequence[Method]
-    """Those that are measured at temperatures above 0 too."""
     max_tokens: int
     """New tokens per prompt; end-of-text does not stop generation, so that every method generates the same number."""
     max_model_len: int
@@ -66,8 +65,15 @@ class Plan:
     exact_engines_at_once: int = 0
     """Engines alive together in the pass in float32; 0: all."""
 
-    def engine_args(self, method: Method, *, dtype: str, enforce_eager: bool, timed: bool) -> dict[str, Any]:
-        """For `vllm.LLM`."""
+    @property
+    def engines(self) -> list[Method]:
+        """One for each method, whatever the temperature."""
+        return list(dict.fromkeys(method for methods in self.methods.values() for method in methods))
+
+    def engine_args(
+        self, method: Method, *, dtype: str, enforce_eager: bool, timed: bool, num_engines: int
+    ) -> dict[str, Any]:
+        """For `vllm.LLM`, of which num_engines share a GPU."""
         import torch
 
         arguments: dict[str, Any] = {
@@ -81,7 +87,7 @@ class Plan:
             "enable_prefix_caching": self.prefix_caching,
         }
         if torch.cuda.is_available():
-            arguments["gpu_memory_utilization"] = round(0.85 / len(self.methods), 2)
+            arguments["gpu_memory_utilization"] = round(0.85 / num_engines, 2)
         elif self.kv_cache_tokens and timed:
             blocks = math.ceil(self.kv_cache_tokens / _BLOCK_SIZE)
             arguments |= {"block_size": _BLOCK_SIZE, "num_gpu_blocks_override": blocks}
@@ -99,7 +105,7 @@ def faster_dtype(target: Path) -> str:
 
 def measure(plan: Plan, prompts: Sequence[TokenIds]) -> list[Run]:
     """Measures every method that runs here and compares greedy outputs; tells its steps on standard output."""
-    runs = [Run(method=method, missing=method.why_missing()) for method in plan.methods]
+    runs = [Run(method=method, missing=method.why_missing()) for method in plan.engines]
     present = [run for run in runs if not run.missing]
     for run in runs:
         if run.missing:
@@ -109,16 +115,14 @@ def measure(plan: Plan, prompts: Sequence[TokenIds]) -> list[Run]:
         engines = first + others
         print("3. Measure: batch 1, one prompt after another, the engines in turn", flush=True)
         for temperature, num_passes in plan.passes.items():
-            taking_part = [
-                (engine, run) for engine, run in engines if temperature == 0 or run.method in plan.sampled_methods
-            ]
+            taking_part = [(engine, run) for engine, run in engines if run.method in plan.methods[temperature]]
             for engine, _ in taking_part:
                 engine.warm_up(prompts, temperature=temperature)
             for number in range(num_passes):
                 _one_pass(plan, taking_part, prompts, temperature, seed=1000 * number)
                 print(f"   temperature {temperature:g}: pass {number + 1} of {num_passes}", flush=True)
     print("4. Compare greedy outputs in float32", flush=True)
-    _compare(plan, [run for run in present if not run.missing], prompts)
+    _compare(plan, [run for run in present if not run.missing and run.method in plan.methods[0.0]], prompts)
     return runs
 
 
@@ -176,7 +180,13 @@ def _engines(runs: Sequence[Run], plan: Plan, *, timed: bool) -> Iterator[list[t
         for together in [[run] for run in runs] if torch.cuda.is_available() else [runs]:
             for run in together:
                 log = plan.logs / f"engine-{run.method.slug}-{dtype}.log"
-                arguments = plan.engine_args(run.method, dtype=dtype, enforce_eager=enforce_eager, timed=timed)
+                arguments = plan.engine_args(
+                    run.method,
+                    dtype=dtype,
+                    enforce_eager=enforce_eager,
+                    timed=timed,
+                    num_engines=len(plan.engines),
+                )
                 engines.append((EngineProcess(arguments, log), run))
             ready += [started for started in engines[-len(together) :] if _is_ready(*started, dtype)]
         yield ready
