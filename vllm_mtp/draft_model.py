@@ -259,7 +259,7 @@ class MTPDraftModel(nn.Module):
         super().__init__()
         target = vllm_config.model_config
         self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
-        check_target(self.config, target)
+        check_target(self.config, target, vllm_config.load_config.download_dir)
         _check_sampling(vllm_config.speculative_config)
         _check_parallelism(self.config, vllm_config)
         cpu_repairs.apply_where_needed()

@@ -9,10 +9,11 @@ from vllm_mtp.fingerprint import stored_rows, tokenizer_sha256, weights_sha256
 logger = logging.getLogger(__name__)
 
 
-def check_target(config: MTPConfig, target: Any) -> None:
+def check_target(config: MTPConfig, target: Any, download_dir: str | None = None) -> None:
     """Compares a drafter's config with vLLM's `ModelConfig` of the target.
 
-    Other weights alone (a fine-tuned or quantised target) are one warning.
+    Other weights alone (a fine-tuned or quantised target) are one warning. `download_dir` is where vLLM has put the
+    weights of a Hub id; None: the Hub's cache.
 
     Raises:
         ValueError: for another hidden size, vocabulary size or tokenizer.
@@ -44,7 +45,7 @@ def check_target(config: MTPConfig, target: Any) -> None:
             config.max_position_embeddings,
             target.max_model_len,
         )
-    if fingerprint.get("weights_sha256") and _weights_differ(target, config):
+    if fingerprint.get("weights_sha256") and _weights_differ(target, config, download_dir):
         logger.warning(
             "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantised target? "
             "Output stays exactly the target's, acceptance may fall. To check, compare the acceptance length in the "
@@ -67,9 +68,14 @@ def _vocabulary(target: Any) -> dict[str, int] | None:
     return dict(tokenizer.get_vocab())
 
 
-def _weights_differ(target: Any, config: MTPConfig) -> bool:
+def _weights_differ(target: Any, config: MTPConfig, download_dir: str | None) -> bool:
     """Whether rows of the target's embedding and head differ from the drafter's fingerprint; False if unreadable."""
-    of_target: dict[str, Any] = {"model": target.model, "vocab_size": config.vocab_size, "revision": target.revision}
+    of_target: dict[str, Any] = {
+        "model": target.model,
+        "vocab_size": config.vocab_size,
+        "revision": target.revision,
+        "cache_dir": download_dir,
+    }
     embedding_RD = stored_rows(suffix="embed_tokens.weight", **of_target)
     if embedding_RD is None:
         return False

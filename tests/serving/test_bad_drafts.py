@@ -144,16 +144,22 @@ def test_argmax_and_sampled_drafts_exclude_each_other(target_dir: Path, draft: P
         MTPDraftModel(vllm_config=configure(target_dir, **arguments))
 
 
-def test_the_targets_weights_are_read_at_its_revision(
-    target_dir: Path, draft_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_targets_weights_are_those_that_vllm_loads(
+    target_dir: Path, draft_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a target compared by the weights of another revision that the cache holds."""
-    revisions = []
-    monkeypatch.setattr("vllm_mtp.target_check.stored_rows", lambda *_, revision=None, **__: revisions.append(revision))
-    model_config = configure(target_dir).model_config
-    model_config.revision = "v2"
-    check_target(load_draft(draft_dir)[0], model_config)
-    assert revisions == ["v2"]
+    """Catches a target compared by the weights of another revision or cache: they are read when the model is built."""
+    from vllm_mtp.draft_model import MTPDraftModel
+
+    read = []
+
+    def reading(*_: Any, revision: str | None, cache_dir: str | None, **__: Any) -> None:
+        read.append((revision, cache_dir))
+
+    monkeypatch.setattr("vllm_mtp.target_check.stored_rows", reading)
+    config = configure(target_dir, download_dir=str(tmp_path), revision="v2", **drafting(draft_dir, 3))
+    with pytest.raises(AssertionError):  # no process groups: a worker makes them before it builds the model
+        MTPDraftModel(vllm_config=config)
+    assert read == [("v2", str(tmp_path))]
 
 
 def test_no_false_alarm(target_dir: Path, draft_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
