@@ -9,7 +9,7 @@ done, and not measured again by the same command.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +70,7 @@ def bench(
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
     store = RowStore(output, setup.settings())
     rows = rows_of(config)
-    missing = {str(method): why for method in config.methods if (why := method.why_missing())}
-    todo = [row for row in rows if row.name not in store and str(row.method) not in missing]
+    todo, missing = rows_to_do(rows, {row.name for row in rows if row.name in store})
     num_done = sum(row.name in store for row in rows)
     print(
         f"{len(setup.prompts)} prompts ({setup.num_left_out} too long), {setup.dtype}, "
@@ -98,6 +97,13 @@ def rows_of(config: AcceptanceConfig) -> list[Row]:
                 for size in config.speed_batch
             ]
     return rows
+
+
+def rows_to_do(rows: Sequence[Row], stored: Set[str]) -> tuple[list[Row], dict[str, str]]:
+    """Rows that are not stored and can be measured here; of the methods that cannot, why."""
+    todo = [row for row in rows if row.name not in stored]
+    missing = {str(row.method): why for row in todo if (why := row.method.why_missing())}
+    return [row for row in todo if str(row.method) not in missing], missing
 
 
 def prompts_of(row: Row, setup: Setup) -> list[BenchmarkPrompt]:

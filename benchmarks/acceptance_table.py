@@ -139,7 +139,8 @@ def _speeds(rows: Sequence[Row]) -> str:
     names = ["temperature", "method", "k", "batch", "tokens/s / without", "speedup (95%)"]
     title = (
         f"Speed: {rows[0]['num_prompts']} prompts, both engines in turn, prefill included, end-of-text ignored; a "
-        "batch of n is n prompts at once until the last is done\n\n"
+        "batch of n is n prompts at once until the last is done. Each row has one pair of engines: its interval is "
+        "over prompts (batches) alone, and another pair may differ by more\n\n"
     )
     return title + markdown([*names, "median time to first token, ms / without", "by task"], lines)
 

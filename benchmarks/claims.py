@@ -13,10 +13,11 @@ the same command; more seeds or claims in the same folder add rows.
         --draft-vocab examples/smollm2/vocab.json --sequence-length 512 --batch-size 4 --max-tokens 48
 """
 
+import gc
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from vllm_mtp.benchmarks.claims_measure import acceptance, seconds_in_turn
 from vllm_mtp.benchmarks.claims_report import result_of, write_report
 from vllm_mtp.benchmarks.claims_train import train_arm
 from vllm_mtp.benchmarks.engine import EngineError
-from vllm_mtp.benchmarks.provenance import provenance
+from vllm_mtp.benchmarks.prompts import sha256_of_tokens
+from vllm_mtp.benchmarks.provenance import hardware, provenance
 from vllm_mtp.benchmarks.row_store import RowStore, stored_setting
 from vllm_mtp.fingerprint import stored_weights_sha256
 from vllm_mtp.training.export import relative
@@ -71,15 +73,17 @@ def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, 
     # A probe that comes out otherwise the second time must not make the rows of the first time useless.
     stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None
     dtype = stored_dtype or serving_dtype(target, config.dtype)
-    data = prepare(config, sources, arms, target=target, output=output)
+    data = prepare(replace(config, dtype=dtype), sources, arms, target=target, output=output)
     whole_config, tokenizer = config_and_tokenizer(target)
     settings = {name: getattr(config, name) for name in _OF_ALL_ROWS} | {
         "target": fingerprint_of(target, whole_config, tokenizer)["weights_sha256"],
         "target_weights": stored_weights_sha256(target),
         "prompts_sha256": data.about["prompts_sha256"],
+        "prompt_tokens": sha256_of_tokens(data.prompts),
         "dtype": dtype,
     }
     speed = settings | {name: getattr(config, name) for name in ("speed_passes", "speed_prompts", "enforce_eager")}
+    speed["hardware"] = hardware()
     # Rows depend on the text of their own arm only: other claims may have other files.
     of_arms = {_kind(arm): settings | data.hashes_of(arm) for arm in arms}
     study = Study(
@@ -121,6 +125,14 @@ def _result(study: Study, some: list[Any]) -> dict[str, Any]:
     return result_of(some, rows, speeds, config.seeds, [f"{t:g}" for t in config.temperature], about)
 
 
+def _release_memory() -> None:
+    """Gives back what training took on a GPU: the engine that follows, another process, wants it."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def _measure_missing(study: Study, arms: Sequence[Arm]) -> None:
     """Seed by seed, so that an interrupted study has whole seeds."""
     wanted = [(arm, seed) for seed in study.config.seeds for arm in arms]
@@ -141,6 +153,7 @@ def _measure_missing(study: Study, arms: Sequence[Arm]) -> None:
             store=study.output / "store",
             output=study.folder(arm, seed),
         )
+        _release_memory()
         measuring = time.monotonic()
         counts = acceptance(
             study.config,

@@ -15,7 +15,9 @@ class ClaimsConfig:
     claims: tuple[str, ...] = field(default=CLAIMS, metadata={"help": "which of them"})
     seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"help": "of weights and order; arms are paired by it"})
     tokens: int = field(default=500_000, metadata={"help": "seen by every arm, over all of its stages"})
-    data_tokens: int = field(default=200_000, metadata={"help": "distinct tokens of a stage, at most; more repeat"})
+    data_tokens: int = field(
+        default=200_000, metadata={"help": "distinct tokens of a stage, about; a document is read whole"}
+    )
     num_steps_unrolled: int = field(default=3, metadata={"help": "K of the arms that unroll"})
     sequence_length: int = field(default=256, metadata={"help": "of a row of training"})
     batch_size: int = field(default=8, metadata={"help": "rows of that length per step"})

@@ -79,7 +79,7 @@ def prepare(config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, targ
         if not sources.general:
             path = folder / "general.jsonl"
             text[GENERAL] = (path,)
-            if not path.exists():
+            if not (path.exists() and (folder / "general.json").exists()):
                 counts = write_documentation(path)
                 write_atomically(folder / "general.json", json.dumps(counts, indent=1) + "\n")
             about["general_from"] = json.loads((folder / "general.json").read_text())

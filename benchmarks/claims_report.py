@@ -115,12 +115,21 @@ def result_of(
     }
 
 
+def _sampled(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return "prompts (bootstrap) alone, of one seed"
+    return "seeds (t, paired by seed) and prompts (bootstrap) together"
+
+
 def table(result: Mapping[str, Any]) -> str:
     """results.md."""
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     tokens = [seen for arm in result["arms"] for seen in arm["tokens_seen"]]
-    made_with = result["made_with"][0]
-    versions = ", ".join(f"{name} {number}" for name, number in made_with["versions"].items())
+    # Rows may have been made on several machines, one after another.
+    hardware = dict.fromkeys(origin["hardware"] for origin in result["made_with"])
+    versions = dict.fromkeys(
+        f"{name} {number}" for origin in result["made_with"] for name, number in origin["versions"].items()
+    )
     claims = [
         [
             claim["claim"],
@@ -151,11 +160,12 @@ def table(result: Mapping[str, Any]) -> str:
         [
             f"Claims on {result['target']}, seeds {seeds}, {min(tokens):,} to {max(tokens):,} tokens seen by every "
             f"arm; k = {result['num_speculative_tokens']}, {result['num_prompts']} held-out prompts, "
-            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_with['hardware']}, {versions}",
+            f"{result['max_tokens']} new tokens each, {result['dtype']}; {' and '.join(hardware)}, "
+            f"{', '.join(versions)}",
             "",
             markdown(["claim", "is it so that", "measured", "first", "second", "difference", "verdict"], claims),
             "",
-            "In brackets: 95% intervals over seeds (t, paired by seed) and prompts (bootstrap) together; of tokens/s "
+            f"In brackets: 95% intervals over {_sampled(result['seeds'])}; of tokens/s "
             "the difference in per cent. Reproduced: the interval is above zero; opposite: below. Not corrected for "
             "the number of comparisons; learning rates were not tuned for any arm.",
             "",

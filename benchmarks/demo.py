@@ -8,6 +8,7 @@ writes it with a plot. Needs a checkout of the repository (examples/stdlib) and 
 
 import argparse
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from vllm_mtp.benchmarks.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.prompts import read_prompts
 from vllm_mtp.benchmarks.provenance import provenance
 from vllm_mtp.benchmarks.report import rows_of, write_report
+from vllm_mtp.training.checkpoint import RUN_INFO
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "stdlib"
@@ -70,7 +72,7 @@ def run(config: DemoConfig) -> None:
     check_vllm()
     config.output.mkdir(parents=True, exist_ok=True)
     target, draft = EXAMPLE / "target", config.output / "draft"
-    dtype = faster_dtype(target)
+    dtype = _dtype_of(draft) or faster_dtype(target)
     print(f"1. Distil an MTP drafter for the frozen target examples/stdlib/target (in {dtype})", flush=True)
     distil(target, draft, config.output, dtype)
     print("2. Start one vLLM engine per K and compile them", flush=True)
@@ -127,14 +129,20 @@ def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
         run_command(command)
 
 
+def _dtype_of(draft: Path) -> str | None:
+    """Of a finished drafter: a probe that comes out otherwise the second time must not ask for another one."""
+    path = draft / RUN_INFO
+    return str(json.loads(path.read_text())["dtype"]) if path.exists() else None
+
+
 def run_command(command: Sequence[str]) -> None:
     """Runs a command with its output shown.
 
     Raises:
-        RuntimeError: if it fails.
+        ValueError: if it fails.
     """
     if subprocess.run(command).returncode:
-        raise RuntimeError(f"failed: {' '.join(command)}")
+        raise ValueError(f"failed: {' '.join(command)}")
 
 
 def prompts_of(target: Path) -> list[list[int]]:

@@ -55,7 +55,7 @@ class EngineProcess:
         """Waits for the engine to be built.
 
         Returns:
-            The seconds that it took, without the import of vLLM.
+            The seconds that it took, the import of vLLM included.
 
         Raises:
             EngineError: if the engine did not start.
@@ -118,10 +118,6 @@ class EngineProcess:
         """
         backwards = [list(reversed(ids)) for ids in prompts[: max(2, batch_size)]]
         self.measure(backwards, max_tokens=32, temperature=temperature, seed=0, batch_size=batch_size)
-
-    def counters(self) -> dict[str, Any]:
-        """vLLM's own counts since the start of the engine, by the names of `vllm_mtp.acceptance.Acceptance`."""
-        return self._request({"ask": "counters"})
 
     def peak_memory_mib(self) -> int:
         """The process's largest resident set so far, or on a GPU the most that torch has allocated there."""

@@ -42,8 +42,6 @@ def serve(requests: Any, replies: Any) -> None:
         request = json.loads(line)
         if request.get("ask") == "memory":
             reply({"peak_memory_mib": _peak_memory_mib()})
-        elif request.get("ask") == "counters":
-            reply(counters(llm))
         else:
             reply({"results": measure(llm, request, lambda number: reply({"progress": number}))})
 
@@ -71,12 +69,14 @@ def measure(llm: Any, request: dict[str, Any], on_progress: Callable[[int], obje
 def _measure_batch(
     llm: Any, prompts: Sequence[Sequence[int]], seed: int, request: dict[str, Any], on_progress: Callable[[int], object]
 ) -> list[dict[str, Any]]:
+    import numpy as np
     import torch
     from vllm import SamplingParams
 
     # One seed for the batch, of the engine's own process: a generator per request ends vLLM's CPU runner as soon as a
     # prompt is read in parts ("CPU Generator does not use offset").
     torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
     params = SamplingParams(
         temperature=request["temperature"],
         max_tokens=request["max_tokens"],

@@ -5,6 +5,7 @@ them, MT-Bench, is spread over eight categories.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,11 @@ def tokenized(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool) -> list[
         )
         for number, prompt in enumerate(prompts)
     ]
+
+
+def sha256_of_tokens(prompts: Sequence[BenchmarkPrompt]) -> str:
+    """Hash of what is sent: the file's text, the tokenizer's rules and the chat template together."""
+    return hashlib.sha256(json.dumps([prompt.token_ids for prompt in prompts]).encode()).hexdigest()
 
 
 def limited(prompts: Sequence[BenchmarkPrompt], per_task: int) -> list[BenchmarkPrompt]:

@@ -163,7 +163,7 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     read = read_prompts([prompts])
     draft_config, tensors = load_draft(draft)
     frozen = FrozenTarget.load(target, dtype="float32")
-    _check_pair(draft_config.target_fingerprint, frozen)
+    _check_pair(draft_config.target_fingerprint, frozen.fingerprint())
     module = MTPModule(draft_config)
     module.load_state_dict(tensors)
     module.float().to(frozen.device)
@@ -219,13 +219,12 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     return int(any(row["num_identical"] not in (None, row["num_prompts"]) for row in rows))
 
 
-def _check_pair(fingerprint: dict[str, Any] | None, target: FrozenTarget) -> None:
-    found = target.fingerprint()
+def _check_pair(fingerprint: dict[str, Any] | None, found: dict[str, Any]) -> None:
     for name in ("hidden_size", "vocab_size", "tokenizer_sha256"):
-        if fingerprint and fingerprint[name] != found[name]:
+        if fingerprint and fingerprint.get(name, found[name]) != found[name]:
             raise ValueError(
-                f"--draft: this drafter was made for another target ({fingerprint['name']}): {name} "
-                f"{fingerprint[name]}, {target.name} has {found[name]}"
+                f"--draft: this drafter was made for another target ({fingerprint.get('name', 'not named')}): {name} "
+                f"{fingerprint[name]}, {found['name']} has {found[name]}"
             )
 
 

@@ -19,6 +19,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -248,7 +249,9 @@ def _generate_batch(
     """Answers one batch; the same seed and index give the same conversations on the same machine."""
     from vllm import SamplingParams
 
-    torch.manual_seed(config.seed * 1_000_003 + index)
+    seed = config.seed * 1_000_003 + index
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
     counts = dict.fromkeys(("asked", "unusable_user_turns", "too_long", "empty", "loops", "generated_tokens"), 0)
     counts["asked"] = len(batch)
     written: Iterator[tuple[Message, ...]] = iter(())

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,15 @@ def test_rows_and_the_engines_that_serve_them() -> None:
     assert [len(some) for some in _by_engine(rows)] == [1, 6, *[1] * 6]
     assert rows_of(AcceptanceConfig(temperature=(1.0,)))[0].method != NONE, "nothing to compare sampled output with"
     assert RIVALS["suffix"].remembers
+
+
+def test_a_rival_that_is_gone_is_missing_only_where_it_was_not_measured() -> None:
+    """Its rows may be there from a time when its package was."""
+    gone = replace(RIVALS["suffix"], package="no_such_package")
+    rows = [Row(kind="acceptance", method=method, temperature=0.0) for method in (NONE, gone)]
+    assert acceptance.rows_to_do(rows, {rows[0].name}) == ([], {str(gone): gone.why_missing()})
+    assert acceptance.rows_to_do(rows, {row.name for row in rows}) == ([], {})
+    assert acceptance.rows_to_do(rows, set()) == ([rows[0]], {str(gone): gone.why_missing()})
 
 
 def test_local_argmax_is_for_speed_at_temperature_0() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mtp.benchmarks.prompts import BenchmarkPrompt, limited, read_prompts, task_of, tokenized
+from vllm_mtp.benchmarks.prompts import BenchmarkPrompt, limited, read_prompts, sha256_of_tokens, task_of, tokenized
 from vllm_mtp.training.prompts import read_prompts as read_files
 
 
@@ -54,6 +54,7 @@ def test_the_chat_template_is_applied_unless_switched_off(tmp_path: Path) -> Non
     [with_template] = tokenized(read_files([path]), WordTokenizer(), chat=True)
     [without] = tokenized(read_files([path]), WordTokenizer(), chat=False)
     assert (with_template.token_ids, without.token_ids) == ((-1, 4, -2), (4,))
+    assert sha256_of_tokens([with_template]) != sha256_of_tokens([without]), "rows of one are not those of the other"
 
 
 def test_a_limit_takes_from_every_category_of_a_task() -> None:

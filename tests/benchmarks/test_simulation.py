@@ -222,3 +222,13 @@ def test_rejection_sampling_keeps_the_distribution(temperature: float, draft_ids
 def test_bad_settings_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SimulationConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_a_drafter_of_another_target() -> None:
+    """A fingerprint without its tokenizer, the way out that serving names, is compared in the rest."""
+    found = {"name": "tiny", "hidden_size": 32, "vocab_size": 24, "tokenizer_sha256": "a"}
+    simulation._check_pair(None, found)
+    simulation._check_pair({"hidden_size": 32, "vocab_size": 24}, found)
+    for name, value in (("hidden_size", 31), ("vocab_size", 25), ("tokenizer_sha256", "b")):
+        with pytest.raises(ValueError, match=f"another target .*{name} {value}, tiny has {found[name]}"):
+            simulation._check_pair(found | {name: value}, found)
