@@ -70,11 +70,11 @@ def bench(
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
     store = RowStore(output, setup.settings())
     rows = rows_of(config)
-    todo, missing = rows_to_do(rows, {row.name for row in rows if row.name in store})
-    num_done = sum(row.name in store for row in rows)
+    stored = {row.name for row in rows if row.name in store}
+    todo, missing = rows_to_do(rows, stored)
     print(
         f"{len(setup.prompts)} prompts ({setup.num_left_out} too long), {setup.dtype}, "
-        f"{len(todo)} rows to measure, {num_done} taken from {output}",
+        f"{len(todo)} rows to measure, {len(stored)} taken from {output}",
         file=sys.stderr,
     )
     if todo:

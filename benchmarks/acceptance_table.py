@@ -20,18 +20,12 @@ def table(result: Mapping[str, Any]) -> str:
 
 def _heading(result: Mapping[str, Any]) -> str:
     prompts, settings = result["prompts"], result["settings"]["acceptance"]
-    # Rows may have been made on several machines, one after another.
-    hardware = dict.fromkeys(origin["hardware"] for origin in result["made_with"])
-    versions = dict.fromkeys(
-        f"{name} {number}" for origin in result["made_with"] for name, number in origin["versions"].items()
-    )
     left_out = f", {prompts['num_left_out']} too long and left out" if prompts["num_left_out"] else ""
     return (
         f"{result['draft']} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']} "
         f"(sha256 {prompts['sha256'][:12]}{left_out}), {'with' if prompts['chat_template'] else 'without'} chat "
         f"template, at most {settings['max_tokens']} new tokens, {settings['dtype']}, "
-        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {' and '.join(hardware)}, "
-        f"{', '.join(versions)}, "
+        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {made_on(result['made_with'])}, "
         f"seed {settings['seed']}"
     )
 
@@ -161,6 +155,13 @@ def _speedup(figures: Row) -> str:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def made_on(origins: Sequence[Mapping[str, Any]]) -> str:
+    """Hardware and versions. Rows may have been made on several machines, one after another."""
+    hardware = dict.fromkeys(origin["hardware"] for origin in origins)
+    versions = dict.fromkeys(f"{name} {number}" for origin in origins for name, number in origin["versions"].items())
+    return f"{' and '.join(hardware)}, {', '.join(versions)}"
 
 
 def markdown(names: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

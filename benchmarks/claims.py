@@ -73,10 +73,11 @@ def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, 
     # A probe that comes out otherwise the second time must not make the rows of the first time useless.
     stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None
     dtype = stored_dtype or serving_dtype(target, config.dtype)
-    data = prepare(replace(config, dtype=dtype), sources, arms, target=target, output=output)
     whole_config, tokenizer = config_and_tokenizer(target)
+    fingerprint = fingerprint_of(target, whole_config, tokenizer)
+    data = prepare(replace(config, dtype=dtype), sources, arms, target=target, tokenizer=tokenizer, output=output)
     settings = {name: getattr(config, name) for name in _OF_ALL_ROWS} | {
-        "target": fingerprint_of(target, whole_config, tokenizer)["weights_sha256"],
+        "target": fingerprint["weights_sha256"],
         "target_weights": stored_weights_sha256(target),
         "prompts_sha256": data.about["prompts_sha256"],
         "prompt_tokens": sha256_of_tokens(data.prompts),

@@ -21,7 +21,6 @@ from vllm_mtp.training.conversations import FILE
 from vllm_mtp.training.data import documents
 from vllm_mtp.training.draft_vocab import make_draft_vocab
 from vllm_mtp.training.prompts import read_prompts
-from vllm_mtp.training.target import config_and_tokenizer
 
 _PROMPT_LINES = 6
 _ANSWER_TOKENS = 176
@@ -57,7 +56,9 @@ class ClaimsData:
         return {name: self.about[name] for name in names}
 
 
-def prepare(config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, target: str, output: Path) -> ClaimsData:
+def prepare(
+    config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, target: str, tokenizer: Any, output: Path
+) -> ClaimsData:
     """Makes or finds the data of these arms.
 
     Raises:
@@ -65,7 +66,6 @@ def prepare(config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, targ
     """
     folder = output / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    _, tokenizer = config_and_tokenizer(target)
     stages = {stage for arm in arms for stage in arm.stages}
     needs_vocab = any(arm.vocabulary == DRAFT for arm in arms) and sources.draft_vocab is None
     if tokenizer.chat_template and not (sources.generated and sources.prompts):
@@ -77,12 +77,11 @@ def prepare(config: ClaimsConfig, sources: Sources, arms: Sequence[Arm], *, targ
     if GENERAL in stages:
         text[GENERAL] = sources.general
         if not sources.general:
-            path = folder / "general.jsonl"
+            path, counts = folder / "general.jsonl", folder / "general.json"
             text[GENERAL] = (path,)
-            if not (path.exists() and (folder / "general.json").exists()):
-                counts = write_documentation(path)
-                write_atomically(folder / "general.json", json.dumps(counts, indent=1) + "\n")
-            about["general_from"] = json.loads((folder / "general.json").read_text())
+            if not (path.exists() and counts.exists()):
+                write_atomically(counts, json.dumps(write_documentation(path), indent=1) + "\n")
+            about["general_from"] = json.loads(counts.read_text())
     prompt_file = sources.prompts or _cut_prompts(folder / "held_out_prompts.jsonl", "held_out", per_document=2)
     prompts = tokenized(read_prompts([prompt_file]), tokenizer, chat=bool(tokenizer.chat_template))
     draft_vocab = sources.draft_vocab

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.benchmarks.acceptance_table import markdown
+from vllm_mtp.benchmarks.acceptance_table import made_on, markdown
 from vllm_mtp.benchmarks.claims_arms import Arm, Comparison, arms_of
 from vllm_mtp.benchmarks.claims_plot import plot
 from vllm_mtp.benchmarks.claims_statistics import Counts, difference, estimate, verdict
@@ -125,11 +125,6 @@ def table(result: Mapping[str, Any]) -> str:
     """results.md."""
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     tokens = [seen for arm in result["arms"] for seen in arm["tokens_seen"]]
-    # Rows may have been made on several machines, one after another.
-    hardware = dict.fromkeys(origin["hardware"] for origin in result["made_with"])
-    versions = dict.fromkeys(
-        f"{name} {number}" for origin in result["made_with"] for name, number in origin["versions"].items()
-    )
     claims = [
         [
             claim["claim"],
@@ -160,8 +155,7 @@ def table(result: Mapping[str, Any]) -> str:
         [
             f"Claims on {result['target']}, seeds {seeds}, {min(tokens):,} to {max(tokens):,} tokens seen by every "
             f"arm; k = {result['num_speculative_tokens']}, {result['num_prompts']} held-out prompts, "
-            f"{result['max_tokens']} new tokens each, {result['dtype']}; {' and '.join(hardware)}, "
-            f"{', '.join(versions)}",
+            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_on(result['made_with'])}",
             "",
             markdown(["claim", "is it so that", "measured", "first", "second", "difference", "verdict"], claims),
             "",

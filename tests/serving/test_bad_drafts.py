@@ -156,7 +156,7 @@ def test_the_targets_weights_are_those_that_vllm_loads(
         read.append((revision, cache_dir))
 
     monkeypatch.setattr("vllm_mtp.target_check.stored_rows", reading)
-    config = configure(target_dir, download_dir=str(tmp_path), revision="v2", **drafting(draft_dir, 3))
+    config = configure(target_dir, download_dir=str(tmp_path), revision="v2", **drafting(draft_dir))
     with pytest.raises(AssertionError):  # no process groups: a worker makes them before it builds the model
         MTPDraftModel(vllm_config=config)
     assert read == [("v2", str(tmp_path))]
