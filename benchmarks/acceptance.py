@@ -3,8 +3,8 @@
 Acceptance is counted over whole batches, as vLLM reports it for each prompt; where a vLLM has no such report, prompts
 run one by one and the engine's counters are read between them. Speed is measured against an engine without speculation
 that works on the same prompts in turn, so that a machine that changes its speed changes it for both. Each method has
-such an engine of its own, since some processes are slower than others all their life. Every row is written when it is
-done, and not measured again by the same command.
+such an engine of its own, since some processes are slower than others all their life, or several pairs of engines, one
+after another. Every row is written when it is done, and not measured again by the same command.
 """
 
 import sys
@@ -37,11 +37,14 @@ class Row:
     temperature: float
     batch_size: int = 0
     """Of a speed row."""
+    pair: int = 1
+    """Which pair of engines a speed row is of: the table joins the rows of all pairs."""
 
     @property
     def name(self) -> str:
         name = f"{self.kind}-{self.method.slug}-t{self.temperature:g}"
-        return f"{name}-b{self.batch_size}" if self.kind == "speed" else name
+        name = f"{name}-b{self.batch_size}" if self.kind == "speed" else name
+        return f"{name}-pair{self.pair}" if self.pair > 1 else name
 
     def about(self) -> dict[str, Any]:
         """What says in its file which row it is."""
@@ -49,11 +52,13 @@ class Row:
             **self.method.about(),
             "temperature": self.temperature,
             "batch_size": self.batch_size,
+            **({"pair": self.pair} if self.pair > 1 else {}),
         }
 
     def __str__(self) -> str:
         what = f"{self.method}, temperature {self.temperature:g}"
-        return f"{what}, batch {self.batch_size}" if self.kind == "speed" else what
+        what = f"{what}, batch {self.batch_size}" if self.kind == "speed" else what
+        return f"{what}, pair {self.pair}" if self.pair > 1 else what
 
 
 def bench(
@@ -92,7 +97,8 @@ def rows_of(config: AcceptanceConfig) -> list[Row]:
         rows += [Row(kind="acceptance", method=method, temperature=t) for t in config.temperature]
         if config.speed_prompts_per_category:
             rows += [
-                Row(kind="speed", method=config.speed_method(method, t), temperature=t, batch_size=size)
+                Row(kind="speed", method=config.speed_method(method, t), temperature=t, batch_size=size, pair=pair)
+                for pair in range(1, config.speed_pairs + 1)
                 for t in config.temperature
                 for size in config.speed_batch
             ]
@@ -143,10 +149,10 @@ def measure(
 
 
 def _by_engine(todo: Sequence[Row]) -> list[list[Row]]:
-    """Rows that one engine serves: all of a method, or one each where a method remembers what it generated."""
+    """Rows that one engine serves: of a method and pair all, or one each where a method remembers what it generated."""
     groups = []
-    for method in dict.fromkeys(row.method for row in todo):
-        rows = [row for row in todo if row.method == method]
+    for method, pair in dict.fromkeys((row.method, row.pair) for row in todo):
+        rows = [row for row in todo if (row.method, row.pair) == (method, pair)]
         groups += [[row] for row in rows] if method.remembers else [rows]
     return groups
 

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.benchmarks.method import method_of
+
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
     """Acceptance length by task with 95% intervals, and the conditional acceptance rate per position, as PNG.
 
-    Shown are the largest K of the drafter and every rival, at the lowest temperature that was measured.
+    Shown are the largest K of the drafter, with each of its settings, and every rival, at the lowest temperature that was measured.
     """
     import matplotlib as mpl
 
@@ -19,13 +21,13 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     if not drafted:
         return
     temperature = min(row["temperature"] for row in drafted)
-    # One row for each method: of the drafter's, sorted by K, the last one stays.
-    rows = {row["method"]: row for row in drafted if row["temperature"] == temperature}
+    # One row for each method: of the drafter's, sorted by K, the last one with the same settings stays.
+    rows = {method_of(row).label: row for row in drafted if row["temperature"] == temperature}
     tasks = list(dict.fromkeys(task for row in rows.values() for task in row["tasks"]))
     figure, (length_axes, rate_axes) = pyplot.subplots(1, 2, figsize=(12, 4.5))
     width = 0.8 / len(rows)
     for number, row in enumerate(rows.values()):
-        label = f"{row['method']} k = {row['num_speculative_tokens']}"
+        label = str(method_of(row))
         groups = [row, *(row["tasks"].get(task) for task in tasks)]
         found = [(place, figures) for place, figures in enumerate(groups) if figures is not None]
         heights = [figures["acceptance_length"] for _, figures in found]

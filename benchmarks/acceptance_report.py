@@ -10,9 +10,10 @@ from vllm_mtp.benchmarks.acceptance_plot import plot
 from vllm_mtp.benchmarks.acceptance_row import acceptance_row
 from vllm_mtp.benchmarks.acceptance_setup import Setup
 from vllm_mtp.benchmarks.acceptance_table import table
-from vllm_mtp.benchmarks.method import method_of
+from vllm_mtp.benchmarks.draft_folder import lookup_of
+from vllm_mtp.benchmarks.method import RIVALS, Method, method_of
 from vllm_mtp.benchmarks.row_store import RowStore
-from vllm_mtp.benchmarks.speed_row import speed_row
+from vllm_mtp.benchmarks.speed_row import Pair, speed_row
 from vllm_mtp.checkpoint import write_atomically
 from vllm_mtp.training.export import relative
 
@@ -39,23 +40,25 @@ def report(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> str:
 def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict[str, Any]:
     """Everything that results.json holds: figures, settings, where they come from; no prompt and no output.
 
-    Rows of a folder may come from several commands or commits: each has the place of its origin in `made_with`.
+    Rows of a folder may come from several commands or commits: each has the place of its origin in `made_with`, one of
+    several pairs of engines a list of them.
     """
     reference = None
     if _REFERENCE in store:
         reference = {record["number"]: record["token_ids"] for record in store.load(_REFERENCE)["records"]}
-    rows, speed_rows = [], []
+    rows = []
+    pairs: dict[tuple[Method, float, int], list[tuple[Pair, int]]] = {}
     origins: list[dict[str, Any]] = []
     for name in store.names():
         stored = store.load(name)
         if stored["made_with"] not in origins:
             origins.append(stored["made_with"])
-        origin = {"made_with": origins.index(stored["made_with"])}
+        origin = origins.index(stored["made_with"])
         method = method_of(stored)
         temperature = stored["temperature"]
         if stored["kind"] == "speed":
-            row = speed_row(method, temperature, stored["batch_size"], stored["records"], stored["baseline"])
-            speed_rows.append(row | origin)
+            pair = (stored["records"], stored["baseline"]), origin
+            pairs.setdefault((method, temperature, stored["batch_size"]), []).append(pair)
             continue
         row = acceptance_row(
             method,
@@ -64,10 +67,18 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
             reference=reference if temperature == 0 else None,
             max_tokens=setup.config.max_tokens,
         )
-        rows.append(row | {"seconds": stored["seconds"], "peak_memory_mib": stored["peak_memory_mib"]} | origin)
+        measured = {name: stored[name] for name in ("seconds", "peak_memory_mib")}
+        rows.append(row | measured | {"made_with": origin})
+    speed_rows = []
+    for of_row, some in pairs.items():
+        of_pairs = [origin for _, origin in some]
+        row = speed_row(*of_row, [pair for pair, _ in some])
+        speed_rows.append(row | {"made_with": of_pairs if len(some) > 1 else of_pairs[0]})
+    lookup = lookup_of(setup.draft)
     return {
         "target": relative(setup.target),
         "draft": relative(str(setup.draft)),
+        "draft_lookup": lookup.fields() if lookup else None,
         "prompts": {
             "file": setup.prompt_file.name,
             "sha256": setup.identity["prompts"],
@@ -87,6 +98,6 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    names = ("none", "mtp", "ngram", "suffix")
-    position = names.index(row["method"])
-    return row["temperature"], position, row["num_speculative_tokens"], row["local_argmax"], row.get("batch_size", 0)
+    position = ("none", "mtp", *RIVALS).index(row["method"])
+    method = row["num_speculative_tokens"], row["local_argmax"], method_of(row).slug
+    return row["temperature"], position, *method, row.get("batch_size", 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
+from vllm_mtp.benchmarks.draft_folder import draft_folder
 from vllm_mtp.benchmarks.engine import can_compile
 from vllm_mtp.benchmarks.method import Method
 from vllm_mtp.benchmarks.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
@@ -61,7 +62,9 @@ class Setup:
         return {"acceptance": acceptance, "speed": common | speed}
 
     def engine_args(self, method: Method) -> dict[str, Any]:
-        """For `vllm.LLM`. Prefixes are not cached: no row finds the prompts of the one before already read.
+        """For `vllm.LLM`, after a variant of the drafter's folder is made for a method that needs one.
+
+        Prefixes are not cached: no row finds the prompts of the one before already read.
 
         The target's generation_config.json stays in force for what ends an answer, which is not always the tokenizer's
         end of text; temperature and length are given with every request.
@@ -79,7 +82,7 @@ class Setup:
         }
         if torch.cuda.is_available():  # two engines at once where speed is measured
             arguments["gpu_memory_utilization"] = 0.45 if self.config.speed_prompts_per_category else 0.9
-        speculative = method.speculative_config(self.draft)
+        speculative = method.speculative_config(draft_folder(method, self.draft, self.output))
         return arguments if speculative is None else arguments | {"speculative_config": speculative}
 
     def environment(self) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vllm_mtp.benchmarks.method import method_of
+from vllm_mtp.benchmarks.method import lookup_label, method_of
+from vllm_mtp.lookup import Lookup
 
 Row = Mapping[str, Any]
 
@@ -21,8 +22,10 @@ def table(result: Mapping[str, Any]) -> str:
 def _heading(result: Mapping[str, Any]) -> str:
     prompts, settings = result["prompts"], result["settings"]["acceptance"]
     left_out = f", {prompts['num_left_out']} too long and left out" if prompts["num_left_out"] else ""
+    lookup = Lookup.of(result["draft_lookup"])
+    draft = f"{result['draft']} ({lookup_label(lookup)})" if lookup else result["draft"]
     return (
-        f"{result['draft']} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']} "
+        f"{draft} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']} "
         f"(sha256 {prompts['sha256'][:12]}{left_out}), {'with' if prompts['chat_template'] else 'without'} chat "
         f"template, at most {settings['max_tokens']} new tokens, {settings['dtype']}, "
         f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {made_on(result['made_with'])}, "
@@ -65,6 +68,11 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
         if settings["dtype"] == "float32" and row["num_identical"] not in (None, row["num_prompts"]):
             differing = row["num_prompts"] - row["num_identical"]
             remarks.append(f"NOT identical: {' k = '.join(_method(row))}, {differing} of {row['num_prompts']} outputs.")
+    if any("schedule" in row for row in result["rows"]):
+        remarks.append(
+            "Scheduled FIRST:LAST:K: K draft tokens in a round of FIRST to LAST requests; the column k has the largest. "
+            f"Up to {settings['max_num_seqs']} prompts are generated for together."
+        )
     remarks += [f"Not measured: {method}: {why}." for method, why in result["missing"].items()]
     return remarks
 
@@ -124,17 +132,19 @@ def _speeds(rows: Sequence[Row]) -> str:
             str(row["batch_size"]),
             f"{row['output_tokens_per_second']:.1f} / {row['baseline_output_tokens_per_second']:.1f}",
             _speedup(row),
+            " ".join([f"{row['num_pairs']}:", *(f"{one:.2f}x" for one in row["speedup_of_pairs"])]),
             f"{_number(row['median_time_to_first_token_ms'], 0)} / "
             f"{_number(row['baseline_median_time_to_first_token_ms'], 0)}",
             " ".join(f"{task} {figures['speedup']:.2f}x" for task, figures in row.get("tasks", {}).items()),
         ]
         for row in rows
     ]
-    names = ["temperature", "method", "k", "batch", "tokens/s / without", "speedup (95%)"]
+    names = ["temperature", "method", "k", "batch", "tokens/s / without", "speedup (95%)", "pairs"]
     title = (
         f"Speed: {rows[0]['num_prompts']} prompts, both engines in turn, prefill included, end-of-text ignored; a "
-        "batch of n is n prompts at once until the last is done. Each row has one pair of engines: its interval is "
-        "over prompts (batches) alone, and another pair may differ by more\n\n"
+        "batch of n is n prompts at once until the last is done. Pairs: of engines, with the speedup of each. The "
+        "interval of one pair is over prompts (batches) alone, and another pair may differ by more; that of several is "
+        "over pairs and prompts\n\n"
     )
     return title + markdown([*names, "median time to first token, ms / without", "by task"], lines)
 

@@ -73,5 +73,4 @@ def _plot_tasks(axes: Any, rows: list[Mapping[str, Any]]) -> None:
 def _label(row: Mapping[str, Any]) -> str:
     if row["method"] not in ("none", "mtp"):
         return str(row["method"])
-    label = f"k = {row['num_speculative_tokens']}"
-    return f"{label}\nlocal argmax" if method_of(row).local_argmax else label
+    return "\n".join([f"k = {row['num_speculative_tokens']}", *method_of(row).details])

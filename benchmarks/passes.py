@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.benchmarks.draft_folder import draft_folder
 from vllm_mtp.benchmarks.engine import EngineError, EngineProcess, Result
 from vllm_mtp.benchmarks.method import Method
 
@@ -45,7 +46,7 @@ class Plan:
     target: Path
     draft: Path
     logs: Path
-    """Folder for the engines' logs."""
+    """Folder for the engines' logs and for variants of the drafter."""
     methods: Mapping[float, Sequence[Method]]
     """By temperature; the first is no speculation, the baseline. A rival that does not run here becomes a row that says
     why."""
@@ -73,7 +74,7 @@ class Plan:
     def engine_args(
         self, method: Method, *, dtype: str, enforce_eager: bool, timed: bool, num_engines: int
     ) -> dict[str, Any]:
-        """For `vllm.LLM`, of which num_engines share a GPU."""
+        """For `vllm.LLM`, of which num_engines share a GPU; makes the drafter's variant that a method needs."""
         import torch
 
         arguments: dict[str, Any] = {
@@ -91,7 +92,7 @@ class Plan:
         elif self.kv_cache_tokens and timed:
             blocks = math.ceil(self.kv_cache_tokens / _BLOCK_SIZE)
             arguments |= {"block_size": _BLOCK_SIZE, "num_gpu_blocks_override": blocks}
-        speculative = method.speculative_config(self.draft)
+        speculative = method.speculative_config(draft_folder(method, self.draft, self.logs))
         return arguments if speculative is None else arguments | {"speculative_config": speculative}
 
 

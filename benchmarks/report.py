@@ -84,14 +84,14 @@ def _task_figures(run: Run, baseline: Run, temperature: float, tasks: Sequence[s
         for one in (run, baseline)
     )
     by_task = {}
-    for task, figures in speeds_by_task(records, reference).items():
+    for task, figures in speeds_by_task([(records, reference)]).items():
         of_task = [record for record in records if record["task"] == task]
         by_task[task] = figures | {
             "acceptance_length": round(_joined(of_task, run.method).acceptance_length, 3),
             "tokens_per_forward": round(tokens_per_forward(of_task, run.method), 3),
         }
     return {
-        "speedup_95": speeds(records, reference)["speedup_95"],
+        "speedup_95": speeds([(records, reference)])["speedup_95"],
         "tokens_per_forward": round(tokens_per_forward(records, run.method), 3),
         "tasks": by_task,
     }
@@ -187,11 +187,11 @@ def _task_table(rows: Sequence[Row]) -> str:
 
 
 def _name(row: Row) -> str:
-    """How text names a row: the drafter by its K alone."""
+    """How text names a row: the drafter by its K and what else tells it apart."""
     name = f"k = {row['num_speculative_tokens']}"
     if row["method"] not in ("none", "mtp"):
         return f"{row['method']} {name}"
-    return f"{name}, local argmax" if method_of(row).local_argmax else name
+    return ", ".join([name, *method_of(row).details])
 
 
 def write_report(result: dict[str, Any], output: Path, plot_name: str) -> None:

@@ -9,6 +9,7 @@ from vllm_mtp.kernels.embed_hidden_projection_op import embed_hidden_projection
 from vllm_mtp.kernels.embed_hidden_projection_reference import fold_norm_weights
 from vllm_mtp.kernels.linear_kl_op import linear_kl, mean_embedding
 from vllm_mtp.kernels.linear_kl_reference import LinearKL, MeanTarget
+from vllm_mtp.kernels.lookup_op import lookup_tokens
 
 __all__ = [
     "DraftPart",
@@ -20,6 +21,7 @@ __all__ = [
     "embed_hidden_projection",
     "fold_norm_weights",
     "linear_kl",
+    "lookup_tokens",
     "mean_embedding",
     "quantize_head",
     "warm_up_draft_head",

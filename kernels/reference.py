@@ -21,6 +21,7 @@ from vllm_mtp.kernels.linear_kl_reference import (
     mean_embedding,
     softmax_chunk,
 )
+from vllm_mtp.kernels.lookup_reference import lookup_tokens
 
 __all__ = [
     "DraftPart",
@@ -33,6 +34,7 @@ __all__ = [
     "fold_norm_weights",
     "linear_kl",
     "linear_kl_of_mean",
+    "lookup_tokens",
     "mean_embedding",
     "quantize_head",
     "softmax_chunk",

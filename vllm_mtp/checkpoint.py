@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.lookup import Lookup
 from vllm_mtp.tensors import WEIGHTS_FILE, check_tensors, check_values
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ def load_draft(folder: Path) -> tuple[MTPConfig, dict[str, "Tensor"]]:
     tensors = load_file(folder / WEIGHTS_FILE)
     check_values(tensors, config.vocab_size, where=str(folder / WEIGHTS_FILE))
     return config, tensors
+
+
+def write_lookup(folder: Path, lookup: Lookup | None) -> None:
+    """Rewrites a drafter's config.json with these settings of lookup; None: without lookup.
+
+    Raises:
+        ValueError: if the folder is not that of a drafter.
+    """
+    load_draft(folder)
+    path = folder / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields.pop("lookup", None)
+    if lookup is not None:
+        fields["lookup"] = lookup.fields()
+    write_atomically(path, json.dumps(fields, indent=2) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from vllm_mtp.lookup import lookup_faults
 from vllm_mtp.tensors import D2T, check_folder
 
 ARCHITECTURE = "MTPDraftModel"
@@ -44,6 +45,8 @@ class MTPConfig(PretrainedConfig):
         draft_vocab_size: J, how many of the V token ids are drafted (`d2t` says which); None: all of them.
         draft_head_dtype: "fp8" or "int8": the head drafts with its rows in 8 bits, where vLLM asks for the best token
             alone (`use_local_argmax_reduction`); None: as they are.
+        lookup: `{"min_match": 2, "max_match": 8, "module_steps": 3}`: tokens are copied where the text repeats itself
+            (lookup.py); None: the module drafts every token.
         max_position_embeddings: the longest context drafted for; the target's.
         rope_parameters: `{"rope_type": "default", "rope_theta": float}`.
         attention_bias: q, k, v and o projections carry a bias.
@@ -69,6 +72,7 @@ class MTPConfig(PretrainedConfig):
         vocab_size: int = 0,
         draft_vocab_size: int | None = None,
         draft_head_dtype: str | None = None,
+        lookup: dict[str, int] | None = None,
         max_position_embeddings: int = 0,
         rope_parameters: dict[str, Any] | None = None,
         attention_bias: bool = False,
@@ -89,6 +93,7 @@ class MTPConfig(PretrainedConfig):
         self.vocab_size = vocab_size
         self.draft_vocab_size = draft_vocab_size
         self.draft_head_dtype = draft_head_dtype
+        self.lookup = lookup
         self.max_position_embeddings = max_position_embeddings
         self.rope_parameters = rope_parameters
         self.attention_bias = attention_bias
@@ -137,12 +142,13 @@ class MTPConfig(PretrainedConfig):
     def contract(self) -> dict[str, Any]:
         """The content of config.json: the contract's fields and nothing else, in its order.
 
-        What concerns the draft head is left out where the drafter drafts over all of V, or with the head as it is.
+        What concerns the draft head or lookup is left out where the drafter drafts over all of V, with the head as it
+        is, or without lookup.
         """
         head = {"model_type": self.model_type, "architectures": [ARCHITECTURE]}
         fields = head | {name: getattr(self, name) for name in (*_CONVENTIONS, *_REQUIRED, *_OPTIONAL)}
-        of_draft_head = {name: getattr(self, name) for name in ("draft_vocab_size", "draft_head_dtype")}
-        return fields | {name: value for name, value in of_draft_head.items() if value is not None}
+        where_given = {name: getattr(self, name) for name in ("draft_vocab_size", "draft_head_dtype", "lookup")}
+        return fields | {name: value for name, value in where_given.items() if value is not None}
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the checkpoint, in the order of the module."""
@@ -198,6 +204,8 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
     if eps is not None and (not isinstance(eps, int | float) or not 0 < eps < 1):
         faults.append(f"rms_norm_eps must lie between 0 and 1, got {eps!r}")
     faults += _rope_faults(fields.get("rope_parameters"))
+    if fields.get("lookup") is not None:
+        faults += lookup_faults(fields["lookup"])
     if not faults and fields["num_attention_heads"] % fields["num_key_value_heads"]:
         heads = f"{fields['num_attention_heads']} and {fields['num_key_value_heads']}"
         faults.append(f"num_attention_heads must be a multiple of num_key_value_heads, got {heads}")

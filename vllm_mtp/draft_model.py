@@ -13,6 +13,7 @@ from torch import nn
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import CacheConfig, SpeculativeConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.layernorm import RMSNorm
@@ -42,8 +43,10 @@ from vllm.sequence import IntermediateTensors
 from vllm_mtp import cpu_repairs
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.draft_head import QUANTISED, ArgmaxHead, DraftHead
+from vllm_mtp.host_lookup import HostLookup, PassMetadata
 from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.kernels.registration import uses_triton
+from vllm_mtp.lookup import Lookup
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
 from vllm_mtp.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
@@ -274,6 +277,7 @@ class MTPDraftModel(nn.Module):
         self.argmax_head: ArgmaxHead | None = None
         only_argmax = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_argmax_kernel = only_argmax and transform.scale > 0 and _has_kernels()
+        self.lookup = self._make_lookup(vllm_config)
         name = self.config.draft_head_dtype
         self.quantised = None if name is None or not only_argmax else QUANTISED[name]
         if name is not None and not only_argmax:
@@ -282,6 +286,13 @@ class MTPDraftModel(nn.Module):
                 '"use_local_argmax_reduction": true in speculative_config; it drafts with the head as it is.',
                 name,
             )
+
+    def _make_lookup(self, vllm_config: VllmConfig) -> HostLookup | None:
+        lookup = Lookup.of(self.config.lookup)
+        if lookup is None or not current_platform.is_cpu():
+            return None
+        num_speculative_tokens = vllm_config.speculative_config.num_speculative_tokens
+        return HostLookup(lookup, num_speculative_tokens, vllm_config.cache_config.block_size)
 
     @property
     def head(self) -> nn.Module:
@@ -327,10 +338,27 @@ class MTPDraftModel(nn.Module):
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         if self.kernel_head(hidden_states.dtype) is None:
             self.output_head(hidden_states.dtype)
-        return self.model(input_ids, positions, hidden_states, inputs_embeds)
+        metadata = self.pass_metadata()
+        if self.lookup is None or metadata is None or input_ids is None:
+            return self.model(input_ids, positions, hidden_states, inputs_embeds)
+        if not self.lookup.begin(input_ids, hidden_states, metadata):
+            return hidden_states
+        states = self.model(input_ids, positions, hidden_states, inputs_embeds)
+        self.lookup.end(states, positions, metadata)
+        return states
+
+    def pass_metadata(self) -> PassMetadata | None:
+        """vLLM's attention metadata of the drafter's layer; None where no request is served, to measure memory."""
+        by_layer = get_forward_context().attn_metadata
+        return by_layer.get(self.model.layer.self_attn.attn.layer_name) if isinstance(by_layer, dict) else None
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
         """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""
+        if self.lookup is None:
+            return self.module_logits(hidden_states)
+        return self.lookup.logits(hidden_states, self.module_logits, self.config.vocab_size)
+
+    def module_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         head = self.output_head(hidden_states.dtype)
         logits = self.logits_processor(head, hidden_states, getattr(head, "bias", None))
         if self.draft_head is None or logits is None:
@@ -339,6 +367,11 @@ class MTPDraftModel(nn.Module):
 
     def get_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Argmax over the vocabulary without gathering logits from every rank (`use_local_argmax_reduction`)."""
+        if self.lookup is None:
+            return self.module_top_tokens(hidden_states)
+        return self.lookup.top_tokens(hidden_states, self.module_top_tokens)
+
+    def module_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         kernel_head = self.kernel_head(hidden_states.dtype)
         if kernel_head is not None:
             return kernel_head.top_tokens(hidden_states)

@@ -41,6 +41,14 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         functions.linear_kl(random(2, 5, 24), teacher, random(37, 24, seed=2), tau=1.3, metrics=True)
         for teacher in (random(5, 24, seed=1), _mean_target(functions))
     ],
+    "lookup_tokens": lambda functions: functions.lookup_tokens(
+        torch.tensor([5, 6, 7, 5, 6, -1], dtype=torch.int32),
+        torch.tensor([[0, 1], [0, 9]], dtype=torch.int32),
+        torch.tensor([4, 1]),
+        block_size=3,
+        min_match=2,
+        max_match=4,
+    ),
     "mean_embedding": _mean_target,
     "quantize_head": lambda functions: functions.quantize_head(random(5, 24), torch.int8),
     "warm_up_draft_head": lambda functions: functions.warm_up_draft_head(random(37, 24), torch.float32),

@@ -1,0 +1,202 @@
+"""Lookup in the draft model of vLLM, where the tokens are at hand: on a CPU.
+
+What the drafter's KV cache holds, a table holds too: one token id for each of its slots, written where keys and values
+are written. So it follows prefix caching, preemption, chunked prefill and forks by itself, and slots of rejected tokens
+are overwritten exactly when their keys are. A request's text is what the table has at the slots of its block table.
+
+vLLM calls a draft model once for the verified tokens of all requests (the first pass), then once for each further token
+of the draft (a step). A step whose every request has its token already is left out: no layer, no head.
+"""
+
+# Shapes: T rows of a pass, B requests, R of them that the module drafts for, Q rows of a request that may be the chosen
+# one, D hidden size, V vocabulary, S slots.
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vllm_mtp.lookup import NO_TOKEN, Lookup, Text
+
+logger = logging.getLogger(__name__)
+
+
+class PassMetadata(Protocol):
+    """What is read of vLLM's attention metadata of the drafter's layer."""
+
+    num_actual_tokens: int
+    max_query_len: int
+    query_start_loc: Tensor
+    """[B + 1]: the rows of request b are query_start_loc[b] to query_start_loc[b + 1] - 1."""
+    block_table: Tensor
+    """[B, blocks]"""
+    slot_mapping: Tensor
+    """[T]: the slot of each row, -1 for none."""
+
+
+class HostLookup:
+    """The table, and the state of the round that is being drafted."""
+
+    def __init__(self, lookup: Lookup, num_speculative_tokens: int, block_size: int) -> None:
+        self.lookup = lookup
+        self.num_speculative_tokens = num_speculative_tokens
+        self.block_size = block_size
+        self.is_on = True
+        self._table_S = np.full(1 << 16, NO_TOKEN, dtype=np.int32)
+        self._first_pass: tuple[PassMetadata, Tensor, Tensor] | None = None
+        """Metadata, positions and states of a first pass whose rows were not chosen from yet."""
+        self._step = 0
+        self._texts: list[Text] = []
+        self._tokens: list[int] = []
+        """Of the step at hand, by request; NO_TOKEN: the module's."""
+        self._fed_BD: Tensor | None = None
+        """The states that the next step, if there is one, is fed with."""
+
+    def begin(self, input_ids_T: Tensor, hidden_TD: Tensor, metadata: PassMetadata) -> bool:
+        """Takes note of a pass before it is computed.
+
+        Args:
+            input_ids_T: the token that each row is fed with.
+            hidden_TD: the state that it is fed with.
+            metadata: of the pass.
+
+        Returns:
+            Whether the module must compute it; if not, `hidden_TD` stands for its result.
+        """
+        if self._is_step(hidden_TD, metadata):
+            self._step += 1
+            for text, token in zip(self._texts, input_ids_T.tolist(), strict=False):
+                text.append(token)
+            self._look_up()
+            return NO_TOKEN in self._tokens
+        self.forget()
+        num_rows = metadata.num_actual_tokens
+        self._write(metadata.slot_mapping[:num_rows].numpy(), input_ids_T[:num_rows].numpy())
+        return True
+
+    def end(self, states_TD: Tensor, positions_T: Tensor, metadata: PassMetadata) -> None:
+        """Takes note of what a pass returned."""
+        if self._fed_BD is None:
+            self._first_pass = metadata, positions_T, states_TD
+        else:
+            self._fed_BD = states_TD[: len(self._texts)].clone()
+
+    def top_tokens(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor]) -> Tensor:
+        """The draft token of each request, [B]: what it copies, else the module's best."""
+        copied_B = self.tokens(states_BD)
+        if copied_B is None:
+            return of_module(states_BD)
+        rows = (copied_B == NO_TOKEN).nonzero().flatten()
+        if len(rows):
+            copied_B[rows] = of_module(states_BD[rows]).to(copied_B.dtype)
+        return copied_B
+
+    def logits(
+        self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int
+    ) -> Tensor | None:
+        """Logits of each request, [B, V]: a copied token's draft probability is one, at every temperature."""
+        copied_B = self.tokens(states_BD)
+        if copied_B is None:
+            return of_module(states_BD)
+        logits_BV = states_BD.new_full((len(states_BD), vocab_size), float("-inf"), dtype=torch.float32)
+        rows = (copied_B == NO_TOKEN).nonzero().flatten()
+        if len(rows):
+            logits_RV = of_module(states_BD[rows])
+            if logits_RV is None:
+                return None
+            logits_BV[rows] = logits_RV.float()
+        copied = (copied_B != NO_TOKEN).nonzero().flatten()
+        logits_BV[copied, copied_B[copied]] = 0.0
+        return logits_BV
+
+    def tokens(self, states_BD: Tensor) -> Tensor | None:
+        """What each request copies in the step at hand, [B] int64; NO_TOKEN: the module's token.
+
+        Args:
+            states_BD: the states that vLLM chose from what the pass returned.
+
+        Returns:
+            None where no pass is at hand, or one of other requests.
+        """
+        if self._first_pass is not None:
+            (metadata, positions_T, states_TD), self._first_pass = self._first_pass, None
+            rows = chosen_rows(states_TD, metadata.query_start_loc, states_BD, self.num_speculative_tokens + 1)
+            self._texts = self._read(rows.tolist(), positions_T, metadata)
+            self._fed_BD = states_BD.clone()
+            self._look_up()
+        return torch.tensor(self._tokens) if len(self._tokens) == len(states_BD) else None
+
+    def forget(self) -> None:
+        """No round is being drafted."""
+        self._first_pass, self._step, self._texts, self._tokens, self._fed_BD = None, 0, [], [], None
+
+    def _is_step(self, hidden_TD: Tensor, metadata: PassMetadata) -> bool:
+        """Whether a pass goes on with the round at hand: a row for each request, fed with what the class gave."""
+        fed_BD = self._fed_BD
+        if fed_BD is None or metadata.max_query_len != 1 or self._step + 1 >= self.num_speculative_tokens:
+            return False
+        same_batch = len(metadata.query_start_loc) - 1 == len(fed_BD) <= len(hidden_TD)
+        return same_batch and torch.equal(hidden_TD[: len(fed_BD)], fed_BD)
+
+    def _look_up(self) -> None:
+        least, most = self.lookup.least(self._step), self.lookup.max_match
+        self._tokens = [text.find(least, most) for text in self._texts]
+        if self._step >= self.lookup.module_steps:
+            self._tokens = [
+                text.last() if token == NO_TOKEN else token
+                for text, token in zip(self._texts, self._tokens, strict=True)
+            ]
+
+    def _write(self, slots_T: np.ndarray, ids_T: np.ndarray) -> None:
+        if not len(slots_T):
+            return
+        if (highest := int(slots_T.max())) >= len(self._table_S):
+            grown_S = np.full(max(highest + 1, 2 * len(self._table_S)), NO_TOKEN, dtype=np.int32)
+            grown_S[: len(self._table_S)] = self._table_S
+            self._table_S = grown_S
+        written = slots_T >= 0
+        self._table_S[slots_T[written]] = ids_T[written]
+
+    def _read(self, rows: Sequence[int], positions_T: Tensor, metadata: PassMetadata) -> list[Text]:
+        """The text of each request up to its chosen row; an empty one where the row is not known."""
+        texts = []
+        for request, row in enumerate(rows):
+            if row < 0:
+                texts.append(Text(self._table_S[:0], self.num_speculative_tokens))
+                continue
+            last = int(positions_T[row])
+            blocks = metadata.block_table[request, : last // self.block_size + 1].numpy().astype(np.int64)
+            slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[: last + 1]
+            if slots[-1] != int(metadata.slot_mapping[row]):
+                self._give_up(int(metadata.slot_mapping[row]), int(slots[-1]))
+                slots = slots[:0]
+            texts.append(Text(self._table_S[slots], self.num_speculative_tokens))
+        return texts
+
+    def _give_up(self, slot: int, expected: int) -> None:
+        self.is_on = False
+        logger.warning(
+            "Lookup is off: a token lies in slot %d of the KV cache, by its block table with blocks of %d in slot %d. "
+            "The module drafts every token.",
+            slot,
+            self.block_size,
+            expected,
+        )
+
+
+def chosen_rows(states_TD: Tensor, query_start_loc: Tensor, chosen_BD: Tensor, num_last_rows: int) -> Tensor:
+    """The row that vLLM chose of each request, [B]: the last that equals what it gave; -1: none.
+
+    vLLM pads a request's rows with those of rejected tokens and does not tell the draft model which one counts: it is
+    one of the last `num_last_rows`, K + 1.
+    """
+    first_B1, end_B1 = query_start_loc[:-1, None].long(), query_start_loc[1:, None].long()
+    rows_BQ = end_B1 - 1 - torch.arange(num_last_rows, device=states_TD.device)
+    own_BQ = rows_BQ >= first_B1
+    rows_BQ = rows_BQ.clamp(min=0)
+    same_BQ = own_BQ & (states_TD[rows_BQ] == chosen_BD[:, None]).all(-1)
+    last_B1 = same_BQ.int().argmax(dim=1, keepdim=True)
+    return torch.where(same_BQ.any(1), rows_BQ.gather(1, last_B1).squeeze(1), -1)
