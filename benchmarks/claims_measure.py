@@ -70,20 +70,18 @@ def _count_in_torch(
     module.load_state_dict(tensors)
     module.float().to(frozen.device)
     for temperature in config.temperature:
-        yield (
-            temperature,
-            [
-                generate(
-                    frozen,
-                    module,
-                    torch.tensor(ids, device=frozen.device),
-                    num_speculative_tokens=config.num_speculative_tokens,
-                    max_tokens=config.max_tokens,
-                    sampler=Sampler(temperature, number),
-                )
-                for number, ids in enumerate(prompts)
-            ],
-        )
+        runs = [
+            generate(
+                frozen,
+                module,
+                torch.tensor(ids, device=frozen.device),
+                num_speculative_tokens=config.num_speculative_tokens,
+                max_tokens=config.max_tokens,
+                sampler=Sampler(temperature, number),
+            )
+            for number, ids in enumerate(prompts)
+        ]
+        yield temperature, [(run.token_ids, run.acceptance) for run in runs]
 
 
 def seconds_in_turn(

@@ -12,8 +12,9 @@ one, or where it is switched off, a prompt is text to be continued, max_tokens l
 # Shapes: P prompt tokens, K draft tokens, V vocabulary, D hidden size.
 
 import json
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from vllm_mtp.acceptance import Acceptance, acceptance_length_interval, ends_in_loop, loop_window, total
 from vllm_mtp.benchmarks.prompts import tokenized
 from vllm_mtp.checkpoint import load_draft, write_atomically
-from vllm_mtp.draft_loop import DraftLoop
+from vllm_mtp.draft_loop import SOURCES, DraftLoop
 from vllm_mtp.module import MTPModule
 from vllm_mtp.training.prompts import read_prompts
 from vllm_mtp.training.target import FrozenTarget, end_ids
@@ -92,6 +93,51 @@ class Sampler:
         return int(torch.multinomial(weights_V.cpu(), 1, generator=self.generator))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where draft tokens came from: "module", "lookup", or "guess" (vllm_mtp.draft_loop.Draft)."""
+
+    num_drafts: int = 0
+    num_matched: int = 0
+    """Drafts whose first token was copied: the text matched before the module had drafted anything."""
+    drafted: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of_round(cls, sources: Sequence[str], num_accepted: int) -> "Sources":
+        return cls(
+            num_drafts=1,
+            num_matched=int(sources[0] == "lookup"),
+            drafted=Counter(sources),
+            accepted=Counter(sources[:num_accepted]),
+        )
+
+    def __add__(self, other: "Sources") -> "Sources":
+        return Sources(
+            num_drafts=self.num_drafts + other.num_drafts,
+            num_matched=self.num_matched + other.num_matched,
+            drafted=self.drafted + other.drafted,
+            accepted=self.accepted + other.accepted,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "num_drafts": self.num_drafts,
+            "share_of_drafts_matched": round(self.num_matched / self.num_drafts, 4) if self.num_drafts else 0.0,
+            "drafted_by_source": dict(self.drafted),
+            "accepted_by_source": dict(self.accepted),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """What one prompt gave."""
+
+    token_ids: list[int]
+    acceptance: Acceptance
+    sources: Sources
+
+
 @torch.inference_mode()
 def generate(
     target: FrozenTarget,
@@ -102,13 +148,10 @@ def generate(
     max_tokens: int,
     sampler: Sampler,
     end_ids: Collection[int] = (),
-) -> tuple[list[int], Acceptance]:
+) -> Generated:
     """Generates max_tokens tokens, drafting num_speculative_tokens of them per round (0: none).
 
     The first of end_ids ends the output, and is its last token. The round that brings it counts whole, as in vLLM.
-
-    Returns:
-        The generated ids and the acceptance counts.
     """
     from transformers import DynamicCache
 
@@ -125,30 +168,37 @@ def generate(
     hidden_TD, logits_TV = forward(prompt_ids_P)
     generated = [sampler.choose(logits_TV[-1])]
     next_ids_T = torch.cat((prompt_ids_P[1:], prompt_ids_P.new_tensor(generated)))
-    rounds, num_new = [], 1
+    rounds, num_new, sources = [], 1, Sources()
     while len(generated) < max_tokens and not any(token in end_ids for token in generated[-num_new:]):
         num_drafts = min(num_speculative_tokens, max_tokens - len(generated) - 1)
         drafts: list[int] = []
-        draft_logits_KV = logits_TV[:0]
+        draft_logits_KV, draft_sources = logits_TV[:0], []
         if loop is not None and num_drafts > 0:
-            drafts, draft_logits_KV = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.choose)
+            draft = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.choose)
+            drafts, draft_logits_KV, draft_sources = draft.tokens, draft.logits_KV, draft.sources
         hidden_TD, logits_TV = forward(prompt_ids_P.new_tensor([generated[-1], *drafts]))
         new_ids: list[int] = []
-        for draft, target_logits_V, draft_logits_V in zip(drafts, logits_TV, draft_logits_KV, strict=False):
-            if not sampler.accepts(draft, target_logits_V, draft_logits_V):
+        for token, target_logits_V, draft_logits_V in zip(drafts, logits_TV, draft_logits_KV, strict=False):
+            if not sampler.accepts(token, target_logits_V, draft_logits_V):
                 new_ids.append(sampler.recover(target_logits_V, draft_logits_V))
                 break
-            new_ids.append(draft)
+            new_ids.append(token)
         else:
             new_ids.append(sampler.choose(logits_TV[len(drafts)]))
         rounds.append((len(drafts), len(new_ids) - 1))
+        if drafts:
+            sources += Sources.of_round(draft_sources, len(new_ids) - 1)
         generated += new_ids
         num_new = len(new_ids)
         hidden_TD, next_ids_T = hidden_TD[: len(new_ids)], prompt_ids_P.new_tensor(new_ids)
         if num_rejected := len(drafts) + 1 - len(new_ids):
             cache.crop(-num_rejected)
     end = next((index for index, token in enumerate(generated) if token in end_ids), max_tokens)
-    return generated[: end + 1], Acceptance.of_rounds(rounds, num_speculative_tokens)
+    return Generated(
+        token_ids=generated[: end + 1],
+        acceptance=Acceptance.of_rounds(rounds, num_speculative_tokens),
+        sources=sources,
+    )
 
 
 def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:
@@ -196,12 +246,10 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
                 )
                 for number, ids in enumerate(tqdm(prompt_ids, desc=f"temperature {temperature:g}, k {k}", leave=False))
             ]
-            outputs = [ids for ids, _ in runs]
             if k == 0:
-                reference = outputs
+                reference = [run.token_ids for run in runs]
             else:
-                counts = [count for _, count in runs]
-                rows.append(_row(k, temperature, outputs, counts, reference, loop_window(config.max_tokens)))
+                rows.append(_row(k, temperature, runs, reference, loop_window(config.max_tokens)))
     how = "in the target's chat template" if chat else "as text to be continued"
     print(f"{len(prompt_ids)} prompts {how}, {len(read) - len(prompt_ids)} left out as too long")
     print(_table(rows))
@@ -229,13 +277,9 @@ def _check_pair(fingerprint: dict[str, Any] | None, found: dict[str, Any]) -> No
 
 
 def _row(
-    k: int,
-    temperature: float,
-    outputs: list[list[int]],
-    counts: list[Acceptance],
-    reference: list[list[int]],
-    window: int,
+    k: int, temperature: float, runs: Sequence[Generated], reference: Sequence[list[int]], window: int
 ) -> dict[str, Any]:
+    outputs, counts = [run.token_ids for run in runs], [run.acceptance for run in runs]
     acceptance = total(counts)
     straight = [part for ids, part in zip(outputs, counts, strict=True) if not ends_in_loop(ids, window=window)]
     return {
@@ -248,13 +292,15 @@ def _row(
         "acceptance_length_without_loops": round(total(straight).acceptance_length, 4) if straight else None,
         "num_identical": sum(a == b for a, b in zip(outputs, reference, strict=True)) if temperature == 0 else None,
         "num_prompts": len(outputs),
+        **sum((run.sources for run in runs), Sources()).figures(),
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "acceptance length with 95% interval over prompts",
-        "temperature  k  length  [95%]         without loops (loops)  identical  rate per position",
+        "temperature  k  length  [95%]         without loops (loops)  identical  matched  accepted per draft from "
+        "module + lookup + guess  rate per position",
     ]
     for row in rows:
         low, high = row["acceptance_length_95"]
@@ -264,6 +310,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['temperature']:<11g} {row['num_speculative_tokens']:>2}  {row['acceptance_length']:.2f}    "
             f"[{low:.2f}, {high:.2f}]  {'-' if without is None else f'{without:.2f}'} ({row['num_loops']})"
-            f"{'':<14} {identical:<9}  {rates}"
+            f"{'':<14} {identical:<9}  {row['share_of_drafts_matched']:.2f}     {_by_source(row):<50} {rates}"
         )
     return "\n".join(lines)
+
+
+def _by_source(row: Mapping[str, Any]) -> str:
+    return " + ".join(f"{row['accepted_by_source'].get(name, 0) / max(1, row['num_drafts']):.2f}" for name in SOURCES)

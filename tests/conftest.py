@@ -60,7 +60,11 @@ def corpus() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def draft_dir(target_dir: Path, corpus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drafter for the target, distilled in seconds: good enough that a fair share of its drafts is accepted."""
+    """A drafter for the target, distilled in seconds: good enough that a fair share of its drafts is accepted.
+
+    Without lookup: every token is the module's.
+    """
+    from vllm_mtp.checkpoint import write_lookup
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.loop import train
 
@@ -72,6 +76,7 @@ def draft_dir(target_dir: Path, corpus: ModuleType, tmp_path_factory: pytest.Tem
         tokens=NUM_TRAINING_TOKENS, sequence_length=128, warmup_steps=5, checkpoint_every=1000, dtype="float32"
     )
     train(config, target=str(target_dir), data=[data], output=folder / "draft", device="cpu", show_progress=False)
+    write_lookup(folder / "draft", None)
     return folder / "draft"
 
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vllm_mtp.checkpoint import save_draft
+from vllm_mtp.checkpoint import save_draft, write_lookup
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.lookup import Lookup
 from vllm_mtp.tensors import D2T, WEIGHTS_FILE
 
 LINEAR, NORM = "layer.mlp.down_proj.weight", "layer.input_layernorm.weight"
@@ -74,6 +75,13 @@ def with_draft_vocabulary(draft: Path, folder: Path, ids_J: Tensor) -> Path:
     """A copy of a drafter that drafts only these target ids."""
     shutil.copytree(draft, folder)
     _set_draft_vocabulary(folder, d2t_of(ids_J))
+    return folder
+
+
+def with_lookup(draft: Path, folder: Path, **settings: int) -> Path:
+    """A copy of a drafter that copies where the text repeats itself; by default as `vllm-mtp train` writes it."""
+    shutil.copytree(draft, folder)
+    write_lookup(folder, Lookup(**settings))
     return folder
 
 
@@ -182,6 +190,11 @@ EARLY = [
             folder, lambda tensors: tensors.update({"layer.self_attn.q_proj.bias": torch.zeros(2)})
         ),
         message="unexpected layer.self_attn.q_proj.bias",
+    ),
+    Damage(
+        name="lookup without a field of that name",
+        inflict=lambda folder: change_config(folder, lookup={"min_length": 2}),
+        message="lookup has no field 'min_length', only min_match, max_match, module_steps",
     ),
     Damage(
         name="draft vocabulary without d2t",

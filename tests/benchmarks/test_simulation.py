@@ -14,10 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from tests.drafts import config_for, write_random_draft
 from vllm_mtp.acceptance import Acceptance
 from vllm_mtp.benchmarks import simulation
-from vllm_mtp.benchmarks.simulation import Sampler, SimulationConfig, generate
+from vllm_mtp.benchmarks.simulation import Generated, Sampler, SimulationConfig, Sources, generate
 from vllm_mtp.cli import main
 from vllm_mtp.config import MTPConfig
-from vllm_mtp.draft_loop import DraftLoop
+from vllm_mtp.draft_loop import Draft, DraftLoop
 from vllm_mtp.module import MTPModule
 from vllm_mtp.shared_head import SharedHead
 from vllm_mtp.training.target import FrozenTarget
@@ -57,7 +57,7 @@ def frozen(name: str, model: Any) -> FrozenTarget:
     )
 
 
-def random_module(draft_vocab_size: int | None = None) -> MTPModule:
+def random_module(draft_vocab_size: int | None = None, lookup: dict[str, int] | None = None) -> MTPModule:
     torch.manual_seed(1)
     config = MTPConfig(
         hidden_size=32,
@@ -67,6 +67,7 @@ def random_module(draft_vocab_size: int | None = None) -> MTPModule:
         head_dim=8,
         vocab_size=VOCAB_SIZE,
         draft_vocab_size=draft_vocab_size,
+        lookup=lookup,
         max_position_embeddings=128,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )
@@ -78,18 +79,25 @@ def module() -> MTPModule:
     return random_module()
 
 
-@pytest.mark.parametrize(("k", "draft_vocab_size"), [(1, None), (3, None), (5, None), (3, 10)])
-def test_greedy_output_is_the_targets(target: FrozenTarget, k: int, draft_vocab_size: int | None) -> None:
+LOOKUP = {"min_match": 2, "max_match": 4, "module_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("k", "draft_vocab_size", "lookup"),
+    [(1, None, None), (3, None, None), (5, None, None), (3, 10, None), (1, None, LOOKUP), (5, 10, LOOKUP)],
+)
+def test_greedy_output_is_the_targets(
+    target: FrozenTarget, k: int, draft_vocab_size: int | None, lookup: dict[str, int] | None
+) -> None:
     """Catches a cache that keeps rejected tokens: one wrong position changes what follows."""
-    module = random_module(draft_vocab_size)
+    module = random_module(draft_vocab_size, lookup)
     prompt_ids = torch.arange(7) % VOCAB_SIZE
     expected = target.model.generate(
         prompt_ids[None], attention_mask=torch.ones(1, 7), do_sample=False, max_new_tokens=40, eos_token_id=None
     )[0, 7:].tolist()
-    found, counts = generate(
-        target, module, prompt_ids, num_speculative_tokens=k, max_tokens=40, sampler=Sampler(0.0, 0)
-    )
-    assert found == expected
+    run = generate(target, module, prompt_ids, num_speculative_tokens=k, max_tokens=40, sampler=Sampler(0.0, 0))
+    assert run.token_ids == expected
+    counts = run.acceptance
     assert counts.num_drafts + counts.num_accepted_tokens + 1 in (40, 39)  # the last round may have had no draft
 
 
@@ -103,7 +111,7 @@ def test_greedy_output_is_that_of_a_target_with_sliding_windows(
     )[0, 20:].tolist()
     assert len(set(expected)) > 3
     for k in (0, 3):
-        found, _ = generate(
+        found = generate(
             sliding_target,
             module if k else None,
             prompt_ids,
@@ -111,7 +119,7 @@ def test_greedy_output_is_that_of_a_target_with_sliding_windows(
             max_tokens=40,
             sampler=Sampler(0.0, 0),
         )
-        assert found == expected
+        assert found.token_ids == expected
 
 
 def test_a_drafter_that_knows_the_target_is_always_accepted(
@@ -119,33 +127,37 @@ def test_a_drafter_that_knows_the_target_is_always_accepted(
 ) -> None:
     """The bookkeeping of accepted tokens: drafts that are right give K + 1 tokens a round, and no other output."""
     prompt_ids = torch.arange(5)
-    expected, _ = generate(target, None, prompt_ids, num_speculative_tokens=0, max_tokens=21, sampler=Sampler(0.0, 0))
+    expected = generate(
+        target, None, prompt_ids, num_speculative_tokens=0, max_tokens=21, sampler=Sampler(0.0, 0)
+    ).token_ids
     position = 1
 
-    def propose(
-        self: DraftLoop, hidden_TD: torch.Tensor, next_ids_T: torch.Tensor, k: int, choose: object
-    ) -> tuple[list[int], torch.Tensor]:
+    def propose(self: DraftLoop, hidden_TD: torch.Tensor, next_ids_T: torch.Tensor, k: int, choose: object) -> Draft:
         nonlocal position
         assert next_ids_T[-1] == expected[position - 1]
         drafts = expected[position : position + k]
         position += k + 1
-        return drafts, torch.zeros(k, VOCAB_SIZE)
+        return Draft(tokens=drafts, logits_KV=torch.zeros(k, VOCAB_SIZE), sources=["module", *["lookup"] * (k - 1)])
 
     monkeypatch.setattr(DraftLoop, "propose", propose)
-    found, counts = generate(
-        target, module, prompt_ids, num_speculative_tokens=3, max_tokens=21, sampler=Sampler(0.0, 0)
-    )
-    assert found == expected
-    assert counts == Acceptance(num_drafts=5, num_draft_tokens=15, num_accepted_tokens_per_position=(5, 5, 5))
+    run = generate(target, module, prompt_ids, num_speculative_tokens=3, max_tokens=21, sampler=Sampler(0.0, 0))
+    assert run.token_ids == expected
+    assert run.sources.figures() == {
+        "num_drafts": 5,
+        "share_of_drafts_matched": 0.0,
+        "drafted_by_source": {"module": 5, "lookup": 10},
+        "accepted_by_source": {"module": 5, "lookup": 10},
+    }
+    assert run.acceptance == Acceptance(num_drafts=5, num_draft_tokens=15, num_accepted_tokens_per_position=(5, 5, 5))
 
 
 def test_an_end_token_ends_the_output_whatever_is_drafted(target: FrozenTarget, module: MTPModule) -> None:
     """Catches an answer that goes on after its end of turn, or ends only where a round does."""
     arguments: dict[str, Any] = {"max_tokens": 40, "sampler": Sampler(0.0, 0)}
-    whole, _ = generate(target, None, torch.arange(7), num_speculative_tokens=0, **arguments)
+    whole = generate(target, None, torch.arange(7), num_speculative_tokens=0, **arguments).token_ids
     for end in set(whole):
         for k in (0, 3):
-            found, _ = generate(
+            found = generate(
                 target,
                 module if k else None,
                 torch.arange(7),
@@ -153,7 +165,7 @@ def test_an_end_token_ends_the_output_whatever_is_drafted(target: FrozenTarget, 
                 end_ids=[end],
                 **arguments,
             )
-            assert found == whole[: whole.index(end) + 1]
+            assert found.token_ids == whole[: whole.index(end) + 1]
 
 
 def test_eval_asks_as_the_target_is_served(
@@ -168,9 +180,10 @@ def test_eval_asks_as_the_target_is_served(
     draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
     asked: list[tuple[str, int, list[int]]] = []
 
-    def recorded(target: FrozenTarget, module: Any, ids_P: torch.Tensor, **how: Any) -> tuple[list[int], Acceptance]:
+    def recorded(target: FrozenTarget, module: Any, ids_P: torch.Tensor, **how: Any) -> Generated:
         asked.append((target.tokenizer.decode(ids_P), len(ids_P), sorted(how["end_ids"])))
-        return [1], Acceptance.of_rounds([], how["num_speculative_tokens"])
+        counts = Acceptance.of_rounds([], how["num_speculative_tokens"])
+        return Generated(token_ids=[1], acceptance=counts, sources=Sources())
 
     monkeypatch.setattr(simulation, "generate", recorded)
     command = ["eval", "--target", str(chat_target), "--draft", str(draft), "--prompts", str(prompts)]

@@ -1,4 +1,4 @@
-"""What the serving tests share: the target's own greedy output, and a drafter with a draft vocabulary."""
+"""What the serving tests share: the target's own greedy output, drafters with a draft vocabulary and with lookup."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.drafts import with_draft_vocabulary
+from tests.drafts import with_draft_vocabulary, with_lookup
 from tests.serving.engine import engine, greedy
 
 NUM_TOKENS = 64
@@ -32,3 +32,15 @@ def few_draft_dir(
     by_frequency = [token for token, _ in counted.most_common()] + sorted(set(range(2048)) - set(counted))
     kept = [token for place, token in enumerate(by_frequency) if place % 4 != 3][:DRAFT_VOCAB_SIZE]
     return with_draft_vocabulary(draft_dir, tmp_path_factory.mktemp("few") / "draft", torch.tensor(sorted(kept)))
+
+
+@pytest.fixture(scope="session")
+def lookup_draft_dir(draft_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The distilled drafter with lookup, as `vllm-mtp train` writes it."""
+    return with_lookup(draft_dir, tmp_path_factory.mktemp("lookup") / "draft")
+
+
+@pytest.fixture(scope="session")
+def few_lookup_draft_dir(few_draft_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drafter with a draft vocabulary and with lookup, which a single token's match is enough for."""
+    return with_lookup(few_draft_dir, tmp_path_factory.mktemp("few_lookup") / "draft", min_match=1, module_steps=2)

@@ -51,13 +51,15 @@ def test_every_way_of_asking_gives_our_drafter(target_dir: Path, draft_dir: Path
 def test_output_is_the_targets_own(
     target_dir: Path,
     draft_dir: Path,
+    lookup_draft_dir: Path,
     prompts: list[list[int]],
     plain_outputs: list[list[int]],
     num_speculative_tokens: int,
     way: str,
 ) -> None:
     assert len(prompts) >= 20
-    with engine(target_dir, **asking(way, draft_dir, num_speculative_tokens)) as llm:
+    drafter = draft_dir if num_speculative_tokens == 3 else lookup_draft_dir
+    with engine(target_dir, **asking(way, drafter, num_speculative_tokens)) as llm:
         outputs = greedy(llm, prompts, NUM_TOKENS)
         counted = acceptance(llm)
         alone = [greedy(llm, [prompt], 24)[0] for prompt in prompts[:6]]
@@ -74,15 +76,18 @@ def test_output_is_the_targets_own(
 
 
 def test_draft_vocabulary(
-    target_dir: Path, few_draft_dir: Path, prompts: list[list[int]], plain_outputs: list[list[int]]
+    target_dir: Path, few_lookup_draft_dir: Path, prompts: list[list[int]], plain_outputs: list[list[int]]
 ) -> None:
-    """Tokens that are never drafted are the target's to give; both ways of choosing a draft token choose the same."""
-    draft_ids_J = draft_ids(load_draft(few_draft_dir)[1]["d2t"])
+    """Tokens that are never drafted are the target's to give; both ways of choosing a draft token choose the same.
+
+    With lookup, which may copy tokens from outside the draft vocabulary.
+    """
+    draft_ids_J = draft_ids(load_draft(few_lookup_draft_dir)[1]["d2t"])
     draftable = torch.isin(torch.tensor(plain_outputs), draft_ids_J).float().mean()
     assert 0.3 < draftable < 0.9
     counted = []
     for speculative in ({}, {"use_local_argmax_reduction": True}):
-        with engine(target_dir, few_draft_dir, 3, speculative=speculative) as llm:
+        with engine(target_dir, few_lookup_draft_dir, 3, speculative=speculative) as llm:
             assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
             counted.append(acceptance(llm))
             draft_model = model_runner(llm).drafter.model
@@ -181,10 +186,10 @@ def plain_long_outputs(target_dir: Path, long_prompts: list[list[int]]) -> list[
 
 
 @pytest.fixture(scope="module")
-def chunking(target_dir: Path, draft_dir: Path, plain_long_outputs: list[list[int]]) -> Iterator[Any]:
+def chunking(target_dir: Path, lookup_draft_dir: Path, plain_long_outputs: list[list[int]]) -> Iterator[Any]:
     """An engine with drafting that takes at most 64 tokens a step and keeps prefixes."""
     limits = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "enable_prefix_caching": True}
-    with engine(target_dir, draft_dir, 3, **limits) as llm:
+    with engine(target_dir, lookup_draft_dir, 3, **limits) as llm:
         yield llm
 
 
@@ -197,7 +202,8 @@ def test_prompts_in_chunks_then_from_the_prefix_cache(
     second = counters(chunking)
     assert first["prefix_cache_hits"] == 0
     assert second["prefix_cache_hits"] >= 128 * len(long_prompts)
-    # The drafter's keys and values come from the cache too: a drafter with wrong ones would guess worse.
+    # The drafter's keys and values come from the cache too, and so do the tokens that lookup copies: a drafter with
+    # wrong ones would guess worse.
     accepted, total = first["spec_decode_num_accepted_tokens"], second["spec_decode_num_accepted_tokens"]
     assert accepted > 0
     assert total == 2 * accepted

@@ -2,7 +2,8 @@
 
 Catches: another shift between hidden states and tokens, other positions in RoPE, a column order of `eh_proj` other
 than the trained one, a norm left out or applied twice, stale keys and values of rejected draft tokens, a target hidden
-state taken before its final norm, weights loaded into the wrong place, ids of a draft vocabulary given as tokens.
+state taken before its final norm, weights loaded into the wrong place, ids of a draft vocabulary given as tokens, a
+text that lookup reads from the wrong slots, or with rejected tokens in it.
 
 The engine drafts; hooks on its draft model record every call. The same sequence is then drafted by `DraftLoop` from
 transformers' hidden states of the target, and both are compared.
@@ -10,6 +11,7 @@ transformers' hidden states of the target, and both are compared.
 
 # Shapes: S tokens of a sequence, T rows of a call, K draft tokens, D hidden size, V vocabulary.
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,7 +87,7 @@ def target(target_dir: Path) -> FrozenTarget:
 
 @pytest.fixture(
     scope="module",
-    params=["distilled", "draft vocabulary", "q and k norms, biases", "other heads than the target's"],
+    params=["distilled", "draft vocabulary", "lookup", "q and k norms, biases", "other heads than the target's"],
     name="drafter",
 )
 def drafter_fixture(
@@ -93,11 +95,13 @@ def drafter_fixture(
     target_dir: Path,
     draft_dir: Path,
     few_draft_dir: Path,
+    few_lookup_draft_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The distilled drafter, nearly always accepted or rejected late, and random ones, nearly always rejected."""
-    if request.param in ("distilled", "draft vocabulary"):
-        return draft_dir if request.param == "distilled" else few_draft_dir
+    distilled = {"distilled": draft_dir, "draft vocabulary": few_draft_dir, "lookup": few_lookup_draft_dir}
+    if request.param in distilled:
+        return distilled[request.param]
     folder = tmp_path_factory.mktemp("random") / "draft"
     if request.param == "q and k norms, biases":
         return write_random_draft(folder, config_for(target_dir, qk_norm=True, attention_bias=True))
@@ -113,7 +117,7 @@ def llm(target_dir: Path, drafter: Path) -> Iterator[Any]:
 @torch.inference_mode()
 def check_request(
     target: FrozenTarget, loop: DraftLoop, record: Recording, prompt: list[int], output: list[int]
-) -> list[tuple[int, int]]:
+) -> tuple[list[tuple[int, int]], Counter[str]]:
     """Drafts a served sequence again and compares every round.
 
     Args:
@@ -124,8 +128,8 @@ def check_request(
         output: what follows it, K tokens more than were asked for in the recorded request.
 
     Returns:
-        (draft tokens, accepted tokens) of every round. vLLM verifies, and counts, the whole draft also where fewer
-        tokens were still to be generated.
+        (draft tokens, accepted tokens) of every round, and where the draft tokens came from. vLLM verifies, and
+        counts, the whole draft also where fewer tokens were still to be generated.
     """
     sequence_S = torch.tensor(prompt + output)
     end = len(sequence_S) - NUM_SPECULATIVE_TOKENS
@@ -133,6 +137,7 @@ def check_request(
     states_D: list[Tensor] = []
     hook = loop.module.register_forward_hook(lambda module, args, state_TD: states_D.append(state_TD[-1]))
     rounds = []
+    sources: Counter[str] = Counter()
     known = len(prompt) + 1
     while known < end:
         first, last = len(loop.cache), known - 1
@@ -144,20 +149,22 @@ def check_request(
         assert (fed["hidden_states"] - hidden_SD[first:last]).abs().max() < MAX_DIFFERENCE
 
         states_D.clear()
-        drafts, logits_KV = loop.propose(
-            hidden_SD[first:last], sequence_S[first + 1 : last + 1], NUM_SPECULATIVE_TOKENS
-        )
-        stop = start + NUM_SPECULATIVE_TOKENS
+        draft = loop.propose(hidden_SD[first:last], sequence_S[first + 1 : last + 1], NUM_SPECULATIVE_TOKENS)
+        drafts, stop = draft.tokens, start + NUM_SPECULATIVE_TOKENS
         assert [int(logits_V.argmax()) for logits_V in record.logits_V[start:stop]] == drafts
-        assert (torch.stack(record.states_D[start:stop]) - torch.stack(states_D)).abs().max() < MAX_DIFFERENCE
-        assert_close(torch.stack(record.logits_V[start:stop]), logits_KV, rtol=0, atol=MAX_LOGIT_DIFFERENCE)
+        assert_close(torch.stack(record.logits_V[start:stop]), draft.logits_KV, rtol=0, atol=MAX_LOGIT_DIFFERENCE)
+        # Where a step was left out there is no state of its own; the first pass is computed in any case.
+        computed = [step for step, source in enumerate(draft.sources) if step == 0 or source == "module"]
+        found_D = [record.states_D[start + step] for step in computed]
+        assert (torch.stack(found_D) - torch.stack(states_D)).abs().max() < MAX_DIFFERENCE
+        sources.update(draft.sources)
 
         following = sequence_S[known : known + NUM_SPECULATIVE_TOKENS].tolist()
         accepted = next((i for i, token in enumerate(drafts) if token != following[i]), len(drafts))
         rounds.append((len(drafts), accepted))
         known += accepted + 1
     hook.remove()
-    return rounds
+    return rounds, sources
 
 
 def test_drafter_equals_module(llm: Any, drafter: Path, target: FrozenTarget, prompts: list[list[int]]) -> None:
@@ -167,11 +174,13 @@ def test_drafter_equals_module(llm: Any, drafter: Path, target: FrozenTarget, pr
     prompts = prompts[:NUM_PROMPTS]
     outputs = greedy(llm, prompts, NUM_TOKENS + NUM_SPECULATIVE_TOKENS)
     before = acceptance(llm)
-    rounds = []
+    rounds, sources = [], Counter[str]()
     for prompt, output in zip(prompts, outputs, strict=True):
         with recording(model_runner(llm).drafter.model) as record:
             assert greedy(llm, [prompt], NUM_TOKENS) == [output[:NUM_TOKENS]]
-        rounds += check_request(target, DraftLoop(module, target.head), record, prompt, output)
+        of_request, of_tokens = check_request(target, DraftLoop(module, target.head), record, prompt, output)
+        rounds, sources = rounds + of_request, sources + of_tokens
+    assert set(sources) == ({"module", "lookup", "guess"} if config.lookup else {"module"})
 
     # The counters say the same of these requests, and of all of them in one batch.
     alone = acceptance(llm)

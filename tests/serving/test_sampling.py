@@ -2,10 +2,11 @@
 
 Catches: a sampler that verifies with wrong temperatures (stock vLLM on a CPU does), draft tokens accepted too often or
 too rarely, recovered tokens drawn from the wrong remainder, an engine that dies of top_k, draft probabilities that are
-not 0 outside a draft vocabulary.
+not 0 outside a draft vocabulary, or not 1 for a token that was copied from the text.
 
 Thousands of requests share one prompt. The first generated token comes from the prefill; those after it went through
 rejection sampling, and are compared, given the first, with the target's probabilities as transformers computes them.
+Every request asks for several outputs (n), whose first blocks of the KV cache are the same.
 """
 
 # Shapes: V vocabulary.
@@ -20,13 +21,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from tests.drafts import with_lookup
 from tests.serving.engine import counters, engine
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 PROMPT = "import os\nimport sys\n\n\ndef main(args):\n    for name in "
 NUM_SPECULATIVE_TOKENS = 3
-NUM_REQUESTS = 2500
+NUM_OUTPUTS = 2500
+OUTPUTS_PER_REQUEST = 10
 MIN_EXPECTED = 5  # draws in a cell, the usual rule for a chi-square test
 MIN_P_VALUE = 1e-4
 OTHER = -1  # in a cell: any token that has no cell of its own
@@ -34,13 +37,24 @@ OTHER = -1  # in a cell: any token that has no cell of its own
 Logits = Callable[[tuple[int, ...]], Tensor]
 
 
-@pytest.fixture(scope="module", params=["greedy", "probabilistic", "probabilistic, draft vocabulary"])
-def llm(request: pytest.FixtureRequest, target_dir: Path, draft_dir: Path, few_draft_dir: Path) -> Iterator[Any]:
-    """An engine with drafting, for each way in which vLLM chooses draft tokens."""
-    method, _, vocabulary = request.param.partition(", ")
+@pytest.fixture(
+    scope="module", params=["greedy, lookup", "probabilistic", "probabilistic, draft vocabulary and lookup"]
+)
+def llm(
+    request: pytest.FixtureRequest,
+    target_dir: Path,
+    draft_dir: Path,
+    few_lookup_draft_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
+    """An engine with drafting, for each way in which vLLM chooses draft tokens. Lookup copies them as often as it can."""
+    method, _, more = request.param.partition(", ")
+    drafter = few_lookup_draft_dir if "vocabulary" in more else draft_dir
+    if more == "lookup":
+        drafter = with_lookup(draft_dir, tmp_path_factory.mktemp("sampled") / "draft", min_match=1, module_steps=1)
     with engine(
         target_dir,
-        few_draft_dir if vocabulary else draft_dir,
+        drafter,
         NUM_SPECULATIVE_TOKENS,
         speculative={"draft_sample_method": method},
         max_model_len=256,
@@ -75,9 +89,9 @@ def target_logits(target_dir: Path, prompt: list[int]) -> Logits:
 
 
 def generate(llm: Any, prompt: list[int], params: list[Any]) -> list[tuple[int, ...]]:
-    """One request per sampling parameters; the generated token ids."""
-    outputs = llm.generate([{"prompt_token_ids": prompt}] * len(params), params, use_tqdm=False)
-    return [tuple(output.outputs[0].token_ids) for output in outputs]
+    """One request per sampling parameters; the generated token ids of all its outputs."""
+    results = llm.generate([{"prompt_token_ids": prompt}] * len(params), params, use_tqdm=False)
+    return [tuple(output.token_ids) for result in results for output in result.outputs]
 
 
 def cells_of(logits: Logits, first: int, temperature: float, num_draws: int) -> dict[tuple[int, ...], float]:
@@ -141,14 +155,17 @@ def test_output_has_the_targets_distribution(
     from vllm import SamplingParams
 
     before = counters(llm)
-    params = SamplingParams(temperature=temperature, max_tokens=NUM_SPECULATIVE_TOKENS + 2, ignore_eos=True)
-    outputs = generate(llm, prompt, [params] * NUM_REQUESTS)
+    params = SamplingParams(
+        n=OUTPUTS_PER_REQUEST, temperature=temperature, max_tokens=NUM_SPECULATIVE_TOKENS + 2, ignore_eos=True
+    )
+    outputs = generate(llm, prompt, [params] * (NUM_OUTPUTS // OUTPUTS_PER_REQUEST))
+    assert len(outputs) == NUM_OUTPUTS
     after = counters(llm)
     num_drafts, num_accepted = (
         after[f"spec_decode_num_{what}"] - before[f"spec_decode_num_{what}"] for what in ("drafts", "accepted_tokens")
     )
     # Drafting took part: without accepted tokens the test would pass for a sampler that rejects everything.
-    assert num_drafts >= NUM_REQUESTS
+    assert num_drafts >= NUM_OUTPUTS
     assert num_accepted > num_drafts / 20
 
     outputs = [output[: 1 + NUM_SPECULATIVE_TOKENS] for output in outputs]

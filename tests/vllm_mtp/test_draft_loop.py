@@ -90,13 +90,14 @@ def test_rounds_against_a_loop_without_cache(head: SharedHead, draft_ids: list[i
     # Verified positions of each round (the prompt, then 1 + what was accepted), and K.
     for num_new, num_speculative_tokens in ((6, 3), (1, 5), (4, 1), (2, 2), (3, 4)):
         stop = seen + num_new
-        drafts, logits_KV = loop.propose(hidden_TD[seen:stop], ids_T[seen + 1 : stop + 1], num_speculative_tokens)
+        draft = loop.propose(hidden_TD[seen:stop], ids_T[seen + 1 : stop + 1], num_speculative_tokens)
         expected, expected_KV = draft_without_cache(
             module, head, hidden_TD[:stop], ids_T[: stop + 1], num_speculative_tokens
         )
-        assert drafts == expected
-        torch.testing.assert_close(logits_KV, expected_KV, rtol=1e-4, atol=1e-4)
-        assert draft_ids is None or set(drafts) <= set(draft_ids)
+        assert draft.tokens == expected
+        torch.testing.assert_close(draft.logits_KV, expected_KV, rtol=1e-4, atol=1e-4)
+        assert draft_ids is None or set(draft.tokens) <= set(draft_ids)
+        assert draft.sources == ["module"] * num_speculative_tokens
         seen = stop
         assert len(loop.cache) == seen
 
@@ -115,9 +116,42 @@ def test_drafting_leaves_the_cache_as_if_no_draft_had_been_made(module: MTPModul
 def test_the_chosen_tokens_are_fed_back(module: MTPModule, head: SharedHead) -> None:
     torch.manual_seed(4)
     ids_T, hidden_TD = torch.randint(VOCAB_SIZE, (5,)), torch.randn(5, HIDDEN_SIZE)
-    greedy, greedy_KV = DraftLoop(module, head).propose(hidden_TD, ids_T, 3)
-    least, least_KV = DraftLoop(module, head).propose(hidden_TD, ids_T, 3, choose=lambda logits: int(logits.argmin()))
-    assert least == least_KV.argmin(-1).tolist()
-    assert greedy == greedy_KV.argmax(-1).tolist()
-    assert torch.equal(greedy_KV[0], least_KV[0])
-    assert not torch.allclose(greedy_KV[1], least_KV[1])
+    greedy = DraftLoop(module, head).propose(hidden_TD, ids_T, 3)
+    least = DraftLoop(module, head).propose(hidden_TD, ids_T, 3, choose=lambda logits: int(logits.argmin()))
+    assert least.tokens == least.logits_KV.argmin(-1).tolist()
+    assert greedy.tokens == greedy.logits_KV.argmax(-1).tolist()
+    assert torch.equal(greedy.logits_KV[0], least.logits_KV[0])
+    assert not torch.allclose(greedy.logits_KV[1], least.logits_KV[1])
+
+
+def test_lookup_drafts_what_the_text_repeats(head: SharedHead) -> None:
+    """Catches a draft that does not go on copying, a module that is not asked, a copied token that is not certain."""
+    lookup = {"min_match": 2, "max_match": 4, "module_steps": 2}
+    module, alone = random_module(lookup=lookup), random_module()
+    torch.manual_seed(2)
+    ids_T, hidden_TD = torch.tensor([9, 1, 2, 3, 4, 5, 1, 2]), torch.randn(7, HIDDEN_SIZE)
+    copied = DraftLoop(module, head).propose(hidden_TD, ids_T[1:], 5)
+    assert copied.tokens == [3, 4, 5, 1, 2]
+    assert copied.sources == ["lookup"] * 5
+    assert copied.logits_KV.softmax(-1).max(-1).values.tolist() == [1.0] * 5
+
+    # New text: the module, twice as far as it computes; then what followed its last token, or that token again.
+    ids_T = torch.arange(8)
+    mixed, plain = (DraftLoop(one, head).propose(hidden_TD, ids_T[1:], 5) for one in (module, alone))
+    assert mixed.tokens[:2] == plain.tokens[:2]
+    assert mixed.sources[:2] == ["module"] * 2
+    torch.testing.assert_close(mixed.logits_KV[:2], plain.logits_KV[:2])
+    text = [*range(1, 8), *mixed.tokens[:2]]
+    for token, source in zip(mixed.tokens[2:], mixed.sources[2:], strict=True):
+        places = [j for j in range(len(text) - 1) if text[j] == text[-1]]
+        assert token == (text[places[-1] + 1] if places else text[-1])
+        assert source in ("guess", "lookup")
+        text.append(token)
+
+
+def test_the_first_token_is_not_looked_at(head: SharedHead) -> None:
+    """It is in no slot of the drafter's KV cache: vLLM's drafter cannot know it."""
+    module = random_module(lookup={"min_match": 1, "max_match": 4, "module_steps": 5})
+    torch.manual_seed(2)
+    draft = DraftLoop(module, head).propose(torch.randn(3, HIDDEN_SIZE), torch.tensor([2, 3, 1]), 1)
+    assert draft.sources == ["module"]
