@@ -43,10 +43,12 @@ from vllm.sequence import IntermediateTensors
 from vllm_mtp import cpu_repairs
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.draft_head import QUANTISED, ArgmaxHead, DraftHead
-from vllm_mtp.host_lookup import HostLookup, PassMetadata
 from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.kernels.registration import uses_triton
 from vllm_mtp.lookup import Lookup
+from vllm_mtp.lookup_on_device import DeviceLookup
+from vllm_mtp.lookup_on_host import HostLookup
+from vllm_mtp.lookup_pass import PassMetadata, why_no_lookup
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
 from vllm_mtp.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
@@ -278,6 +280,7 @@ class MTPDraftModel(nn.Module):
         only_argmax = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_argmax_kernel = only_argmax and transform.scale > 0 and _has_kernels()
         self.lookup = self._make_lookup(vllm_config)
+        self.is_lookup_checked = False
         name = self.config.draft_head_dtype
         self.quantised = None if name is None or not only_argmax else QUANTISED[name]
         if name is not None and not only_argmax:
@@ -287,12 +290,15 @@ class MTPDraftModel(nn.Module):
                 name,
             )
 
-    def _make_lookup(self, vllm_config: VllmConfig) -> HostLookup | None:
+    def _make_lookup(self, vllm_config: VllmConfig) -> HostLookup | DeviceLookup | None:
         lookup = Lookup.of(self.config.lookup)
-        if lookup is None or not current_platform.is_cpu():
+        if lookup is None:
             return None
-        num_speculative_tokens = vllm_config.speculative_config.num_speculative_tokens
-        return HostLookup(lookup, num_speculative_tokens, vllm_config.cache_config.block_size)
+        if vllm_config.parallel_config.decode_context_parallel_size > 1:
+            logger.warning("The drafter's lookup is off, the module drafts every token: each rank has a part of the text.")
+            return None
+        kind = HostLookup if current_platform.is_cpu() else DeviceLookup
+        return kind(lookup, vllm_config.speculative_config.num_speculative_tokens, self.attention)
 
     @property
     def head(self) -> nn.Module:
@@ -338,19 +344,36 @@ class MTPDraftModel(nn.Module):
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         if self.kernel_head(hidden_states.dtype) is None:
             self.output_head(hidden_states.dtype)
-        metadata = self.pass_metadata()
-        if self.lookup is None or metadata is None or input_ids is None:
+        lookup, metadata = self.lookup, self.pass_metadata()
+        if lookup is not None and metadata is not None and not self.is_lookup_checked:
+            lookup = self._check_lookup(input_ids, metadata)
+        if lookup is None or metadata is None or input_ids is None:
+            if lookup is not None:
+                lookup.forget()
             return self.model(input_ids, positions, hidden_states, inputs_embeds)
-        if not self.lookup.begin(input_ids, hidden_states, metadata):
+        if not lookup.begin(input_ids, hidden_states, metadata):
             return hidden_states
-        states = self.model(input_ids, positions, hidden_states, inputs_embeds)
-        self.lookup.end(states, positions, metadata)
+        states: torch.Tensor = self.model(input_ids, positions, hidden_states, inputs_embeds)
+        lookup.end(states, positions, metadata)
         return states
+
+    @property
+    def attention(self) -> Attention:
+        return self.model.layer.self_attn.attn
 
     def pass_metadata(self) -> PassMetadata | None:
         """vLLM's attention metadata of the drafter's layer; None where no request is served, to measure memory."""
         by_layer = get_forward_context().attn_metadata
-        return by_layer.get(self.model.layer.self_attn.attn.layer_name) if isinstance(by_layer, dict) else None
+        return by_layer.get(self.attention.layer_name) if isinstance(by_layer, dict) else None
+
+    def _check_lookup(self, input_ids: torch.Tensor | None, metadata: PassMetadata) -> HostLookup | DeviceLookup | None:
+        """Lookup, or None, said once, where vLLM does not tell what it needs."""
+        self.is_lookup_checked = True
+        why = why_no_lookup(input_ids, metadata, self.attention)
+        if why:
+            logger.warning("The drafter's lookup is off, the module drafts every token: %s.", why)
+            self.lookup = None
+        return self.lookup
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
         """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from tests.drafts import with_lookup
-from tests.serving.engine import acceptance, counters, engine, model_runner
+from tests.serving.engine import acceptance, counters, engine, greedy, model_runner
+from vllm_mtp.lookup_on_device import DeviceLookup
+from vllm_mtp.lookup_on_host import HostLookup
 
+draft_model = pytest.importorskip("vllm_mtp.draft_model", exc_type=ImportError)
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 MAX_MODEL_LEN = 160
@@ -67,7 +70,7 @@ def test_batches_that_change_under_preemption(
         assert mixed(llm, uneven_prompts) == plain
         assert counters(llm)["num_preemptions"] > 0
         assert acceptance(llm).acceptance_length > 1.2
-        assert model_runner(llm).drafter.model.lookup.is_on
+        assert isinstance(model_runner(llm).drafter.model.lookup, HostLookup)
 
 
 SCHEDULE = [[1, 2, 4], [3, 5, 0], [6, 64, 2]]
@@ -86,3 +89,30 @@ def test_dynamic_schedule(
         counted = acceptance(llm)
         assert counted.num_accepted_tokens_per_position[2] > 0, "few requests: four tokens"
         assert counted.num_draft_tokens < 4 * counted.num_drafts, "more: two"
+
+
+def test_on_a_gpu_the_same_is_drafted(
+    target_dir: Path,
+    few_draft_dir: Path,
+    prompts: list[list[int]],
+    plain_outputs: list[list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is captured in CUDA graphs, run here by the plain twin of its kernel: as many tokens accepted.
+
+    Far from the end of the context: beyond it vLLM leaves the drafter out, and both tables keep what they had.
+    """
+    drafter = with_lookup(few_draft_dir, tmp_path / "draft", module_steps=9)
+    counted = []
+    for kind, speculative in (
+        (HostLookup, {"use_local_argmax_reduction": True}),
+        (DeviceLookup, {"use_local_argmax_reduction": True}),
+        (DeviceLookup, {}),
+    ):
+        monkeypatch.setattr(draft_model, "HostLookup", kind)
+        with engine(target_dir, drafter, 4, speculative=speculative, max_num_seqs=8) as llm:
+            assert greedy(llm, prompts, len(plain_outputs[0])) == plain_outputs
+            assert isinstance(model_runner(llm).drafter.model.lookup, kind)
+            counted.append(acceptance(llm))
+    assert counted[0] == counted[1] == counted[2]

@@ -8,44 +8,28 @@ vLLM calls a draft model once for the verified tokens of all requests (the first
 of the draft (a step). A step whose every request has its token already is left out: no layer, no head.
 """
 
-# Shapes: T rows of a pass, B requests, R of them that the module drafts for, Q rows of a request that may be the chosen
-# one, D hidden size, V vocabulary, S slots.
+# Shapes: T rows of a pass, B requests, R of them that the module drafts for, D hidden size, V vocabulary, S slots.
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vllm_mtp.lookup import NO_TOKEN, Lookup, Text
-
-logger = logging.getLogger(__name__)
-
-
-class PassMetadata(Protocol):
-    """What is read of vLLM's attention metadata of the drafter's layer."""
-
-    num_actual_tokens: int
-    max_query_len: int
-    query_start_loc: Tensor
-    """[B + 1]: the rows of request b are query_start_loc[b] to query_start_loc[b + 1] - 1."""
-    block_table: Tensor
-    """[B, blocks]"""
-    slot_mapping: Tensor
-    """[T]: the slot of each row, -1 for none."""
+from vllm_mtp.lookup_pass import AttentionLayer, PassMetadata, chosen_rows, num_blocks_and_block_size
 
 
 class HostLookup:
     """The table, and the state of the round that is being drafted."""
 
-    def __init__(self, lookup: Lookup, num_speculative_tokens: int, block_size: int) -> None:
+    def __init__(self, lookup: Lookup, num_speculative_tokens: int, layer: AttentionLayer) -> None:
         self.lookup = lookup
         self.num_speculative_tokens = num_speculative_tokens
-        self.block_size = block_size
-        self.is_on = True
-        self._table_S = np.full(1 << 16, NO_TOKEN, dtype=np.int32)
+        self.layer = layer
+        self.block_size = 0
+        self._table_S = np.empty(0, dtype=np.int32)
         self._first_pass: tuple[PassMetadata, Tensor, Tensor] | None = None
         """Metadata, positions and states of a first pass whose rows were not chosen from yet."""
         self._step = 0
@@ -150,13 +134,10 @@ class HostLookup:
                 for text, token in zip(self._texts, self._tokens, strict=True)
             ]
 
-    def _write(self, slots_T: np.ndarray, ids_T: np.ndarray) -> None:
-        if not len(slots_T):
-            return
-        if (highest := int(slots_T.max())) >= len(self._table_S):
-            grown_S = np.full(max(highest + 1, 2 * len(self._table_S)), NO_TOKEN, dtype=np.int32)
-            grown_S[: len(self._table_S)] = self._table_S
-            self._table_S = grown_S
+    def _write(self, slots_T: NDArray[np.int64], ids_T: NDArray[np.int32]) -> None:
+        if not self.block_size:
+            num_blocks, self.block_size = num_blocks_and_block_size(self.layer)
+            self._table_S = np.full(num_blocks * self.block_size, NO_TOKEN, dtype=np.int32)
         written = slots_T >= 0
         self._table_S[slots_T[written]] = ids_T[written]
 
@@ -170,33 +151,5 @@ class HostLookup:
             last = int(positions_T[row])
             blocks = metadata.block_table[request, : last // self.block_size + 1].numpy().astype(np.int64)
             slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[: last + 1]
-            if slots[-1] != int(metadata.slot_mapping[row]):
-                self._give_up(int(metadata.slot_mapping[row]), int(slots[-1]))
-                slots = slots[:0]
             texts.append(Text(self._table_S[slots], self.num_speculative_tokens))
         return texts
-
-    def _give_up(self, slot: int, expected: int) -> None:
-        self.is_on = False
-        logger.warning(
-            "Lookup is off: a token lies in slot %d of the KV cache, by its block table with blocks of %d in slot %d. "
-            "The module drafts every token.",
-            slot,
-            self.block_size,
-            expected,
-        )
-
-
-def chosen_rows(states_TD: Tensor, query_start_loc: Tensor, chosen_BD: Tensor, num_last_rows: int) -> Tensor:
-    """The row that vLLM chose of each request, [B]: the last that equals what it gave; -1: none.
-
-    vLLM pads a request's rows with those of rejected tokens and does not tell the draft model which one counts: it is
-    one of the last `num_last_rows`, K + 1.
-    """
-    first_B1, end_B1 = query_start_loc[:-1, None].long(), query_start_loc[1:, None].long()
-    rows_BQ = end_B1 - 1 - torch.arange(num_last_rows, device=states_TD.device)
-    own_BQ = rows_BQ >= first_B1
-    rows_BQ = rows_BQ.clamp(min=0)
-    same_BQ = own_BQ & (states_TD[rows_BQ] == chosen_BD[:, None]).all(-1)
-    last_B1 = same_BQ.int().argmax(dim=1, keepdim=True)
-    return torch.where(same_BQ.any(1), rows_BQ.gather(1, last_B1).squeeze(1), -1)
