@@ -1,0 +1,216 @@
+"""Lookup as vLLM's runners feed it, against the requests' true texts, over random histories.
+
+Catches: rejected tokens that stay in the text, rows of another request, a row that was not the chosen one, blocks that
+two requests share or that are used again after preemption, prompts that come in parts, a step that is left out although
+a request needs the module, one that is computed although none does, a round that is taken for a step.
+"""
+
+# Shapes: T rows of a pass, B requests, D hidden size.
+
+import random
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from vllm_mtp.lookup import NO_TOKEN, Lookup, find
+from vllm_mtp.lookup_on_device import DeviceLookup
+from vllm_mtp.lookup_on_host import HostLookup
+from vllm_mtp.lookup_pass import chosen_rows, num_blocks_and_block_size, why_no_lookup
+
+BLOCK_SIZE, NUM_BLOCKS, NUM_HEADS, HIDDEN_SIZE = 4, 200, 3, 8
+MAX_BLOCKS = 30  # of a request
+VOCAB_SIZE = 5
+
+
+def layer() -> SimpleNamespace:
+    return SimpleNamespace(kv_cache=torch.empty(NUM_BLOCKS, NUM_HEADS, BLOCK_SIZE, 2), num_kv_heads=NUM_HEADS)
+
+
+@dataclass(kw_only=True, slots=True)
+class Request:
+    tokens: list[int]
+    blocks: list[int]
+    num_in_cache: int = 0
+    """Positions whose keys, and whose next token, are in the cache."""
+    drafts: list[int] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class Scheduler:
+    """As much of vLLM as lookup sees: blocks, passes and what became of drafts."""
+
+    rng: random.Random
+    num_speculative_tokens: int
+    free: list[int] = field(default_factory=lambda: list(range(1, NUM_BLOCKS)))
+    requests: list[Request] = field(default_factory=list)
+
+    def step(self) -> tuple[list[Request], SimpleNamespace, dict[str, Tensor], list[int]]:
+        """Requests join, leave and are preempted; then the first pass of a round.
+
+        Returns:
+            The requests of the batch, the pass's metadata, its tensors, and the row that vLLM will choose of each.
+        """
+        rng = self.rng
+        if self.requests and rng.random() < 0.1:
+            self.requests.remove(rng.choice(self.requests))
+        if self.requests and rng.random() < 0.1:
+            preempted = rng.choice(self.requests)
+            preempted.blocks, preempted.num_in_cache, preempted.drafts = [], 0, []
+        while len(self.requests) < 2 or rng.random() < 0.1:
+            self.requests.append(self._joining())
+        batch = [request for request in self.requests if rng.random() < 0.9]
+        ids, positions, slots, starts, chosen = [], [], [], [0], []
+        for request in batch:
+            first, end = request.num_in_cache, len(request.tokens) - 1
+            num_rejected = len(request.drafts)
+            if num_rejected == 0 and end - first > 3 and rng.random() < 0.5:
+                end = first + 3  # a part of the prompt
+            while len(request.blocks) * BLOCK_SIZE < end + self.num_speculative_tokens + 1:
+                request.blocks.append(self._new_block())
+            chosen.append(starts[-1] + end - first - 1)
+            ids += request.tokens[first + 1 : end + 1] + request.drafts
+            rows = range(first, end + num_rejected)
+            positions += rows
+            slots += [request.blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in rows]
+            starts.append(starts[-1] + len(rows))
+            request.num_in_cache, request.drafts = end, []
+        block_table = torch.zeros(len(batch), MAX_BLOCKS, dtype=torch.int32)
+        for number, request in enumerate(batch):
+            block_table[number, : len(request.blocks)] = torch.tensor(request.blocks, dtype=torch.int32)
+        tensors = {
+            "input_ids": torch.tensor([*ids, 0, 0], dtype=torch.int32),  # padding of the batch
+            "positions": torch.tensor([*positions, 0, 0]),
+        }
+        return batch, metadata(starts, block_table, [*slots, -1, -1]), tensors, chosen
+
+    def verify(self, request: Request, drafts: list[int]) -> None:
+        """Accepts some of a draft; the rest comes back as rejected rows."""
+        if request.num_in_cache < len(request.tokens) - 1:
+            return  # a part of the prompt was read: its draft is not verified
+        num_accepted = self.rng.randint(0, len(drafts))
+        request.tokens += [*drafts[:num_accepted], self.rng.randrange(VOCAB_SIZE)]
+        request.drafts = [self.rng.randrange(VOCAB_SIZE) for _ in drafts[num_accepted:]]
+        if len(request.tokens) + 12 > MAX_BLOCKS * BLOCK_SIZE:
+            self.requests.remove(request)
+
+    def _joining(self) -> Request:
+        """A request, half of them with the beginning of another one in the prefix cache."""
+        rng = self.rng
+        tokens, blocks, num_in_cache = [], [], 0
+        others = [one for one in self.requests if one.num_in_cache > BLOCK_SIZE]
+        if others and rng.random() < 0.5:
+            other = rng.choice(others)
+            # vLLM drops the last block that it finds: the token after the shared ones is the same too.
+            num_in_cache = (other.num_in_cache - 1) // BLOCK_SIZE * BLOCK_SIZE
+            tokens, blocks = other.tokens[: num_in_cache + 1], other.blocks[: num_in_cache // BLOCK_SIZE]
+        tokens = tokens + [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(2, 9))]
+        return Request(tokens=tokens, blocks=list(blocks), num_in_cache=num_in_cache)
+
+    def _new_block(self) -> int:
+        used = {block for request in self.requests for block in request.blocks}
+        return self.rng.choice([block for block in self.free if block not in used])
+
+
+def metadata(starts: list[int], block_table: Tensor, slots: list[int]) -> SimpleNamespace:
+    return SimpleNamespace(
+        num_actual_tokens=starts[-1],
+        max_query_len=max((end - start for start, end in zip(starts, starts[1:], strict=False)), default=0),
+        query_start_loc=torch.tensor(starts, dtype=torch.int32),
+        block_table=block_table,
+        slot_mapping=torch.tensor(slots),
+    )
+
+
+@pytest.mark.parametrize("kind", [HostLookup, DeviceLookup])
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_are_the_requests_own(kind: type[HostLookup] | type[DeviceLookup], seed: int) -> None:
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    num_speculative_tokens = (1, 3, 5, 4)[seed]
+    on_host = kind is HostLookup
+    settings = Lookup(min_match=1 + seed % 3, max_match=4, module_steps=2 if on_host else 99)
+    lookup = kind(settings, num_speculative_tokens, layer())
+    scheduler = Scheduler(rng=rng, num_speculative_tokens=num_speculative_tokens)
+    num_copied = num_left_out = 0
+    for _ in range(120):
+        batch, passed, tensors, chosen = scheduler.step()
+        if not batch:
+            continue
+        fed_TD = torch.randn(len(tensors["input_ids"]), HIDDEN_SIZE)
+        assert lookup.begin(tensors["input_ids"], fed_TD, passed), "keys of verified tokens are always computed"
+        states_TD = torch.randn_like(fed_TD)
+        lookup.end(states_TD, tensors["positions"], passed)
+        if rng.random() < 0.1:  # a schedule by which this batch drafts nothing
+            for request in batch:
+                scheduler.verify(request, [])
+            continue
+        states_BD = states_TD[chosen]
+        position_B = tensors["positions"][chosen]
+        texts = [request.tokens[1 : int(p) + 2] for request, p in zip(batch, position_B, strict=True)]
+        drafts: list[list[int]] = [[] for _ in batch]
+        for step in range(num_speculative_tokens):
+            if step:
+                slots = [
+                    request.blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE
+                    for request, p in zip(batch, (position_B + step).tolist(), strict=True)
+                ]
+                passed = metadata(list(range(len(batch) + 1)), passed.block_table, slots)
+                needed = step < settings.module_steps and any(
+                    find(text, settings.least(step), 4) == NO_TOKEN for text in texts
+                )
+                ids_B = torch.tensor([draft[-1] for draft in drafts], dtype=torch.int32)
+                computed = lookup.begin(ids_B, states_BD, passed)
+                assert computed == (needed or not on_host)
+                num_left_out += not computed
+                if computed:
+                    states_BD = torch.randn_like(states_BD)
+                    lookup.end(states_BD, position_B + step, passed)
+            found_B = lookup.tokens(states_BD)
+            assert found_B is not None
+            for text, draft, found in zip(texts, drafts, found_B.tolist(), strict=True):
+                expected = find(text, settings.least(step), 4)
+                if step >= settings.module_steps and expected == NO_TOKEN:
+                    expected = text[-1]
+                assert found == expected
+                num_copied += found != NO_TOKEN
+                draft.append(rng.randrange(VOCAB_SIZE) if found == NO_TOKEN else found)
+                text.append(draft[-1])
+        for request, draft in zip(batch, drafts, strict=True):
+            scheduler.verify(request, draft)
+    assert num_copied > 100
+    assert num_left_out > 10 or not on_host or num_speculative_tokens == 1
+
+
+def test_chosen_rows() -> None:
+    """The last K + 1 rows of each request alone, never those of the one before; a state of another pass: none."""
+    states_TD = torch.randn(9, HIDDEN_SIZE)
+    starts = torch.tensor([0, 4, 5, 9])
+    assert chosen_rows(states_TD, starts, states_TD[[3, 4, 6]], 3).tolist() == [3, 4, 6]
+    assert chosen_rows(states_TD, starts, states_TD[[0, 3, 8]], 3).tolist() == [-1, -1, 8]
+    states_TD[7] = states_TD[6]
+    assert chosen_rows(states_TD, starts, states_TD[[2, 4, 6]], 3).tolist() == [2, 4, 7]
+
+
+@pytest.mark.parametrize(
+    "shape", [(7, 3, 16, 128), (7, 16, 3, 64), (2, 7, 16, 3, 64), (7, 2, 16, 3, 64), (2, 7, 3, 16, 64)]
+)
+def test_every_layout_of_the_cache_is_read(shape: tuple[int, ...]) -> None:
+    assert num_blocks_and_block_size(SimpleNamespace(kv_cache=torch.empty(shape), num_kv_heads=3)) == (7, 16)
+
+
+def test_as_many_slots_as_heads() -> None:
+    assert num_blocks_and_block_size(SimpleNamespace(kv_cache=torch.empty(7, 16, 16, 64), num_kv_heads=16)) == (7, 16)
+
+
+def test_what_lookup_lacks_is_said() -> None:
+    """Catches an engine that ends, or drafts from the wrong text, where an attention backend says less."""
+    ids, passed = torch.zeros(3), metadata([0, 3], torch.zeros(1, 1), [0, 1, 2])
+    assert why_no_lookup(ids, passed, layer()) == ""
+    assert "in place of token ids" in why_no_lookup(None, passed, layer())
+    del passed.block_table
+    assert "has no block_table" in why_no_lookup(ids, passed, layer())
+    other = SimpleNamespace(kv_cache=torch.empty(7, 99), num_kv_heads=3)
+    assert "expected a KV cache of blocks" in why_no_lookup(ids, metadata([0], torch.zeros(1, 1), []), other)
