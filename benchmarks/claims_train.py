@@ -8,6 +8,7 @@ from typing import Any
 from vllm_mtp.benchmarks.claims_arms import DRAFT, Arm
 from vllm_mtp.benchmarks.claims_config import ClaimsConfig
 from vllm_mtp.benchmarks.claims_data import ClaimsData
+from vllm_mtp.checkpoint import write_lookup
 from vllm_mtp.training.batches import Batches
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data import read_sources
@@ -59,6 +60,7 @@ def train_arm(
         )
         draft = folder
     assert draft is not None
+    write_lookup(draft, None)  # what is compared is what the module learned
     return Trained(
         draft=draft,
         tokens_seen=sum(info["tokens_seen"] for info in infos),

@@ -39,14 +39,14 @@ def small_config(**changes: Any) -> MTPConfig:
 
 
 def config_for(target_dir: Path, **changes: Any) -> MTPConfig:
-    """The config of a drafter in the shape of the target's own layers, without a fingerprint."""
+    """The config of a drafter in the shape of the target's own layers, without a fingerprint and without lookup."""
     from transformers import AutoConfig
 
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.initial import draft_config_for
 
     fields = draft_config_for(AutoConfig.from_pretrained(target_dir), TrainConfig(), {}).contract()
-    config: MTPConfig = MTPConfig.from_dict(fields | changes)
+    config: MTPConfig = MTPConfig.from_dict(fields | {"lookup": None} | changes)
     return config
 
 

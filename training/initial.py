@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vllm_mtp.checkpoint import load_draft
 from vllm_mtp.config import MTPConfig
+from vllm_mtp.lookup import Lookup
 from vllm_mtp.module import MTPModule
 from vllm_mtp.training.config import TrainConfig
 
@@ -47,6 +48,7 @@ def draft_config_for(
         "qk_norm": config.qk_norm,
         "target_fingerprint": fingerprint,
         "draft_vocab_size": None if draft_ids_J is None else len(draft_ids_J),
+        "lookup": Lookup().fields(),
     }
     draft: MTPConfig = MTPConfig.from_dict(fields)
     return draft

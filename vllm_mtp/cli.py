@@ -1,4 +1,4 @@
-"""The `vllm-mtp` command: `train` a drafter, `eval` it in plain PyTorch, `bench` it in vLLM."""
+"""The `vllm-mtp` command: `train` a drafter, set its `lookup`, `eval` it in plain PyTorch, `bench` it in vLLM."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_train(commands.add_parser("train", help="distil a drafter from a frozen target"))
     _add_vocab(commands.add_parser("vocab", help="choose the tokens that a drafter may draft"))
     _add_generate(commands.add_parser("generate", help="let the target write its own training data"))
+    _add_lookup(commands.add_parser("lookup", help="let a drafter copy where the text repeats itself, or no longer"))
     _add_eval(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
     _add_bench(commands.add_parser("bench", help="measure a drafter in vLLM"))
     args = parser.parse_args(argv)
@@ -150,6 +151,27 @@ def _generate(args: argparse.Namespace) -> int:
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
     print(f"Train on them: vllm-mtp train --target {args.target} --data {args.output} --output DRAFT_DIR")
+    return 0
+
+
+def _add_lookup(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.lookup import Lookup
+
+    parser.add_argument(
+        "draft", type=Path, metavar="DRAFT_DIR", help="folder of the drafter; its config.json is changed"
+    )
+    parser.add_argument("--off", action="store_true", help="the module drafts every token")
+    _add_fields(parser, Lookup)
+    parser.set_defaults(run=_lookup)
+
+
+def _lookup(args: argparse.Namespace) -> int:
+    from vllm_mtp.checkpoint import write_lookup
+    from vllm_mtp.lookup import Lookup
+
+    lookup = None if args.off else Lookup.of(_config_of(Lookup, args).fields())
+    write_lookup(args.draft, lookup)
+    print(f"{args.draft}: lookup {'off' if lookup is None else lookup.fields()}")
     return 0
 
 

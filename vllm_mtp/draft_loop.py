@@ -15,9 +15,8 @@ from vllm_mtp.lookup import NO_TOKEN, Lookup, find
 from vllm_mtp.module import KVCache, MTPModule
 from vllm_mtp.shared_head import SharedHead
 
-
 SOURCES = ("module", "lookup", "guess")
-"""Where a draft token comes from; a guess is what stands beyond the module's last step where no match is long enough."""
+"""Where a draft token comes from. A guess stands beyond the module's last step where no match is long enough."""
 
 
 def greedy(logits_V: Tensor) -> int:

@@ -295,7 +295,9 @@ class MTPDraftModel(nn.Module):
         if lookup is None:
             return None
         if vllm_config.parallel_config.decode_context_parallel_size > 1:
-            logger.warning("The drafter's lookup is off, the module drafts every token: each rank has a part of the text.")
+            logger.warning(
+                "The drafter's lookup is off, the module drafts every token: each rank has a part of the text."
+            )
             return None
         kind = HostLookup if current_platform.is_cpu() else DeviceLookup
         return kind(lookup, vllm_config.speculative_config.num_speculative_tokens, self.attention)

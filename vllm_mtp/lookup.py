@@ -12,7 +12,7 @@ so that it never needs the module again in that round.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,11 @@ _LONGEST = 32
 class Lookup:
     """What a drafter's config.json says under "lookup"."""
 
-    min_match: int = 2
-    """Tokens that must match for the module to be overruled."""
-    max_match: int = 8
-    """Longest match looked for; of equals the latest counts."""
-    module_steps: int = 3
-    """Tokens of a draft that the module computes at most, where they can be left out: on a CPU."""
+    min_match: int = field(default=2, metadata={"help": "tokens that must match for the module to be overruled"})
+    max_match: int = field(default=8, metadata={"help": "longest match looked for; of equals the latest counts"})
+    module_steps: int = field(
+        default=3, metadata={"help": "tokens of a draft that the module computes at most, where vLLM runs on a CPU"}
+    )
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None) -> "Lookup | None":
@@ -58,11 +57,11 @@ class Lookup:
 
 def lookup_faults(settings: Any) -> list[str]:
     """What is wrong with config.json's "lookup", one sentence each."""
-    names = [field.name for field in fields(Lookup)]
+    names = [setting.name for setting in fields(Lookup)]
     if not isinstance(settings, Mapping):
         return [f"lookup must be an object with {', '.join(names)}, or absent, got {settings!r}"]
     faults = [f"lookup has no field {name!r}, only {', '.join(names)}" for name in settings if name not in names]
-    values = {field.name: settings.get(field.name, field.default) for field in fields(Lookup)}
+    values = {setting.name: settings.get(setting.name, setting.default) for setting in fields(Lookup)}
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             faults.append(f"lookup.{name} must be a positive integer, got {value!r}")
@@ -97,7 +96,7 @@ def find(text: Sequence[int], least: int, most: int) -> int:
 
 
 class Text:
-    """A request's tokens with room for a draft, in which `find` is fast. What is not known, NO_TOKEN, matches nothing."""
+    """A request's tokens with room for a draft, in which `find` is fast. NO_TOKEN, not known, matches nothing."""
 
     def __init__(self, tokens_S: NDArray[np.int32], num_speculative_tokens: int) -> None:
         self._tokens = np.empty(len(tokens_S) + num_speculative_tokens, dtype=np.int32)

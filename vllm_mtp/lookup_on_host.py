@@ -78,9 +78,7 @@ class HostLookup:
             copied_B[rows] = of_module(states_BD[rows]).to(copied_B.dtype)
         return copied_B
 
-    def logits(
-        self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int
-    ) -> Tensor | None:
+    def logits(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int) -> Tensor | None:
         """Logits of each request, [B, V]: a copied token's draft probability is one, at every temperature."""
         copied_B = self.tokens(states_BD)
         if copied_B is None:

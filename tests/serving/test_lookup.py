@@ -82,9 +82,7 @@ def test_dynamic_schedule(
     """More tokens for few requests, none in between; a text of one token's match copies at nearly every step."""
     drafter = with_lookup(draft_dir, tmp_path / "draft", min_match=1)
     speculative = {"num_speculative_tokens_per_batch_size": SCHEDULE}
-    with engine(
-        target_dir, drafter, 4, speculative=speculative, max_model_len=MAX_MODEL_LEN, max_num_seqs=8
-    ) as llm:
+    with engine(target_dir, drafter, 4, speculative=speculative, max_model_len=MAX_MODEL_LEN, max_num_seqs=8) as llm:
         assert mixed(llm, uneven_prompts) == plain
         counted = acceptance(llm)
         assert counted.num_accepted_tokens_per_position[2] > 0, "few requests: four tokens"

@@ -47,7 +47,7 @@ def llm(
     few_lookup_draft_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
-    """An engine with drafting, for each way in which vLLM chooses draft tokens. Lookup copies them as often as it can."""
+    """An engine with drafting, for each way in which vLLM chooses draft tokens. Lookup copies as often as it can."""
     method, _, more = request.param.partition(", ")
     drafter = few_lookup_draft_dir if "vocabulary" in more else draft_dir
     if more == "lookup":

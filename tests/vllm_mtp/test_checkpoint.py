@@ -23,8 +23,10 @@ from tests.drafts import (
     write_random_draft,
 )
 from vllm_mtp.checkpoint import load_draft, save_draft
+from vllm_mtp.cli import main
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.module import MTPModule
+from vllm_mtp.tensors import WEIGHTS_FILE
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -95,6 +97,20 @@ def test_the_weights_are_as_readable_as_the_config(draft: Path) -> None:
     """Who serves a drafter need not be who trained it."""
     (weights,) = draft.glob("*.safetensors")
     assert weights.stat().st_mode == (draft / "config.json").stat().st_mode
+
+
+def test_lookup_is_set_without_training(draft: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a command that loses a field of config.json, touches the weights, or takes what serving would refuse."""
+    before, weights = json.loads((draft / "config.json").read_text()), (draft / WEIGHTS_FILE).read_bytes()
+    assert main(["lookup", str(draft), "--module-steps", "2"]) == 0
+    lookup = {"min_match": 2, "max_match": 8, "module_steps": 2}
+    assert json.loads((draft / "config.json").read_text()) == before | {"lookup": lookup}
+    assert load_draft(draft)[0].lookup == lookup
+    assert main(["lookup", str(draft), "--min-match", "9"]) == 2
+    assert "min_match <= max_match <= 32, got 9 and 8" in capsys.readouterr().err
+    assert main(["lookup", str(draft), "--off"]) == 0
+    assert json.loads((draft / "config.json").read_text()) == before
+    assert (draft / WEIGHTS_FILE).read_bytes() == weights
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

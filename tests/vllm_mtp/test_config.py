@@ -61,6 +61,16 @@ def test_draft_head_dtype(dtype: str) -> None:
     assert "draft_head_dtype" not in MTPConfig.from_dict(VALID).contract()
 
 
+def test_lookup() -> None:
+    fields = VALID | {"lookup": {"min_match": 2, "max_match": 8, "module_steps": 3}}
+    config = MTPConfig.from_dict(fields)
+    assert config.contract() == fields
+    assert MTPConfig.from_dict(config.to_dict()).contract() == fields
+    assert "lookup" not in MTPConfig.from_dict(VALID | {"lookup": None}).contract()
+    [fault] = contract_faults(VALID | {"lookup": {"min_match": 0}})
+    assert fault == "lookup.min_match must be a positive integer, got 0"
+
+
 @pytest.mark.parametrize("fields", [VALID, VALID | {"draft_vocab_size": 40, "draft_head_dtype": "int8"}])
 def test_transformers_own_round_trip(fields: dict[str, Any]) -> None:
     # vLLM copies configs through to_dict and writes them with to_json_string.

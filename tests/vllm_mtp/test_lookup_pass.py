@@ -9,6 +9,7 @@ a request needs the module, one that is computed although none does, a round tha
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -117,7 +118,7 @@ class Scheduler:
 def metadata(starts: list[int], block_table: Tensor, slots: list[int]) -> SimpleNamespace:
     return SimpleNamespace(
         num_actual_tokens=starts[-1],
-        max_query_len=max((end - start for start, end in zip(starts, starts[1:], strict=False)), default=0),
+        max_query_len=max((end - start for start, end in pairwise(starts)), default=0),
         query_start_loc=torch.tensor(starts, dtype=torch.int32),
         block_table=block_table,
         slot_mapping=torch.tensor(slots),
