@@ -25,7 +25,7 @@ from vllm_mtp.kernels.tables import Launch
 LAUNCH = Launch({"BLOCK_P": 512}, num_warps=4)
 """Not yet measured on a GPU."""
 NUM_PROGRAMS = 4096
-"""About so many at most, of all requests together: some waves on a large GPU, and few where requests are short."""
+"""Of all requests: two or three for each that a large GPU runs at once. Of short requests, most end at once."""
 
 
 def lookup_tokens(
@@ -70,7 +70,7 @@ def longest_match_kernel(  # type: ignore[no-untyped-def]
     request = tl.program_id(0)
     blocks_ptr = block_table_ptr + request.to(tl.int64) * block_table_stride
     last = tl.load(positions_ptr + request).to(tl.int64)
-    last = tl.where(last < num_blocks * block_size, last, -1).to(tl.int32)
+    last = tl.where((last >= 0) & (last < num_blocks * block_size), last, -1).to(tl.int32)
     best_P = tl.zeros((BLOCK_P,), tl.int64)
     for start in range(tl.program_id(1) * BLOCK_P, last, tl.num_programs(1) * BLOCK_P):
         end_P = start + tl.arange(0, BLOCK_P)
@@ -100,5 +100,5 @@ def longest_match_kernel(  # type: ignore[no-untyped-def]
 def _tokens(table_ptr, blocks_ptr, position, wanted, num_slots, block_size):  # type: ignore[no-untyped-def]
     """The request's tokens at these positions, which its row of blocks has; -1 where not wanted or not in the table."""
     block = tl.load(blocks_ptr + position // block_size, mask=wanted, other=-1).to(tl.int64)
-    slot = block * block_size + position % block_size
-    return tl.load(table_ptr + slot, mask=wanted & (slot >= 0) & (slot < num_slots), other=-1)
+    slot = block * block_size + position % block_size  # of block -1, below 0
+    return tl.load(table_ptr + slot, mask=(slot >= 0) & (slot < num_slots), other=-1)

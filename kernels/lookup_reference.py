@@ -22,13 +22,12 @@ def tokens_after_longest_match(
     num_positions = history_BP.size(1)
     end_P = torch.arange(num_positions, dtype=torch.int32, device=table_S.device)
     length_BP = torch.zeros_like(history_BP)
-    matches_BP = end_P < positions_B[:, None]
+    last_B1 = positions_B[:, None].long()
+    matches_BP = (end_P < last_B1) & (last_B1 < num_positions)
     for offset in range(max_match):
-        place_B1 = (positions_B - offset)[:, None]
-        inside_B1 = (place_B1 >= 0) & (place_B1 < num_positions)
-        token_B1 = history_BP.gather(1, place_B1.clamp(0, num_positions - 1).long())
+        token_B1 = history_BP.gather(1, (last_B1 - offset).clamp(0, num_positions - 1))
         earlier_BP = F.pad(history_BP, (offset, 0), value=-1)[:, :num_positions]
-        matches_BP = matches_BP & (earlier_BP == token_B1) & (token_B1 >= 0) & inside_B1
+        matches_BP = matches_BP & (earlier_BP == token_B1) & (token_B1 >= 0)
         length_BP += matches_BP
     best_B1 = (length_BP * num_positions + end_P).argmax(1, keepdim=True)  # the longest, of equals the latest
     next_B1 = history_BP.gather(1, (best_B1 + 1).clamp(max=num_positions - 1)).clamp(min=-1)

@@ -39,7 +39,7 @@ IN_FUNCTIONS = {
     "vllm": ("vllm_mtp/", "training/", "benchmarks/"),
 }
 # Run where there is no Triton: the dispatcher asks for it inside functions, the plain twins never.
-_OPERATORS = ("draft_head", "embed_hidden_projection", "linear_kl")
+_OPERATORS = ("draft_head", "embed_hidden_projection", "linear_kl", "lookup")
 NEVER_TRITON = (
     "kernels/reference.py",
     "kernels/objectives.py",

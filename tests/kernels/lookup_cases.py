@@ -54,7 +54,7 @@ def expected(text: list[int], min_match: int, max_match: int) -> int:
             length += 1
         if length >= best_length:
             best_length, best_end = length, end
-    return text[best_end + 1] if best_length >= min_match else -1
+    return max(text[best_end + 1], -1) if best_length >= min_match else -1
 
 
 def requests(block_size: int, seed: int, *, num_requests: int = 6, num_blocks: int | None = None) -> Requests:
@@ -120,11 +120,10 @@ EXAMPLES = {
     "a hole ends a match, too early": ([5, -1, 7, 9, 5, -1, 7], 2, 4, -1),
     "nothing was written after it": ([5, 6, -1, 8, 5, 6], 2, 4, -1),
     "the longest, though nothing was written after it": ([5, 6, -1, 6, 8, 5, 6], 1, 4, -1),
+    "any number below 0 is no token": ([5, 6, -7, 6, 8, -7, 5, 6], 1, 4, -1),
     "the largest token": ([5, LARGEST, 5], 1, 4, LARGEST),
 }
-examples = pytest.mark.parametrize(
-    ("text", "min_match", "max_match", "token"), EXAMPLES.values(), ids=EXAMPLES.keys()
-)
+examples = pytest.mark.parametrize(("text", "min_match", "max_match", "token"), EXAMPLES.values(), ids=EXAMPLES.keys())
 
 
 def check_example(text: list[int], min_match: int, max_match: int, token: int) -> None:
@@ -142,11 +141,33 @@ def check_example(text: list[int], min_match: int, max_match: int, token: int) -
 
 
 def check_what_is_not_in_the_table() -> None:
-    """Requests of one position in four rows: of each the block is another's, or none; and lasts beyond the row."""
-    rows = torch.tensor([[0, 0], [0, -1], [-1, 0], [0, 1], [0, LARGEST], [0, 0], [0, 0]], dtype=torch.int32)
-    positions = torch.tensor([5, 5, 5, 5, 5, 6, LARGEST])
+    """One block of the same token and three slots of a second: positions in a third, in none, and beyond the row.
+
+    Four times 2^30 and four times -2^30 are slot 0 in 32 bits, and 2^32 + 7 is position 7.
+    """
+    cases = [
+        ([0, 0], 7, 4),
+        ([0, -1], 6, -1),
+        ([-1, 0], 7, 4),
+        ([0, 1], 6, 4),
+        ([0, 1], 7, -1),
+        ([0, 2], 6, -1),
+        ([0, LARGEST], 6, -1),
+        ([0, 2**30], 6, -1),
+        ([0, -(2**30)], 6, -1),
+        ([0, 0], 8, -1),
+        ([0, 0], LARGEST, -1),
+        ([0, 0], 2**32 + 7, -1),
+        ([0, 0], -1, -1),
+        ([0, 0], -(2**32) + 7, -1),
+    ]
+    rows, positions, tokens = zip(*cases, strict=True)
     found_B = lookup_tokens(
-        torch.tensor([4, 4, 4, 4, 4], dtype=torch.int32), rows, positions, block_size=3, min_match=1, max_match=8
+        torch.full((7,), 4, dtype=torch.int32),
+        torch.tensor(rows, dtype=torch.int32),
+        torch.tensor(positions),
+        block_size=4,
+        min_match=1,
+        max_match=8,
     )
-    # Row 3: of block 1, slots 3 and 4 are there and 5 is not: the last token is missing.
-    assert found_B.tolist() == [4, -1, 4, -1, -1, -1, -1]
+    assert found_B.tolist() == list(tokens)

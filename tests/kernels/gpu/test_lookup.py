@@ -16,14 +16,16 @@ pytestmark = pytest.mark.gpu
 
 
 def inputs(num_requests: int, num_positions: int, block_size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Texts of four different tokens in permuted blocks, a quarter of them shared; every eighth row is padding."""
+    """Texts of four different tokens, some missing, in blocks drawn at random; every eighth row is padding."""
     generator = torch.Generator("cuda").manual_seed(seed)
     num_blocks = -(-num_positions // block_size)
     num_in_cache = num_requests * num_blocks * 3 // 4 + 1
-    table_S = torch.randint(-1, 4, (num_in_cache * block_size,), generator=generator, device="cuda", dtype=torch.int32)
-    block_table_BN = torch.randint(
-        0, num_in_cache, (num_requests, num_blocks), generator=generator, device="cuda", dtype=torch.int32
+    table_S = torch.randint(4, (num_in_cache * block_size,), generator=generator, device="cuda", dtype=torch.int32)
+    table_S[::97] = -1
+    wide = torch.randint(
+        0, num_in_cache, (num_requests, num_blocks + 3), generator=generator, device="cuda", dtype=torch.int32
     )
+    block_table_BN = wide[:, :num_blocks]
     positions_B = torch.randint(0, num_positions, (num_requests,), generator=generator, device="cuda")
     block_table_BN[7::8], positions_B[7::8] = 2**31 - 1, -1
     return table_S, block_table_BN, positions_B
@@ -42,7 +44,7 @@ def test_random_texts(block_size: int, matches: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("num_requests", "num_positions", "block_size"),
-    [(1, 131_072, 16), (16, 131_072, 528), (512, 4_096, 16), (512, 20_000, 128)],
+    [(4, 131_072, 16), (16, 131_072, 528), (512, 4_096, 16), (512, 20_000, 128)],
 )
 def test_sizes(num_requests: int, num_positions: int, block_size: int) -> None:
     arguments = inputs(num_requests, num_positions, block_size)

@@ -29,25 +29,22 @@ def test_examples(text: list[int], min_match: int, max_match: int, token: int) -
 @pytest.mark.parametrize("matches", MATCHES, ids=str)
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 def test_random_texts(block_size: int, matches: tuple[int, int]) -> None:
-    for seed in range(4):
-        requests(block_size, seed).check(*matches)
+    requests(block_size, BLOCK_SIZES.index(block_size)).check(*matches)
 
 
 @pytest.mark.parametrize("num_programs", [1, 12, 1000], ids=["one program", "two", "one for each block"])
-@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("block_size", [3, 16])
 def test_blocks_of_positions(block_size: int, num_programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen positions at once, by 1, 2 and enough programs for each of 6 requests."""
     monkeypatch.setattr(lookup, "LAUNCH", Launch({"BLOCK_P": 16}, num_warps=4))
     monkeypatch.setattr(lookup, "NUM_PROGRAMS", num_programs)
-    for seed in range(3):
+    for seed in range(2):
         requests(block_size, seed).check(2, 5)
 
 
 def test_as_launched() -> None:
     """Rows of more positions than one block of them."""
-    case = requests(128, 1, num_blocks=9)
-    for matches in ((1, 3), (2, 9)):
-        case.check(*matches)
+    requests(128, 1, num_blocks=9).check(2, 9)
 
 
 def test_what_is_not_in_the_table() -> None:
