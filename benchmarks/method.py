@@ -125,9 +125,11 @@ def mtp(
     "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily. vLLM takes it or local
     argmax, not both: the latter is for greedy requests.
     """
-    fields: list[tuple[str, Any]] = [(_LOCAL_ARGMAX, True) if local_argmax else ("draft_sample_method", "probabilistic")]
-    fields += [(_SCHEDULE, schedule)] if schedule else []
-    return Method(name="mtp", num_speculative_tokens=num_speculative_tokens, fields=tuple(fields), lookup=lookup)
+    fields: tuple[tuple[str, Any], ...] = (
+        (_LOCAL_ARGMAX, True) if local_argmax else ("draft_sample_method", "probabilistic"),
+        *([(_SCHEDULE, schedule)] if schedule else []),
+    )
+    return Method(name="mtp", num_speculative_tokens=num_speculative_tokens, fields=fields, lookup=lookup)
 
 
 def rivals(names: Iterable[str]) -> list[Method]:

@@ -1,5 +1,6 @@
 """`vllm-mtp bench acceptance` on real vLLM, and what it counts against the engine's own counters."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from vllm_mtp.benchmarks.acceptance import Row, _by_engine, rows_of
 from vllm_mtp.benchmarks.acceptance_config import AcceptanceConfig
 from vllm_mtp.benchmarks.acceptance_row import counts_of
 from vllm_mtp.benchmarks.engine import EngineError
-from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
-from vllm_mtp.cli import main
+from vllm_mtp.benchmarks.method import NONE, OFF, RIVALS, mtp
+from vllm_mtp.cli import _add_fields, _config_of, main
 
 K = 2
 
@@ -32,6 +33,9 @@ K = 2
         ({"dtype": "fp8"}, "--dtype: expected one of"),
         ({"speed_batch": ()}, "--speed-batch: expected integers"),
         ({"max_tokens": 1}, "--max-tokens: expected an integer of at least 2"),
+        ({"speed_pairs": 0}, "--speed-pairs: expected an integer of at least 1"),
+        ({"lookup": ("on",)}, "--lookup: expected drafter, off or"),
+        ({"schedule": ("4:5",)}, "--schedule: expected none, or ranges of batch sizes FIRST:LAST:K"),
     ],
 )
 def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -70,6 +74,51 @@ def test_local_argmax_is_for_speed_at_temperature_0() -> None:
     assert [row.name for row in rows_of(config) if row.method == mtp(1, local_argmax=True)] == [
         "speed-mtp-k1-argmax-t0-b1"
     ]
+
+
+def test_every_k_with_each_lookup_and_a_schedule_after_them() -> None:
+    """Local argmax leaves lookup and schedule as they are."""
+    config = AcceptanceConfig(
+        num_speculative_tokens=(1, 2),
+        temperature=(0.0,),
+        lookup=("drafter", "off"),
+        schedule=("1:4:5", "5:16:0"),
+        speed_prompts_per_category=2,
+        local_argmax=True,
+    )
+    schedule = ((1, 4, 5), (5, 16, 0))
+    drafters = [mtp(k, lookup=lookup) for k in (1, 2) for lookup in ("drafter", OFF)]
+    drafters += [mtp(5, lookup=lookup, schedule=schedule) for lookup in ("drafter", OFF)]
+    assert config.methods == drafters
+    assert [row.method for row in rows_of(config) if row.kind == "speed"] == [
+        replace(one, fields=(("use_local_argmax_reduction", True), *one.fields[1:])) for one in drafters
+    ]
+    assert len({row.name for row in rows_of(config)}) == 1 + 2 * 6
+
+
+def test_flags_become_the_config() -> None:
+    """JSON and ranges as they are typed: the command line knows nothing of either."""
+    parser = argparse.ArgumentParser()
+    _add_fields(parser, AcceptanceConfig)
+    given = parser.parse_args(["--lookup", "off", '{"min_match": 3}', "--schedule", "1:4:5", "5:16:1"])
+    config = _config_of(AcceptanceConfig, given)
+    assert config.lookup == ("off", '{"min_match": 3}')
+    assert config.schedule == ("1:4:5", "5:16:1")
+    assert _config_of(AcceptanceConfig, parser.parse_args([])) == AcceptanceConfig()
+
+
+def test_a_second_pair_has_rows_and_engines_of_its_own() -> None:
+    """The first keeps its name: a folder with one pair gets the second alone."""
+    config = AcceptanceConfig(
+        num_speculative_tokens=(1,), temperature=(0.0,), speed_prompts_per_category=2, speed_pairs=2
+    )
+    assert [[row.name for row in some] for some in _by_engine(rows_of(config))[1:]] == [
+        ["acceptance-mtp-k1-t0", "speed-mtp-k1-t0-b1"],
+        ["speed-mtp-k1-t0-b1-pair2"],
+    ]
+    first, second = (row.about() for row in rows_of(config) if row.kind == "speed")
+    assert "pair" not in first, "as rows are that were stored before there were several"
+    assert second == first | {"pair": 2}
 
 
 def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import pytest
 from tests.benchmarks.records import record
 from vllm_mtp.benchmarks.acceptance_row import acceptance_row, by_context_length, tokens_per_forward
 from vllm_mtp.benchmarks.acceptance_table import table
-from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
+from vllm_mtp.benchmarks.method import NONE, OFF, RIVALS, mtp
+from vllm_mtp.benchmarks.speed_row import speed_row
 
 LOOP, STRAIGHT = [7, 8] * 50, list(range(100))
 
@@ -65,15 +66,20 @@ def test_the_table_has_every_kind_of_row() -> None:
         acceptance_row(NONE, 0.0, plain, reference=ids, max_tokens=100),
         acceptance_row(mtp(2), 0.0, drafted, reference=ids, max_tokens=100),
         acceptance_row(mtp(2), 1.0, drafted, reference=None, max_tokens=100),
+        acceptance_row(mtp(2, lookup=OFF, schedule=((1, 1, 2), (2, 9, 0))), 1.0, drafted, reference=None, max_tokens=9),
     ]
+    plain_faster = [one | {"seconds": 0.5} for one in plain]
     result = {
         "target": "t",
         "draft": "d",
+        "draft_lookup": {"min_match": 2, "max_match": 8, "module_steps": 3},
         "prompts": {"file": "p", "sha256": "0" * 64, "num_prompts": 1, "num_left_out": 2, "chat_template": True},
-        "settings": {"acceptance": {"max_tokens": 100, "dtype": "float32", "enforce_eager": True, "seed": 0}},
+        "settings": {
+            "acceptance": {"max_tokens": 100, "dtype": "float32", "enforce_eager": True, "seed": 0, "max_num_seqs": 32}
+        },
         "kv_bytes_per_token": {"target": 1000, "drafter": 10},
         "rows": [row | {"seconds": 1.0, "peak_memory_mib": 1000} for row in rows],
-        "speed_rows": [],
+        "speed_rows": [speed_row(mtp(2), 0.0, 1, [(plain, plain), (plain_faster, plain)])],
         "missing": {"suffix k = 8": "needs a package"},
         "made_with": [{"hardware": "cpu", "versions": {"vllm": "0.32.0"}}],
     }
@@ -82,6 +88,10 @@ def test_the_table_has_every_kind_of_row() -> None:
     assert "Not measured: suffix k = 8: needs a package." in text
     assert "2 too long and left out" in text
     assert "| 1 | mtp | 2 | 0.50 0.00 | 0.50 0.00 |" in text
+    assert text.startswith("d (lookup 2-8, 3 steps) for t;")
+    assert "| 1 | mtp, no lookup, scheduled 1:1:2 2:9:0 | 2 | 0.50 0.00 | 0.50 0.00 |" in text
+    assert "K draft tokens in a round of FIRST to LAST requests" in text
+    assert "| 0 | mtp | 2 | 1 | 133.3 / 100.0 | 1.33x (1.00-2.00) | 2: 1.00x 2.00x |" in text
     [main] = [
         line for line in text.splitlines() if line.startswith("| 0 | mtp | 2 | 1.50 (1.50-1.50)") and "1,000" in line
     ]

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.records import result
-from vllm_mtp.benchmarks.demo_plot import plot
+from vllm_mtp.benchmarks.demo_plot import _label, plot
 from vllm_mtp.benchmarks.method import NONE, RIVALS, mtp
 from vllm_mtp.benchmarks.passes import Run
 from vllm_mtp.benchmarks.report import rows_of, table
+from vllm_mtp.lookup import Lookup
 
 IDS, LOOP = list(range(100)), [1, 2] * 50
 # Of ten drafts of two tokens: eight accepted at position 0 and four at 1; all accepted.
@@ -105,6 +106,23 @@ def test_rivals_tasks_and_what_could_not_be_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot({"rows": rows, "target": "t"}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_rows_with_and_without_lookup_are_told_apart(tmp_path: Path) -> None:
+    """The same K three times: a summary that names the drafter by K alone says which one of no row."""
+    runs = runs_of(IDS, drafted_seconds=0.5)
+    for lookup, seconds in ((Lookup(), 0.25), ("off", 4.0)):
+        run = Run(method=mtp(2, lookup=lookup), exact_outputs=[IDS, LOOP])
+        run.passes[0.0] = [[result(IDS, SOME, k=2, seconds=seconds), result(LOOP, ALL, k=2, seconds=seconds)]] * 3
+        runs.append(run)
+    rows = rows_of(runs, 100, tasks=["qa", "rag"])
+    text = table({"rows": rows, "dtype": "float32", **ABOUT})
+    assert "| 0 | mtp, lookup 2-8, 3 steps | 2 | 400 |" in text
+    assert "Best at temperature 0: k = 2, lookup 2-8, 3 steps, 4.00x." in text
+    assert "Slower than no speculation: k = 2, no lookup at temperature 0 (0.25x)." in text
+    pytest.importorskip("matplotlib")
+    plot({"rows": rows, "target": "t"}, tmp_path / "plot.png")
+    assert len({_label(row) for row in rows}) == 4
 
 
 def test_local_argmax_is_a_row_of_its_own() -> None:
