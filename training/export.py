@@ -138,6 +138,9 @@ samples (temperature above 0) adds `"draft_sample_method": "probabilistic"` to t
 does not may add `"use_local_argmax_reduction": true`: the same drafts, cheaper (1.03x tokens/s where it was measured,
 SmolLM2-135M on two cores of a CPU, k = 3).
 
+Where the text repeats itself the drafter copies ("lookup" in config.json) instead of asking the layer;
+`vllm-mtp lookup THIS_FOLDER --off` switches that off.
+
 ## Measured on held-out text
 
 Teacher-forced, with the attention that serving has. Agreement is how often the drafter's most likely token is the

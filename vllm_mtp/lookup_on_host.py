@@ -11,6 +11,7 @@ of the draft (a step). A step whose every request has its token already is left 
 # Shapes: T rows of a pass, B requests, R of them that the module drafts for, D hidden size, V vocabulary, S slots.
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vllm_mtp.lookup import NO_TOKEN, Lookup, Text
-from vllm_mtp.lookup_pass import AttentionLayer, PassMetadata, chosen_rows, num_blocks_and_block_size
+from vllm_mtp.lookup_pass import AttentionLayer, PassMetadata, num_blocks_and_block_size
 
 
 class HostLookup:
@@ -70,32 +71,35 @@ class HostLookup:
 
     def top_tokens(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor]) -> Tensor:
         """The draft token of each request, [B]: what it copies, else the module's best."""
-        copied_B = self.tokens(states_BD)
-        if copied_B is None:
+        tokens = self.tokens(states_BD)
+        if tokens is None:
             return of_module(states_BD)
-        rows = (copied_B == NO_TOKEN).nonzero().flatten()
-        if len(rows):
-            copied_B[rows] = of_module(states_BD[rows]).to(copied_B.dtype)
-        return copied_B
+        rows = [row for row, token in enumerate(tokens) if token == NO_TOKEN]
+        if len(rows) == len(tokens):
+            return of_module(states_BD)
+        token_B = torch.tensor(tokens)
+        if rows:
+            token_B[rows] = of_module(states_BD[rows]).to(token_B.dtype)
+        return token_B
 
     def logits(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int) -> Tensor | None:
         """Logits of each request, [B, V]: a copied token's draft probability is one, at every temperature."""
-        copied_B = self.tokens(states_BD)
-        if copied_B is None:
+        tokens = self.tokens(states_BD)
+        if tokens is None:
             return of_module(states_BD)
-        logits_BV = states_BD.new_full((len(states_BD), vocab_size), float("-inf"), dtype=torch.float32)
-        rows = (copied_B == NO_TOKEN).nonzero().flatten()
-        if len(rows):
-            logits_RV = of_module(states_BD[rows])
-            if logits_RV is None:
-                return None
+        rows = [row for row, token in enumerate(tokens) if token == NO_TOKEN]
+        logits_RV = of_module(states_BD[rows]) if rows else None
+        if rows and (logits_RV is None or len(rows) == len(tokens)):
+            return logits_RV
+        logits_BV = torch.full((len(tokens), vocab_size), float("-inf"))
+        if logits_RV is not None:
             logits_BV[rows] = logits_RV.float()
-        copied = (copied_B != NO_TOKEN).nonzero().flatten()
-        logits_BV[copied, copied_B[copied]] = 0.0
+        copied = [row for row, token in enumerate(tokens) if token != NO_TOKEN]
+        logits_BV[copied, [tokens[row] for row in copied]] = 0.0
         return logits_BV
 
-    def tokens(self, states_BD: Tensor) -> Tensor | None:
-        """What each request copies in the step at hand, [B] int64; NO_TOKEN: the module's token.
+    def tokens(self, states_BD: Tensor) -> list[int] | None:
+        """What each request copies in the step at hand; NO_TOKEN: the module's token.
 
         Args:
             states_BD: the states that vLLM chose from what the pass returned.
@@ -105,11 +109,12 @@ class HostLookup:
         """
         if self._first_pass is not None:
             (metadata, positions_T, states_TD), self._first_pass = self._first_pass, None
-            rows = chosen_rows(states_TD, metadata.query_start_loc, states_BD, self.num_speculative_tokens + 1)
-            self._texts = self._read(rows.tolist(), positions_T, metadata)
+            starts = metadata.query_start_loc.numpy()
+            rows = _chosen_rows(_bits(states_TD), starts, _bits(states_BD), self.num_speculative_tokens + 1)
+            self._texts = self._read(rows, positions_T, metadata)
             self._fed_BD = states_BD.clone()
             self._look_up()
-        return torch.tensor(self._tokens) if len(self._tokens) == len(states_BD) else None
+        return self._tokens if len(self._tokens) == len(states_BD) else None
 
     def forget(self) -> None:
         """No round is being drafted."""
@@ -136,8 +141,9 @@ class HostLookup:
         if not self.block_size:
             num_blocks, self.block_size = num_blocks_and_block_size(self.layer)
             self._table_S = np.full(num_blocks * self.block_size, NO_TOKEN, dtype=np.int32)
-        written = slots_T >= 0
-        self._table_S[slots_T[written]] = ids_T[written]
+        if (slots_T < 0).any():
+            slots_T, ids_T = slots_T[slots_T >= 0], ids_T[slots_T >= 0]
+        self._table_S[slots_T] = ids_T
 
     def _read(self, rows: Sequence[int], positions_T: Tensor, metadata: PassMetadata) -> list[Text]:
         """The text of each request up to its chosen row; an empty one where the row is not known."""
@@ -151,3 +157,21 @@ class HostLookup:
             slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[: last + 1]
             texts.append(Text(self._table_S[slots], self.num_speculative_tokens))
         return texts
+
+
+def _bits(states_TD: Tensor) -> NDArray[Any]:
+    """States as integers, which are equal where the states are: numpy has no bfloat16."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return states_TD.detach().view(integers[states_TD.element_size()]).numpy()
+
+
+def _chosen_rows(
+    states_TD: NDArray[Any], query_start_loc: NDArray[np.int32], chosen_BD: NDArray[Any], num_last_rows: int
+) -> list[int]:
+    """As `chosen_rows`, which has one small operation of torch after another: they cost more than what they compute."""
+    rows = []
+    for chosen_D, start, end in zip(chosen_BD, query_start_loc[:-1], query_start_loc[1:], strict=True):
+        first = max(int(start), int(end) - num_last_rows)
+        same = np.flatnonzero((states_TD[first:end] == chosen_D).all(axis=1))
+        rows.append(first + int(same[-1]) if len(same) else -1)
+    return rows

@@ -1,7 +1,7 @@
 """Two tensor-parallel ranks draft what one rank drafts, and the output is the target's own, on real vLLM.
 
 Catches: a rank that drafts from its own part of the vocabulary alone, a draft vocabulary whose rows are cut by the
-wrong rank's part, or that leaves a rank without any row.
+wrong rank's part, or that leaves a rank without any row, ranks of which one leaves a step out and the other does not.
 """
 
 from pathlib import Path
@@ -19,14 +19,18 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
 NUM_SPECULATIVE_TOKENS = 3
 
 
-@pytest.fixture(scope="module", params=["all tokens", "draft vocabulary", "draft vocabulary of the first rank"])
+@pytest.fixture(scope="module", params=["all tokens", "draft vocabulary, lookup", "draft vocabulary of the first rank"])
 def drafter(
-    request: pytest.FixtureRequest, draft_dir: Path, few_draft_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    draft_dir: Path,
+    few_draft_dir: Path,
+    few_lookup_draft_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     if request.param == "all tokens":
         return draft_dir
-    if request.param == "draft vocabulary":
-        return few_draft_dir
+    if request.param == "draft vocabulary, lookup":
+        return few_lookup_draft_dir
     config, tensors = load_draft(few_draft_dir)
     ids_J = draft_ids(tensors["d2t"])
     first_J = ids_J[ids_J < config.vocab_size // 2]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vllm_mtp.lookup import NO_TOKEN, Lookup, find
 from vllm_mtp.lookup_on_device import DeviceLookup
-from vllm_mtp.lookup_on_host import HostLookup
+from vllm_mtp.lookup_on_host import HostLookup, _bits, _chosen_rows
 from vllm_mtp.lookup_pass import chosen_rows, num_blocks_and_block_size, why_no_lookup
 
 BLOCK_SIZE, NUM_BLOCKS, NUM_HEADS, HIDDEN_SIZE = 4, 200, 3, 8
@@ -171,7 +171,7 @@ def test_texts_are_the_requests_own(kind: type[HostLookup] | type[DeviceLookup],
                     lookup.end(states_BD, position_B + step, passed)
             found_B = lookup.tokens(states_BD)
             assert found_B is not None
-            for text, draft, found in zip(texts, drafts, found_B.tolist(), strict=True):
+            for text, draft, found in zip(texts, drafts, list(map(int, found_B)), strict=True):
                 expected = find(text, settings.least(step), 4)
                 if step >= settings.module_steps and expected == NO_TOKEN:
                     expected = text[-1]
@@ -193,6 +193,17 @@ def test_chosen_rows() -> None:
     assert chosen_rows(states_TD, starts, states_TD[[0, 3, 8]], 3).tolist() == [-1, -1, 8]
     states_TD[7] = states_TD[6]
     assert chosen_rows(states_TD, starts, states_TD[[2, 4, 6]], 3).tolist() == [2, 4, 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_host_chooses_the_same_rows(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    for _ in range(50):
+        states_TD = torch.randint(2, (12, 2)).to(dtype)  # many equal rows
+        starts = torch.tensor([0, 5, 6, 12], dtype=torch.int32)
+        chosen_BD = states_TD[torch.randint(12, (3,))]
+        rows = chosen_rows(states_TD, starts, chosen_BD, 4).tolist()
+        assert _chosen_rows(_bits(states_TD), starts.numpy(), _bits(chosen_BD), 4) == rows
 
 
 @pytest.mark.parametrize(
