@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_mtp.config import MTPConfig
 from vllm_mtp.lookup import Lookup
@@ -39,6 +39,19 @@ def load_draft(folder: Path) -> tuple[MTPConfig, dict[str, "Tensor"]]:
     """
     from safetensors.torch import load_file
 
+    fields = read_config(folder)
+    config: MTPConfig = MTPConfig.from_dict(fields, name_or_path=str(folder))
+    tensors = load_file(folder / WEIGHTS_FILE)
+    check_values(tensors, config.vocab_size, where=str(folder / WEIGHTS_FILE))
+    return config, tensors
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The fields of a drafter's config.json, which the contract is not asked about.
+
+    Raises:
+        ValueError: if there is none, or it is not that of an MTP drafter.
+    """
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ValueError(f"{folder}: expected a drafter's folder with config.json and {WEIGHTS_FILE}, found no config.")
@@ -50,25 +63,21 @@ def load_draft(folder: Path) -> tuple[MTPConfig, dict[str, "Tensor"]]:
         raise ValueError(f"{config_path}: expected a JSON object, got {type(fields).__name__}.")
     if fields.get("model_type") != MTPConfig.model_type:
         raise ValueError(f"{config_path}: expected model_type 'mtp', got {fields.get('model_type')!r}.")
-    config: MTPConfig = MTPConfig.from_dict(fields, name_or_path=str(folder))
-    tensors = load_file(folder / WEIGHTS_FILE)
-    check_values(tensors, config.vocab_size, where=str(folder / WEIGHTS_FILE))
-    return config, tensors
+    return fields
 
 
 def write_lookup(folder: Path, lookup: Lookup | None) -> None:
-    """Rewrites a drafter's config.json with these settings of lookup; None: without lookup.
+    """Rewrites a drafter's config.json with these settings of lookup, whatever it had; None: without lookup.
 
     Raises:
-        ValueError: if the folder is not that of a drafter.
+        ValueError: if the folder is not that of a drafter, or config.json breaks the contract elsewhere.
     """
-    load_draft(folder)
-    path = folder / "config.json"
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = read_config(folder)
     fields.pop("lookup", None)
     if lookup is not None:
         fields["lookup"] = lookup.fields()
-    write_atomically(path, json.dumps(fields, indent=2) + "\n")
+    MTPConfig.from_dict(dict(fields), name_or_path=str(folder))
+    write_atomically(folder / "config.json", json.dumps(fields, indent=2) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -294,11 +294,11 @@ class MTPDraftModel(nn.Module):
         lookup = Lookup.of(self.config.lookup)
         if lookup is None:
             return None
-        if vllm_config.parallel_config.decode_context_parallel_size > 1:
-            logger.warning(
-                "The drafter's lookup is off, the module drafts every token: each rank has a part of the text."
-            )
-            return None
+        parallel = vllm_config.parallel_config
+        for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
+            if getattr(parallel, name, 1) > 1:
+                logger.warning("The drafter's lookup is off, the module drafts every token: %s is above 1.", name)
+                return None
         kind = HostLookup if current_platform.is_cpu() else DeviceLookup
         return kind(lookup, vllm_config.speculative_config.num_speculative_tokens, self.attention)
 
@@ -348,7 +348,7 @@ class MTPDraftModel(nn.Module):
             self.output_head(hidden_states.dtype)
         lookup, metadata = self.lookup, self.pass_metadata()
         if lookup is not None and metadata is not None and not self.is_lookup_checked:
-            lookup = self._check_lookup(input_ids, metadata)
+            lookup = self._check_lookup(input_ids, positions, metadata)
         if lookup is None or metadata is None or input_ids is None:
             if lookup is not None:
                 lookup.forget()
@@ -368,10 +368,12 @@ class MTPDraftModel(nn.Module):
         by_layer = get_forward_context().attn_metadata
         return by_layer.get(self.attention.layer_name) if isinstance(by_layer, dict) else None
 
-    def _check_lookup(self, input_ids: torch.Tensor | None, metadata: PassMetadata) -> HostLookup | DeviceLookup | None:
+    def _check_lookup(
+        self, input_ids: torch.Tensor | None, positions: torch.Tensor, metadata: PassMetadata
+    ) -> HostLookup | DeviceLookup | None:
         """Lookup, or None, said once, where vLLM does not tell what it needs."""
         self.is_lookup_checked = True
-        why = why_no_lookup(input_ids, metadata, self.attention)
+        why = why_no_lookup(input_ids, positions, metadata, self.attention)
         if why:
             logger.warning("The drafter's lookup is off, the module drafts every token: %s.", why)
             self.lookup = None

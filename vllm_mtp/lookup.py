@@ -7,8 +7,8 @@
 
 Where nothing matches, the module drafts. It computes the first `module_steps` tokens of a draft at most: beyond them a
 match of one token is good enough, and where there is none either, the last token again: any token is a valid draft,
-since the target verifies it. A request whose text matched goes on matching, by one token more, until its draft is full,
-so that it never needs the module again in that round.
+since the target verifies it. A request whose text matched goes on matching, by one token more, until its draft is full
+or the text has a hole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class Lookup:
     min_match: int = field(default=2, metadata={"help": "tokens that must match for the module to be overruled"})
     max_match: int = field(default=8, metadata={"help": "longest match looked for; of equals the latest counts"})
     module_steps: int = field(
-        default=3, metadata={"help": "tokens of a draft that the module computes at most, where vLLM runs on a CPU"}
+        default=3, metadata={"help": "tokens of a draft that the module computes at most, on a CPU and in eval"}
     )
 
     @classmethod

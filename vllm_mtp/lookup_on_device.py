@@ -38,10 +38,15 @@ class DeviceLookup:
             ValueError: if the KV cache is not one that lookup can read.
         """
         self.forget()
-        if self._table_S is None:
-            # The first pass with a KV cache is eager: vLLM warms up before it captures.
-            num_blocks, self.block_size = num_blocks_and_block_size(self.layer)
-            self._table_S = input_ids_T.new_full((num_blocks * self.block_size + 1,), NO_TOKEN, dtype=torch.int32)
+        num_blocks, self.block_size = num_blocks_and_block_size(self.layer)
+        num_slots = num_blocks * self.block_size
+        if self._table_S is None or len(self._table_S) != num_slots + 1:
+            # Before vLLM captures graphs, it runs the same pass; to measure memory it does both on a smaller cache. A
+            # table made while a graph is captured would be empty again whenever the graph is replayed.
+            if input_ids_T.is_cuda and torch.cuda.is_current_stream_capturing():
+                self._table_S = None
+                return True
+            self._table_S = input_ids_T.new_full((num_slots + 1,), NO_TOKEN, dtype=torch.int32)
         num_rows = min(len(input_ids_T), len(metadata.slot_mapping))
         self._table_S[metadata.slot_mapping[:num_rows].long()] = input_ids_T[:num_rows].int()
         return True
@@ -75,11 +80,13 @@ class DeviceLookup:
             states_BD: the states that vLLM chose from what the pass returned.
 
         Returns:
-            None where no pass is at hand, or one of fewer requests.
+            None where no pass is at hand, or one of fewer requests. A pass is asked of once: where a replayed graph has
+            taken its place (vLLM's breakable graphs), nothing is known of it.
         """
-        if self._pass is None or self._table_S is None:
+        held, self._pass = self._pass, None
+        if held is None or self._table_S is None:
             return None
-        metadata, positions_T, states_TD = self._pass
+        metadata, positions_T, states_TD = held
         num_requests = len(states_BD)
         if len(metadata.query_start_loc) <= num_requests:
             return None

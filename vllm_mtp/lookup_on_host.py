@@ -1,8 +1,9 @@
 """Lookup in the draft model of vLLM, where the tokens are at hand: on a CPU.
 
-What the drafter's KV cache holds, a table holds too: one token id for each of its slots, written where keys and values
-are written. So it follows prefix caching, preemption, chunked prefill and forks by itself, and slots of rejected tokens
-are overwritten exactly when their keys are. A request's text is what the table has at the slots of its block table.
+What the drafter's KV cache holds of verified tokens, a table holds too: one token id for each of its slots, written
+where keys and values are written. So it follows prefix caching, preemption, chunked prefill and forks by itself, and
+slots of rejected tokens are overwritten when their keys are. A request's text is what the table has at the slots of its
+block table, and the draft so far.
 
 vLLM calls a draft model once for the verified tokens of all requests (the first pass), then once for each further token
 of the draft (a step). A step whose every request has its token already is left out: no layer, no head.
@@ -34,6 +35,8 @@ class HostLookup:
         self._first_pass: tuple[PassMetadata, Tensor, Tensor] | None = None
         """Metadata, positions and states of a first pass whose rows were not chosen from yet."""
         self._step = 0
+        self._has_left_out = False
+        """Whether a step of the round at hand was left out: the module cannot go on from there."""
         self._texts: list[Text] = []
         self._tokens: list[int] = []
         """Of the step at hand, by request; NO_TOKEN: the module's."""
@@ -56,7 +59,8 @@ class HostLookup:
             for text, token in zip(self._texts, input_ids_T.tolist(), strict=False):
                 text.append(token)
             self._look_up()
-            return NO_TOKEN in self._tokens
+            self._has_left_out = NO_TOKEN not in self._tokens
+            return not self._has_left_out
         self.forget()
         num_rows = metadata.num_actual_tokens
         self._write(metadata.slot_mapping[:num_rows].numpy(), input_ids_T[:num_rows].numpy())
@@ -110,6 +114,8 @@ class HostLookup:
         if self._first_pass is not None:
             (metadata, positions_T, states_TD), self._first_pass = self._first_pass, None
             starts = metadata.query_start_loc.numpy()
+            if len(starts) != len(states_BD) + 1:
+                return None
             rows = _chosen_rows(_bits(states_TD), starts, _bits(states_BD), self.num_speculative_tokens + 1)
             self._texts = self._read(rows, positions_T, metadata)
             self._fed_BD = states_BD.clone()
@@ -118,7 +124,8 @@ class HostLookup:
 
     def forget(self) -> None:
         """No round is being drafted."""
-        self._first_pass, self._step, self._texts, self._tokens, self._fed_BD = None, 0, [], [], None
+        self._first_pass, self._step, self._has_left_out = None, 0, False
+        self._texts, self._tokens, self._fed_BD = [], [], None
 
     def _is_step(self, hidden_TD: Tensor, metadata: PassMetadata) -> bool:
         """Whether a pass goes on with the round at hand: a row for each request, fed with what the class gave."""
@@ -131,7 +138,7 @@ class HostLookup:
     def _look_up(self) -> None:
         least, most = self.lookup.least(self._step), self.lookup.max_match
         self._tokens = [text.find(least, most) for text in self._texts]
-        if self._step >= self.lookup.module_steps:
+        if self._step >= self.lookup.module_steps or self._has_left_out:
             self._tokens = [
                 text.last() if token == NO_TOKEN else token
                 for text, token in zip(self._texts, self._tokens, strict=True)

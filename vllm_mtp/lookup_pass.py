@@ -50,13 +50,20 @@ def num_blocks_and_block_size(layer: AttentionLayer) -> tuple[int, int]:
     return num_blocks, inside[0]
 
 
-def why_no_lookup(input_ids_T: Tensor | None, metadata: object, layer: AttentionLayer) -> str:
+def why_no_lookup(input_ids_T: Tensor | None, positions_T: Tensor, metadata: object, layer: AttentionLayer) -> str:
     """What lookup lacks in a pass; empty where it has everything."""
     missing = [name for name in PassMetadata.__annotations__ if not hasattr(metadata, name)]
     if missing:
-        return f"{type(metadata).__name__} of the attention backend has no {', '.join(missing)}"
+        return (
+            f"{type(metadata).__name__} of the attention backend has no {', '.join(missing)}; that of FLASH_ATTN or "
+            "TRITON_ATTN has (--attention-backend)"
+        )
     if input_ids_T is None:
         return "vLLM gives the drafter embeddings in place of token ids"
+    if positions_T.dim() != 1:
+        return "a token has several positions (M-RoPE)"
+    if getattr(layer, "sliding_window", None) is not None:
+        return "the drafter has the target's sliding window, and vLLM gives away the blocks that it has left behind"
     try:
         num_blocks_and_block_size(layer)
     except ValueError as error:
@@ -72,8 +79,8 @@ def chosen_rows(states_TD: Tensor, query_start_loc: Tensor, chosen_BD: Tensor, n
     """
     first_B1, end_B1 = query_start_loc[:-1, None].long(), query_start_loc[1:, None].long()
     rows_BQ = end_B1 - 1 - torch.arange(num_last_rows, device=states_TD.device)
-    own_BQ = rows_BQ >= first_B1
-    rows_BQ = rows_BQ.clamp(min=0)
+    own_BQ = (rows_BQ >= first_B1) & (rows_BQ < len(states_TD))
+    rows_BQ = rows_BQ.clamp(0, len(states_TD) - 1)
     same_BQ = own_BQ & (states_TD[rows_BQ] == chosen_BD[:, None]).all(-1)
     last_B1 = same_BQ.int().argmax(dim=1, keepdim=True)
     return torch.where(same_BQ.any(1), rows_BQ.gather(1, last_B1).squeeze(1), -1)

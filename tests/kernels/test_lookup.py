@@ -18,7 +18,9 @@ from tests.kernels.lookup_cases import (
     examples,
     requests,
 )
+from vllm_mtp.kernels.lookup_op import LARGEST_MATCH
 from vllm_mtp.kernels.ops import lookup_tokens
+from vllm_mtp.lookup import lookup_faults
 
 
 @examples
@@ -93,3 +95,11 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         lookup_tokens(table, blocks, positions, **{**FITTING, **options})
+
+
+def test_it_takes_every_setting_of_a_drafter() -> None:
+    """Catches a config.json that is accepted and then ends the engine."""
+    case = requests(16, 0)
+    assert lookup_faults({"max_match": LARGEST_MATCH}) == []
+    assert lookup_faults({"max_match": LARGEST_MATCH + 1})
+    case.check(1, LARGEST_MATCH)

@@ -87,3 +87,22 @@ def model_runner(llm: Any) -> Any:
     """The worker's model runner: `model` is the target, `drafter.model` the draft model."""
     [runner] = llm.collective_rpc(lambda worker: worker.model_runner)
     return runner
+
+
+@contextmanager
+def copied_tokens(llm: Any) -> Iterator[list[int]]:
+    """Collects the tokens that the drafter's lookup copies while requests are served."""
+    lookup = model_runner(llm).drafter.model.lookup
+    assert lookup is not None, "lookup is off"
+    tokens, copied = lookup.tokens, []
+
+    def collected(states_BD: Any) -> Any:
+        found = tokens(states_BD)
+        copied.extend(token for token in map(int, found) if token >= 0)
+        return found
+
+    lookup.tokens = collected
+    try:
+        yield copied
+    finally:
+        del lookup.tokens

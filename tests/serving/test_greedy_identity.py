@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.drafts import change_config
-from tests.serving.engine import acceptance, counters, engine, greedy, model_runner
+from tests.serving.engine import acceptance, copied_tokens, counters, engine, greedy, model_runner
 from vllm_mtp.checkpoint import load_draft
 from vllm_mtp.config import ARCHITECTURE
 from vllm_mtp.tensors import draft_ids
@@ -92,6 +92,9 @@ def test_draft_vocabulary(
             counted.append(acceptance(llm))
             draft_model = model_runner(llm).drafter.model
             assert len(draft_model.draft_head.weight) == len(draft_ids_J), "the rows of the draft vocabulary alone"
+            with copied_tokens(llm) as copied:
+                greedy(llm, prompts[:4], NUM_TOKENS)
+            assert not set(copied) <= set(draft_ids_J.tolist()), "a copied token may be any"
     assert counted[0] == counted[1]
     assert counted[0].acceptance_length > 1.2
 
@@ -198,7 +201,9 @@ def test_prompts_in_chunks_then_from_the_prefix_cache(
 ) -> None:
     assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "in chunks of 64 tokens"
     first = counters(chunking)
-    assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "from the prefix cache"
+    with copied_tokens(chunking) as copied:
+        assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "from the prefix cache"
+    assert len(copied) > 20
     second = counters(chunking)
     assert first["prefix_cache_hits"] == 0
     assert second["prefix_cache_hits"] >= 128 * len(long_prompts)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.drafts import with_lookup
-from tests.serving.engine import acceptance, counters, engine, greedy, model_runner
+from tests.serving.engine import acceptance, copied_tokens, counters, engine, greedy, model_runner
 from vllm_mtp.lookup_on_device import DeviceLookup
 from vllm_mtp.lookup_on_host import HostLookup
 
@@ -83,7 +83,9 @@ def test_dynamic_schedule(
     drafter = with_lookup(draft_dir, tmp_path / "draft", min_match=1)
     speculative = {"num_speculative_tokens_per_batch_size": SCHEDULE}
     with engine(target_dir, drafter, 4, speculative=speculative, max_model_len=MAX_MODEL_LEN, max_num_seqs=8) as llm:
-        assert mixed(llm, uneven_prompts) == plain
+        with copied_tokens(llm) as copied:
+            assert mixed(llm, uneven_prompts) == plain
+        assert len(copied) > 100
         counted = acceptance(llm)
         assert counted.num_accepted_tokens_per_position[2] > 0, "few requests: four tokens"
         assert counted.num_draft_tokens < 4 * counted.num_drafts, "more: two"

@@ -106,9 +106,15 @@ def test_lookup_is_set_without_training(draft: Path, capsys: pytest.CaptureFixtu
     lookup = {"min_match": 2, "max_match": 8, "module_steps": 2}
     assert json.loads((draft / "config.json").read_text()) == before | {"lookup": lookup}
     assert load_draft(draft)[0].lookup == lookup
+    assert main(["lookup", str(draft), "--max-match", "5"]) == 0
+    assert load_draft(draft)[0].lookup == lookup | {"max_match": 5}, "what is not given stays"
+    assert main(["lookup", str(draft), "--max-match", "8"]) == 0
     assert main(["lookup", str(draft), "--min-match", "9"]) == 2
     assert "min_match <= max_match <= 32, got 9 and 8" in capsys.readouterr().err
-    assert main(["lookup", str(draft), "--off"]) == 0
+    assert main(["lookup", str(draft), "--off", "--min-match", "3"]) == 2
+    assert "--off: expected no other setting beside it, got min_match" in capsys.readouterr().err
+    (draft / "config.json").write_text(json.dumps(before | {"lookup": {"min": 3}}))
+    assert main(["lookup", str(draft), "--off"]) == 0, "a fault of lookup can be repaired"
     assert json.loads((draft / "config.json").read_text()) == before
     assert (draft / WEIGHTS_FILE).read_bytes() == weights
 

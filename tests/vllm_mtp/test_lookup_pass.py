@@ -185,6 +185,40 @@ def test_texts_are_the_requests_own(kind: type[HostLookup] | type[DeviceLookup],
     assert num_left_out > 10 or not on_host or num_speculative_tokens == 1
 
 
+@pytest.mark.parametrize("kind", [HostLookup, DeviceLookup])
+def test_a_copied_token_is_certain(kind: type[HostLookup] | type[DeviceLookup]) -> None:
+    """Catches a draft probability below one, with which rejection sampling would change the distribution, and a row of
+    the module's that is another request's."""
+    torch.manual_seed(0)
+    module_BV, states_BD = torch.randn(3, VOCAB_SIZE), torch.randn(3, HIDDEN_SIZE)
+    of_state = {tuple(state_D.tolist()): row for row, state_D in enumerate(states_BD)}
+    rows = [[1, 2, 1], [1, 2, 3], [4, 0, 4]]  # the first and the last repeat themselves
+    block_table = torch.tensor([[1], [2], [3]], dtype=torch.int32)
+    slots = [block * BLOCK_SIZE + p for block in (1, 2, 3) for p in range(3)]
+    passed, states_TD = metadata([0, 3, 6, 9], block_table, slots), torch.randn(9, HIDDEN_SIZE)
+    states_TD[[2, 5, 8]] = states_BD
+
+    def module_logits(states_RD: Tensor) -> Tensor:
+        return module_BV[[of_state[tuple(state_D.tolist())] for state_D in states_RD]].clone()
+
+    def asked() -> HostLookup | DeviceLookup:
+        lookup = kind(Lookup(min_match=1), 3, layer())
+        lookup.begin(torch.tensor(rows, dtype=torch.int32).flatten(), states_TD, passed)
+        lookup.end(states_TD, torch.arange(3).repeat(3), passed)
+        return lookup
+
+    for temperature in (0.1, 1.0, 5.0):
+        logits_BV = asked().logits(states_BD, module_logits, VOCAB_SIZE)
+        assert logits_BV is not None
+        q_BV = logits_BV.div_(temperature).softmax(-1)
+        assert q_BV[0].tolist() == [0, 0, 1, 0, 0]
+        assert q_BV[2].tolist() == [1, 0, 0, 0, 0]
+        assert torch.equal(q_BV[1], (module_BV[1] / temperature).softmax(-1))
+    top_B = asked().top_tokens(states_BD, lambda states_RD: module_logits(states_RD).argmax(-1))
+    assert top_B.tolist() == [2, int(module_BV[1].argmax()), 0]
+    assert asked().logits(states_BD, lambda states_RD: None, VOCAB_SIZE) is None, "a rank without logits"
+
+
 def test_chosen_rows() -> None:
     """The last K + 1 rows of each request alone, never those of the one before; a state of another pass: none."""
     states_TD = torch.randn(9, HIDDEN_SIZE)
@@ -219,10 +253,32 @@ def test_as_many_slots_as_heads() -> None:
 
 def test_what_lookup_lacks_is_said() -> None:
     """Catches an engine that ends, or drafts from the wrong text, where an attention backend says less."""
-    ids, passed = torch.zeros(3), metadata([0, 3], torch.zeros(1, 1), [0, 1, 2])
-    assert why_no_lookup(ids, passed, layer()) == ""
-    assert "in place of token ids" in why_no_lookup(None, passed, layer())
-    del passed.block_table
-    assert "has no block_table" in why_no_lookup(ids, passed, layer())
+    ids, positions, passed = torch.zeros(3), torch.arange(3), metadata([0, 3], torch.zeros(1, 1), [0, 1, 2])
+    assert why_no_lookup(ids, positions, passed, layer()) == ""
+    assert "in place of token ids" in why_no_lookup(None, positions, passed, layer())
+    assert "M-RoPE" in why_no_lookup(ids, positions.expand(3, 3), passed, layer())
+    windowed = SimpleNamespace(**vars(layer()), sliding_window=8)
+    assert "sliding window" in why_no_lookup(ids, positions, passed, windowed)
     other = SimpleNamespace(kv_cache=torch.empty(7, 99), num_kv_heads=3)
-    assert "expected a KV cache of blocks" in why_no_lookup(ids, metadata([0], torch.zeros(1, 1), []), other)
+    assert "expected a KV cache of blocks" in why_no_lookup(ids, positions, passed, other)
+    del passed.block_table
+    assert "has no block_table" in why_no_lookup(ids, positions, passed, layer())
+
+
+def test_the_table_follows_the_cache() -> None:
+    """Catches a table of the small KV cache on which vLLM's V2 runner measures its graphs, then written beyond its end.
+
+    And a pass that is asked of twice: a replayed graph calls nothing between two questions.
+    """
+    one = layer()
+    lookup = DeviceLookup(Lookup(min_match=1), 3, one)
+    block_table, states_TD = torch.tensor([[NUM_BLOCKS - 1]], dtype=torch.int32), torch.randn(3, HIDDEN_SIZE)
+    for num_blocks, slots in ((2, [4, 5, 6]), (NUM_BLOCKS, [(NUM_BLOCKS - 1) * BLOCK_SIZE + p for p in range(3)])):
+        one.kv_cache = torch.empty(num_blocks, NUM_HEADS, BLOCK_SIZE, 2)
+        passed = metadata([0, 3], block_table, slots)
+        lookup.begin(torch.tensor([7, 8, 7], dtype=torch.int32), states_TD, passed)
+        lookup.end(states_TD, torch.arange(3), passed)
+    found_B = lookup.tokens(states_TD[2:])
+    assert found_B is not None
+    assert found_B.tolist() == [8]
+    assert lookup.tokens(states_TD[2:]) is None
