@@ -4,8 +4,9 @@ Catches: a text that is read from another request's slots, a step that is left o
 it, a round that is taken for a step of the one before, a draft beyond the context, a schedule by which no token is
 drafted, a step of a dropped round that is counted.
 
-The other modes run beside what they change: batches of one and local argmax in test_greedy_identity.py, together with
-chunked prefill and prefix hits; sampling in test_sampling.py; the same drafts as plain PyTorch in test_parity.py.
+The other modes run beside what they change: batches of one, draft vocabularies, local argmax and prefix hits in
+test_greedy_identity.py, sampling in test_sampling.py, two ranks in test_tensor_parallel.py, the same drafts as plain
+PyTorch in test_parity.py.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,12 @@ def test_batches_that_change_under_preemption(
     plain: list[list[int]],
     num_speculative_tokens: int,
 ) -> None:
-    limits = {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": 8, "num_gpu_blocks_override": NUM_BLOCKS}
+    limits = {
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 96,  # prompts come in parts, beside requests that draft
+        "num_gpu_blocks_override": NUM_BLOCKS,
+    }
     with engine(
         target_dir,
         lookup_draft_dir,
