@@ -259,6 +259,8 @@ class MTPDraftModel(nn.Module):
     # A drafter is this file and nothing else, never a pickle, whatever files the target's --load-format looks for.
     allow_patterns_overrides: ClassVar[list[str]] = [WEIGHTS_FILE]
     d2t: torch.Tensor | None
+    lookup: HostLookup | DeviceLookup | None = None
+    is_lookup_checked = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -280,7 +282,6 @@ class MTPDraftModel(nn.Module):
         only_argmax = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_argmax_kernel = only_argmax and transform.scale > 0 and _has_kernels()
         self.lookup = self._make_lookup(vllm_config)
-        self.is_lookup_checked = False
         name = self.config.draft_head_dtype
         self.quantised = None if name is None or not only_argmax else QUANTISED[name]
         if name is not None and not only_argmax:
@@ -346,12 +347,8 @@ class MTPDraftModel(nn.Module):
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         if self.kernel_head(hidden_states.dtype) is None:
             self.output_head(hidden_states.dtype)
-        lookup, metadata = self.lookup, self.pass_metadata()
-        if lookup is not None and metadata is not None and not self.is_lookup_checked:
-            lookup = self._check_lookup(input_ids, positions, metadata)
+        lookup, metadata = self._lookup_in_pass(input_ids, positions)
         if lookup is None or metadata is None or input_ids is None:
-            if lookup is not None:
-                lookup.forget()
             return self.model(input_ids, positions, hidden_states, inputs_embeds)
         if not lookup.begin(input_ids, hidden_states, metadata):
             return hidden_states
@@ -363,21 +360,26 @@ class MTPDraftModel(nn.Module):
     def attention(self) -> Attention:
         return self.model.layer.self_attn.attn
 
-    def pass_metadata(self) -> PassMetadata | None:
-        """vLLM's attention metadata of the drafter's layer; None where no request is served, to measure memory."""
-        by_layer = get_forward_context().attn_metadata
-        return by_layer.get(self.attention.layer_name) if isinstance(by_layer, dict) else None
+    def _lookup_in_pass(
+        self, input_ids: torch.Tensor | None, positions: torch.Tensor
+    ) -> tuple[HostLookup | DeviceLookup | None, PassMetadata | None]:
+        """Lookup and vLLM's attention metadata of the drafter's layer, which is None where memory is measured.
 
-    def _check_lookup(
-        self, input_ids: torch.Tensor | None, positions: torch.Tensor, metadata: PassMetadata
-    ) -> HostLookup | DeviceLookup | None:
-        """Lookup, or None, said once, where vLLM does not tell what it needs."""
-        self.is_lookup_checked = True
-        why = why_no_lookup(input_ids, positions, metadata, self.attention)
-        if why:
-            logger.warning("The drafter's lookup is off, the module drafts every token: %s.", why)
-            self.lookup = None
-        return self.lookup
+        Where vLLM does not tell what lookup needs, that is said once, and it is off.
+        """
+        if self.lookup is None:
+            return None, None
+        by_layer = get_forward_context().attn_metadata
+        metadata = by_layer.get(self.attention.layer_name) if isinstance(by_layer, dict) else None
+        if metadata is None:
+            self.lookup.forget()
+        elif not self.is_lookup_checked:
+            self.is_lookup_checked = True
+            why = why_no_lookup(input_ids, positions, metadata, self.attention)
+            if why:
+                logger.warning("The drafter's lookup is off, the module drafts every token: %s.", why)
+                self.lookup = None
+        return self.lookup, metadata
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
         """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""

@@ -21,7 +21,7 @@ from vllm_mtp.lookup_on_device import DeviceLookup
 from vllm_mtp.lookup_on_host import HostLookup, _bits, _chosen_rows
 from vllm_mtp.lookup_pass import chosen_rows, num_blocks_and_block_size, why_no_lookup
 
-BLOCK_SIZE, NUM_BLOCKS, NUM_HEADS, HIDDEN_SIZE = 4, 200, 3, 8
+BLOCK_SIZE, NUM_BLOCKS, NUM_HEADS, HIDDEN_SIZE = 4, 600, 3, 8
 MAX_BLOCKS = 30  # of a request
 VOCAB_SIZE = 5
 
@@ -136,7 +136,7 @@ def test_texts_are_the_requests_own(kind: type[HostLookup] | type[DeviceLookup],
     lookup = kind(settings, num_speculative_tokens, layer())
     scheduler = Scheduler(rng=rng, num_speculative_tokens=num_speculative_tokens)
     num_copied = num_left_out = 0
-    for _ in range(120):
+    for _ in range(150):
         batch, passed, tensors, chosen = scheduler.step()
         if not batch:
             continue
@@ -152,7 +152,7 @@ def test_texts_are_the_requests_own(kind: type[HostLookup] | type[DeviceLookup],
         position_B = tensors["positions"][chosen]
         texts = [request.tokens[1 : int(p) + 2] for request, p in zip(batch, position_B, strict=True)]
         drafts: list[list[int]] = [[] for _ in batch]
-        for step in range(num_speculative_tokens):
+        for step in range(rng.randint(1, num_speculative_tokens)):  # by a schedule fewer
             if step:
                 slots = [
                     request.blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE
@@ -179,8 +179,9 @@ def test_texts_are_the_requests_own(kind: type[HostLookup] | type[DeviceLookup],
                 num_copied += found != NO_TOKEN
                 draft.append(rng.randrange(VOCAB_SIZE) if found == NO_TOKEN else found)
                 text.append(draft[-1])
+        are_dropped = rng.random() < 0.3  # by a grammar, say: then the next pass has one row for each request
         for request, draft in zip(batch, drafts, strict=True):
-            scheduler.verify(request, draft)
+            scheduler.verify(request, [] if are_dropped else draft)
     assert num_copied > 100
     assert num_left_out > 10 or not on_host or num_speculative_tokens == 1
 
@@ -217,6 +218,26 @@ def test_a_copied_token_is_certain(kind: type[HostLookup] | type[DeviceLookup]) 
     top_B = asked().top_tokens(states_BD, lambda states_RD: module_logits(states_RD).argmax(-1))
     assert top_B.tolist() == [2, int(module_BV[1].argmax()), 0]
     assert asked().logits(states_BD, lambda states_RD: None, VOCAB_SIZE) is None, "a rank without logits"
+
+
+def test_a_hole_in_the_text() -> None:
+    """Catches a module that is to go on from a step that was left out, without that step's state and keys."""
+    lookup = HostLookup(Lookup(min_match=2, module_steps=9), 5, layer())
+    block_table, states_TD = torch.tensor([[1, 2]], dtype=torch.int32), torch.randn(4, HIDDEN_SIZE)
+    for tokens, first in (([5, 6, 7, 8], 0), ([9, 5, 6], 5)):  # nothing was told of position 4
+        slots = [BLOCK_SIZE + first + p for p in range(len(tokens))]
+        passed = metadata([0, len(tokens)], block_table, slots)
+        lookup.begin(torch.tensor(tokens, dtype=torch.int32), states_TD, passed)
+        lookup.end(states_TD, torch.arange(first, first + len(tokens)), passed)
+    drafts = []
+    for step in range(4):
+        if step:
+            one_row = metadata([0, 1], block_table, [BLOCK_SIZE + 7 + step])
+            assert not lookup.begin(torch.tensor(drafts[-1:], dtype=torch.int32), states_TD[2:3], one_row)
+        tokens_now = lookup.tokens(states_TD[2:3])
+        assert tokens_now is not None
+        drafts += tokens_now
+    assert drafts == [7, 8, 8, 8]
 
 
 def test_chosen_rows() -> None:
