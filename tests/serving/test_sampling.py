@@ -149,7 +149,7 @@ def p_value(outputs: list[tuple[int, ...]], logits: Logits, temperature: float) 
     return float(stats.chi2.sf(statistic, num_degrees))
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.7, marks=pytest.mark.extended), 1.0])
 def test_output_has_the_targets_distribution(
     llm: Any, prompt: list[int], target_logits: Logits, temperature: float
 ) -> None:
