@@ -1,18 +1,17 @@
 """The folder that vLLM loads for a method: the drafter's own, or a variant of it with other settings of lookup."""
 
-import json
 import shutil
 from pathlib import Path
 
 from vllm_mtp.benchmarks.method import DRAFTER, OFF, Method
-from vllm_mtp.checkpoint import write_lookup
+from vllm_mtp.checkpoint import read_config, write_lookup
 from vllm_mtp.lookup import Lookup
 from vllm_mtp.tensors import WEIGHTS_FILE
 
 
 def lookup_of(draft: Path) -> Lookup | None:
     """What a drafter's config.json says."""
-    return Lookup.of(json.loads((draft / "config.json").read_text(encoding="utf-8")).get("lookup"))
+    return Lookup.of(read_config(draft).get("lookup"))
 
 
 def draft_folder(method: Method, draft: Path, output: Path) -> Path:
