@@ -45,15 +45,16 @@ from vllm_mtp.config import MTPConfig
 from vllm_mtp.draft_head import QUANTISED, ArgmaxHead, DraftHead
 from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.kernels.registration import uses_triton
-from vllm_mtp.lookup import Lookup
+from vllm_mtp.lookup import LARGEST_VOCABULARY, Lookup
 from vllm_mtp.lookup_on_device import DeviceLookup
 from vllm_mtp.lookup_on_host import HostLookup
-from vllm_mtp.lookup_pass import PassMetadata, why_no_lookup
+from vllm_mtp.lookup_pass import PassLookup, PassMetadata, why_no_lookup
 from vllm_mtp.shared_head import LogitsTransform
 from vllm_mtp.target_check import check_target
 from vllm_mtp.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
 
 logger = logging.getLogger(__name__)
+LOOKUP_IS_OFF = "The drafter's lookup is off, the module drafts every token: %s."
 
 
 class MTPAttention(nn.Module):
@@ -259,7 +260,7 @@ class MTPDraftModel(nn.Module):
     # A drafter is this file and nothing else, never a pickle, whatever files the target's --load-format looks for.
     allow_patterns_overrides: ClassVar[list[str]] = [WEIGHTS_FILE]
     d2t: torch.Tensor | None
-    lookup: HostLookup | DeviceLookup | None = None
+    lookup: PassLookup | None = None
     is_lookup_checked = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -291,15 +292,18 @@ class MTPDraftModel(nn.Module):
                 name,
             )
 
-    def _make_lookup(self, vllm_config: VllmConfig) -> HostLookup | DeviceLookup | None:
+    def _make_lookup(self, vllm_config: VllmConfig) -> PassLookup | None:
         lookup = Lookup.of(self.config.lookup)
         if lookup is None:
             return None
         parallel = vllm_config.parallel_config
-        for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
-            if getattr(parallel, name, 1) > 1:
-                logger.warning("The drafter's lookup is off, the module drafts every token: %s is above 1.", name)
-                return None
+        split = ("decode_context_parallel_size", "prefill_context_parallel_size")
+        why = [f"{name} is above 1" for name in split if getattr(parallel, name, 1) > 1]
+        if self.config.vocab_size > LARGEST_VOCABULARY:
+            why.append(f"vocab_size {self.config.vocab_size} is above {LARGEST_VOCABULARY}")
+        if why:
+            logger.warning(LOOKUP_IS_OFF, " and ".join(why))
+            return None
         kind = HostLookup if current_platform.is_cpu() else DeviceLookup
         return kind(lookup, vllm_config.speculative_config.num_speculative_tokens, self.attention)
 
@@ -362,7 +366,7 @@ class MTPDraftModel(nn.Module):
 
     def _lookup_in_pass(
         self, input_ids: torch.Tensor | None, positions: torch.Tensor
-    ) -> tuple[HostLookup | DeviceLookup | None, PassMetadata | None]:
+    ) -> tuple[PassLookup | None, PassMetadata | None]:
         """Lookup and vLLM's attention metadata of the drafter's layer, which is None where memory is measured.
 
         Where vLLM does not tell what lookup needs, that is said once, and it is off.
@@ -377,7 +381,7 @@ class MTPDraftModel(nn.Module):
             self.is_lookup_checked = True
             why = why_no_lookup(input_ids, positions, metadata, self.attention)
             if why:
-                logger.warning("The drafter's lookup is off, the module drafts every token: %s.", why)
+                logger.warning(LOOKUP_IS_OFF, why)
                 self.lookup = None
         return self.lookup, metadata
 

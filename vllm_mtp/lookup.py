@@ -11,6 +11,7 @@ since the target verifies it. A request whose text matched goes on matching, by 
 or the text has a hole.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -20,7 +21,11 @@ from numpy.typing import NDArray
 
 NO_TOKEN = -1
 """In place of a token: none was found."""
+LARGEST_VOCABULARY = 1_000_000
 _LONGEST = 32
+_FIRST_POINT = 0xE000
+"""The code point of token 0: beyond the surrogates, which no string should hold."""
+_FIRST_UNKNOWN = _FIRST_POINT + LARGEST_VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,33 +101,34 @@ def find(text: Sequence[int], least: int, most: int) -> int:
 
 
 class Text:
-    """A request's tokens with room for a draft, in which `find` is fast. NO_TOKEN, not known, matches nothing."""
+    """A request's tokens, to which a draft is appended, in which `find` is fast.
 
-    def __init__(self, tokens_S: NDArray[np.int32], num_speculative_tokens: int) -> None:
-        self._tokens = np.empty(len(tokens_S) + num_speculative_tokens, dtype=np.int32)
-        self._tokens[: len(tokens_S)] = tokens_S
-        self._length = len(tokens_S)
-        unknown = np.flatnonzero(tokens_S < 0)
-        self._tokens[unknown] = NO_TOKEN - np.arange(len(unknown))
+    They are kept as a string, a code point for each token: nothing at hand searches faster. A token that is not known,
+    NO_TOKEN, has a code point of its own and so matches nothing.
+    """
+
+    def __init__(self, tokens_S: NDArray[np.int32]) -> None:
+        points_S = tokens_S.astype("<i4") + _FIRST_POINT
+        if len(points_S) and points_S.min() < _FIRST_POINT:
+            unknown = np.flatnonzero(points_S < _FIRST_POINT)
+            points_S[unknown] = _FIRST_UNKNOWN + np.arange(len(unknown)) % (sys.maxunicode - _FIRST_UNKNOWN)
+        self._points = points_S.tobytes().decode("utf-32-le")
 
     def append(self, token: int) -> None:
-        self._tokens[self._length] = token
-        self._length += 1
+        self._points += chr(token + _FIRST_POINT)
 
     def last(self) -> int:
-        return int(self._tokens[self._length - 1])
+        return ord(self._points[-1]) - _FIRST_POINT
 
     def find(self, least: int, most: int) -> int:
-        """As `find`: all places of the last token first, then fewer and fewer of them."""
-        tokens_S, last = self._tokens[: self._length], self._length - 1
-        if last < 1:
-            return NO_TOKEN
-        places = np.flatnonzero(tokens_S[:last] == tokens_S[last])
-        length = 1
-        while length < most and len(places):
-            longer = places[places >= length]
-            longer = longer[tokens_S[longer - length] == tokens_S[last - length]]
-            if not len(longer):
+        """As `find`: where the last token stood, then before that place where the last two did, and so on."""
+        points, longest = self._points, 0
+        end = len(points) - 1
+        for length in range(1, min(most, end) + 1):
+            place = points.rfind(points[-length:], 0, end)
+            if place < 0:
                 break
-            places, length = longer, length + 1
-        return max(int(tokens_S[places[-1] + 1]), NO_TOKEN) if len(places) and length >= least else NO_TOKEN
+            end, longest = place + length, length
+        if not longest or longest < least or ord(points[end]) >= _FIRST_UNKNOWN:
+            return NO_TOKEN
+        return ord(points[end]) - _FIRST_POINT

@@ -9,7 +9,8 @@ vLLM calls a draft model once for the verified tokens of all requests (the first
 of the draft (a step). A step whose every request has its token already is left out: no layer, no head.
 """
 
-# Shapes: T rows of a pass, B requests, R of them that the module drafts for, D hidden size, V vocabulary, S slots.
+# Shapes: T rows of a pass, B requests, R of them that the module drafts for, D hidden size, V vocabulary, N blocks of P
+# slots.
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from torch import Tensor
 from vllm_mtp.lookup import NO_TOKEN, Lookup, Text
 from vllm_mtp.lookup_pass import AttentionLayer, PassMetadata, num_blocks_and_block_size
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 class HostLookup:
     """The table, and the state of the round that is being drafted."""
@@ -31,7 +34,7 @@ class HostLookup:
         self.num_speculative_tokens = num_speculative_tokens
         self.layer = layer
         self.block_size = 0
-        self._table_S = np.empty(0, dtype=np.int32)
+        self._table_NP = np.empty((0, 0), dtype=np.int32)
         self._first_pass: tuple[PassMetadata, Tensor, Tensor] | None = None
         """Metadata, positions and states of a first pass whose rows were not chosen from yet."""
         self._step = 0
@@ -40,7 +43,7 @@ class HostLookup:
         self._texts: list[Text] = []
         self._tokens: list[int] = []
         """Of the step at hand, by request; NO_TOKEN: the module's."""
-        self._fed_BD: Tensor | None = None
+        self._fed_BD: NDArray[Any] | None = None
         """The states that the next step, if there is one, is fed with."""
 
     def begin(self, input_ids_T: Tensor, hidden_TD: Tensor, metadata: PassMetadata) -> bool:
@@ -71,7 +74,7 @@ class HostLookup:
         if self._fed_BD is None:
             self._first_pass = metadata, positions_T, states_TD
         else:
-            self._fed_BD = states_TD[: len(self._texts)].clone()
+            self._fed_BD = _bits(states_TD)[: len(self._texts)].copy()
 
     def top_tokens(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor]) -> Tensor:
         """The draft token of each request, [B]: what it copies, else the module's best."""
@@ -81,7 +84,7 @@ class HostLookup:
         rows = [row for row, token in enumerate(tokens) if token == NO_TOKEN]
         if len(rows) == len(tokens):
             return of_module(states_BD)
-        token_B = torch.tensor(tokens)
+        token_B = torch.from_numpy(np.array(tokens))
         if rows:
             token_B[rows] = of_module(states_BD[rows]).to(token_B.dtype)
         return token_B
@@ -113,14 +116,15 @@ class HostLookup:
         """
         if self._first_pass is not None:
             (metadata, positions_T, states_TD), self._first_pass = self._first_pass, None
-            starts = metadata.query_start_loc.numpy()
-            if len(starts) != len(states_BD) + 1:
+            starts = metadata.query_start_loc.tolist()
+            chosen_BD = _bits(states_BD)
+            if len(starts) != len(chosen_BD) + 1:
                 return None
-            rows = _chosen_rows(_bits(states_TD), starts, _bits(states_BD), self.num_speculative_tokens + 1)
-            self._texts = self._read(rows, positions_T, metadata)
-            self._fed_BD = states_BD.clone()
+            rows = _chosen_rows(_bits(states_TD), starts, chosen_BD, self.num_speculative_tokens + 1)
+            self._texts = self._read(rows, positions_T.numpy(), metadata)
+            self._fed_BD = chosen_BD.copy()
             self._look_up()
-        return self._tokens if len(self._tokens) == len(states_BD) else None
+        return self._tokens if len(self._tokens) == states_BD.shape[0] else None
 
     def forget(self) -> None:
         """No round is being drafted."""
@@ -132,8 +136,8 @@ class HostLookup:
         fed_BD = self._fed_BD
         if fed_BD is None or metadata.max_query_len != 1 or self._step + 1 >= self.num_speculative_tokens:
             return False
-        same_batch = len(metadata.query_start_loc) - 1 == len(fed_BD) <= len(hidden_TD)
-        return same_batch and torch.equal(hidden_TD[: len(fed_BD)], fed_BD)
+        same_batch = metadata.query_start_loc.shape[0] - 1 == len(fed_BD) <= hidden_TD.shape[0]
+        return same_batch and np.array_equal(_bits(hidden_TD)[: len(fed_BD)], fed_BD)
 
     def _look_up(self) -> None:
         least, most = self.lookup.least(self._step), self.lookup.max_match
@@ -147,38 +151,33 @@ class HostLookup:
     def _write(self, slots_T: NDArray[np.int64], ids_T: NDArray[np.int32]) -> None:
         if not self.block_size:
             num_blocks, self.block_size = num_blocks_and_block_size(self.layer)
-            self._table_S = np.full(num_blocks * self.block_size, NO_TOKEN, dtype=np.int32)
-        if (slots_T < 0).any():
+            self._table_NP = np.full((num_blocks, self.block_size), NO_TOKEN, dtype=np.int32)
+        if slots_T.min(initial=0) < 0:
             slots_T, ids_T = slots_T[slots_T >= 0], ids_T[slots_T >= 0]
-        self._table_S[slots_T] = ids_T
+        self._table_NP.reshape(-1)[slots_T] = ids_T
 
-    def _read(self, rows: Sequence[int], positions_T: Tensor, metadata: PassMetadata) -> list[Text]:
+    def _read(self, rows: Sequence[int], positions_T: NDArray[np.int64], metadata: PassMetadata) -> list[Text]:
         """The text of each request up to its chosen row; an empty one where the row is not known."""
         texts = []
-        for request, row in enumerate(rows):
-            if row < 0:
-                texts.append(Text(self._table_S[:0], self.num_speculative_tokens))
-                continue
-            last = int(positions_T[row])
-            blocks = metadata.block_table[request, : last // self.block_size + 1].numpy().astype(np.int64)
-            slots = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()[: last + 1]
-            texts.append(Text(self._table_S[slots], self.num_speculative_tokens))
+        for blocks, row in zip(metadata.block_table.numpy(), rows, strict=False):
+            length = int(positions_T[row]) + 1 if row >= 0 else 0
+            text_NP = self._table_NP[blocks[: -(-length // self.block_size)]]
+            texts.append(Text(text_NP.reshape(-1)[:length]))
         return texts
 
 
 def _bits(states_TD: Tensor) -> NDArray[Any]:
     """States as integers, which are equal where the states are: numpy has no bfloat16."""
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return states_TD.detach().view(integers[states_TD.element_size()]).numpy()
+    return states_TD.detach().view(_INTEGERS[states_TD.element_size()]).numpy()
 
 
 def _chosen_rows(
-    states_TD: NDArray[Any], query_start_loc: NDArray[np.int32], chosen_BD: NDArray[Any], num_last_rows: int
+    states_TD: NDArray[Any], query_start_loc: Sequence[int], chosen_BD: NDArray[Any], num_last_rows: int
 ) -> list[int]:
     """As `chosen_rows`, which has one small operation of torch after another: they cost more than what they compute."""
     rows = []
     for chosen_D, start, end in zip(chosen_BD, query_start_loc[:-1], query_start_loc[1:], strict=True):
-        first = max(int(start), int(end) - num_last_rows)
-        same = np.flatnonzero((states_TD[first:end] == chosen_D).all(axis=1))
-        rows.append(first + int(same[-1]) if len(same) else -1)
+        chosen = chosen_D.tobytes()
+        last_rows = range(end - 1, max(start, end - num_last_rows) - 1, -1)
+        rows.append(next((row for row in last_rows if states_TD[row].tobytes() == chosen), -1))
     return rows

@@ -1,7 +1,8 @@
 """What lookup is told of a pass by vLLM, and what it must find out by itself: the chosen rows, the blocks' size."""
 
-# Shapes: T rows of a pass, B requests, Q rows of a request that may be the chosen one, D hidden size.
+# Shapes: T rows of a pass, B requests, Q rows of a request that may be the chosen one, D hidden size, V vocabulary.
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -19,6 +20,25 @@ class PassMetadata(Protocol):
     """[B, blocks]"""
     slot_mapping: Tensor
     """[T]: the slot of each row, -1 for none."""
+
+
+class PassLookup(Protocol):
+    """What the draft model does with lookup, on a CPU or a GPU: it tells of each pass, then asks for draft tokens."""
+
+    def begin(self, input_ids_T: Tensor, hidden_TD: Tensor, metadata: PassMetadata) -> bool:
+        """Takes note of a pass before it is computed; says whether the module must compute it."""
+
+    def end(self, states_TD: Tensor, positions_T: Tensor, metadata: PassMetadata) -> None:
+        """Takes note of what a pass returned."""
+
+    def forget(self) -> None:
+        """No pass is at hand: vLLM measures memory."""
+
+    def top_tokens(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor]) -> Tensor:
+        """The draft token of each request, [B]: what it copies, else the module's best."""
+
+    def logits(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int) -> Tensor | None:
+        """Logits of each request, [B, V]: a copied token's draft probability is one, at every temperature."""
 
 
 class AttentionLayer(Protocol):

@@ -24,7 +24,7 @@ from vllm_mtp.lookup import NO_TOKEN, Lookup, Text, find
 )
 def test_what_is_found(text: list[int], least: int, most: int, token: int) -> None:
     assert find(text, least, most) == token
-    assert Text(np.array(text, dtype=np.int32), 3).find(least, most) == token
+    assert Text(np.array(text, dtype=np.int32)).find(least, most) == token
 
 
 def test_the_fast_search_is_its_definition() -> None:
@@ -34,7 +34,7 @@ def test_the_fast_search_is_its_definition() -> None:
         tokens = [rng.randrange(rng.choice((1, 2, 3, 6))) for _ in range(rng.randrange(40))]
         most = rng.randint(1, 9)
         least = rng.randint(1, most)
-        text = Text(np.array(tokens, dtype=np.int32), 4)
+        text = Text(np.array(tokens, dtype=np.int32))
         for _ in range(4):
             assert text.find(least, most) == find(tokens, least, most)
             token = rng.randrange(3)
@@ -44,10 +44,10 @@ def test_the_fast_search_is_its_definition() -> None:
 
 def test_an_unknown_token_matches_nothing() -> None:
     """Catches two holes in the table that are taken for the same text, and a hole that is drafted."""
-    text = Text(np.array([NO_TOKEN, 1, 7, NO_TOKEN, 1], dtype=np.int32), 3)
+    text = Text(np.array([NO_TOKEN, 1, 7, NO_TOKEN, 1], dtype=np.int32))
     assert text.find(1, 8) == 7
     assert text.find(2, 8) == NO_TOKEN
-    assert Text(np.array([1, NO_TOKEN, 1], dtype=np.int32), 3).find(1, 8) == NO_TOKEN
+    assert Text(np.array([1, NO_TOKEN, 1], dtype=np.int32)).find(1, 8) == NO_TOKEN
 
 
 def test_settings() -> None:

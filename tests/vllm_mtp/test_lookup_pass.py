@@ -258,7 +258,7 @@ def test_the_host_chooses_the_same_rows(dtype: torch.dtype) -> None:
         starts = torch.tensor([0, 5, 6, 12], dtype=torch.int32)
         chosen_BD = states_TD[torch.randint(12, (3,))]
         rows = chosen_rows(states_TD, starts, chosen_BD, 4).tolist()
-        assert _chosen_rows(_bits(states_TD), starts.numpy(), _bits(chosen_BD), 4) == rows
+        assert _chosen_rows(_bits(states_TD), starts.tolist(), _bits(chosen_BD), 4) == rows
 
 
 @pytest.mark.parametrize(
