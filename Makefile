@@ -17,11 +17,11 @@ $(READY): pyproject.toml scripts/setup_env.py
 
 # Train a drafter for the shipped target, serve both with vLLM, print the table.
 demo: $(READY)
-	$(BIN)/python -m vllm_mtp.benchmarks.demo
+	$(BIN)/python -m vllm_mtp.benchmarks.demo.stdlib
 
 # The shipped drafter for a real LLM, beside n-gram and suffix drafting; downloads the LLM once, 93 MB.
 demo-smollm2: $(READY_EXAMPLES)
-	$(BIN)/python -m vllm_mtp.benchmarks.demo_smollm2
+	$(BIN)/python -m vllm_mtp.benchmarks.demo.smollm2
 
 $(READY_EXAMPLES): $(READY)
 	$(PYTHON) scripts/setup_env.py --examples

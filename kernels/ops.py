@@ -1,15 +1,15 @@
-"""The public functions. Each checks its arguments and calls an operator that registration.py made one of torch's.
+"""The public functions. Each checks its arguments and calls an operator of torch (common/registration.py).
 
 reference.py has the same functions in plain PyTorch.
 """
 
-from vllm_mtp.kernels.draft_head_op import draft_head, draft_head_part, quantize_head, warm_up_draft_head
-from vllm_mtp.kernels.draft_head_reference import DraftPart, combine_draft_parts
-from vllm_mtp.kernels.embed_hidden_projection_op import embed_hidden_projection
-from vllm_mtp.kernels.embed_hidden_projection_reference import fold_norm_weights
-from vllm_mtp.kernels.linear_kl_op import linear_kl, mean_embedding
-from vllm_mtp.kernels.linear_kl_reference import LinearKL, MeanTarget
-from vllm_mtp.kernels.lookup_op import lookup_tokens
+from vllm_mtp.kernels.draft_head.op import draft_head, draft_head_part, quantize_head, warm_up_draft_head
+from vllm_mtp.kernels.draft_head.reference import DraftPart, combine_draft_parts
+from vllm_mtp.kernels.embed_hidden_projection.op import embed_hidden_projection
+from vllm_mtp.kernels.embed_hidden_projection.reference import fold_norm_weights
+from vllm_mtp.kernels.linear_kl.op import linear_kl, mean_embedding
+from vllm_mtp.kernels.linear_kl.reference import LinearKL, MeanTarget
+from vllm_mtp.kernels.lookup.op import lookup_tokens
 
 __all__ = [
     "DraftPart",

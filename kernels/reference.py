@@ -4,7 +4,7 @@ Arguments are not checked, and VLLM_MTP_KERNELS means nothing here. Besides thos
 `softmax_chunk`: the parts that training runs compiled where there is no GPU.
 """
 
-from vllm_mtp.kernels.draft_head_reference import (
+from vllm_mtp.kernels.draft_head.reference import (
     DraftPart,
     combine_draft_parts,
     draft_head,
@@ -12,8 +12,8 @@ from vllm_mtp.kernels.draft_head_reference import (
     quantize_head,
     warm_up_draft_head,
 )
-from vllm_mtp.kernels.embed_hidden_projection_reference import embed_hidden_projection, fold_norm_weights
-from vllm_mtp.kernels.linear_kl_reference import (
+from vllm_mtp.kernels.embed_hidden_projection.reference import embed_hidden_projection, fold_norm_weights
+from vllm_mtp.kernels.linear_kl.reference import (
     LinearKL,
     MeanTarget,
     linear_kl,
@@ -21,7 +21,7 @@ from vllm_mtp.kernels.linear_kl_reference import (
     mean_embedding,
     softmax_chunk,
 )
-from vllm_mtp.kernels.lookup_reference import lookup_tokens
+from vllm_mtp.kernels.lookup.reference import lookup_tokens
 
 __all__ = [
     "DraftPart",

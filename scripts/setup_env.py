@@ -34,7 +34,7 @@ ALWAYS = "dev,plot"
 MEDIA = {"torchvision": "torchvision", "torchaudio": "torchaudio", "torchcodec": "torchcodec.decoders"}
 NO_FIT = ("No matching distribution found", "ResolutionImpossible", "conflicting dependencies")
 SHIM_MARK = "vllm-mtp set-up"
-# Suffix decoding in vLLM needs this package, in this version (benchmarks/method.py). It is built from source; its own
+# Suffix decoding in vLLM needs this package, in this version (harness/method.py). It is built from source; its own
 # build environment would be a torch of 2.5 GB, of which it asks one path, so that it gets these tools alone.
 ARCTIC = "arctic-inference==0.1.1"
 ARCTIC_TOOLS = ("nanobind==2.9.2", "cmake>=3.18", "ninja", "setuptools>=77", "wheel")

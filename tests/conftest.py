@@ -64,7 +64,7 @@ def draft_dir(target_dir: Path, corpus: ModuleType, tmp_path_factory: pytest.Tem
 
     Without lookup: every token is the module's.
     """
-    from vllm_mtp.checkpoint import write_lookup
+    from vllm_mtp.contract.checkpoint import write_lookup
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.loop import train
 
@@ -85,7 +85,7 @@ def prompts(target_dir: Path) -> list[list[int]]:
     """Token ids of the shipped prompts' beginnings, from files that neither target nor drafter were trained on."""
     from transformers import AutoTokenizer
 
-    from vllm_mtp.benchmarks.prompts import read_prompts
+    from vllm_mtp.benchmarks.harness.prompts import read_prompts
 
     tokenizer = AutoTokenizer.from_pretrained(target_dir)
     texts = read_prompts(ROOT / "examples" / "stdlib" / "prompts.txt")

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vllm_mtp.checkpoint import save_draft, write_lookup
-from vllm_mtp.config import MTPConfig
-from vllm_mtp.lookup import Lookup
-from vllm_mtp.tensors import D2T, WEIGHTS_FILE
+from vllm_mtp.contract.checkpoint import save_draft, write_lookup
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.lookup import Lookup
+from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE
 
 LINEAR, NORM = "layer.mlp.down_proj.weight", "layer.input_layernorm.weight"
 

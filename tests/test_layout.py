@@ -138,7 +138,7 @@ def test_the_tree_keeps_the_law() -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("kernels/ops.py", "import vllm_mtp.module"),
+        ("kernels/ops.py", "import vllm_mtp.module.mtp"),
         ("kernels/ops.py", "def f():\n    from vllm_mtp import module"),
         ("kernels/ops.py", "import transformers"),
         ("kernels/ops.py", "import triton"),
@@ -156,7 +156,7 @@ def test_the_tree_keeps_the_law() -> None:
         ("vllm_mtp/module.py", "import transformers"),
         ("vllm_mtp/checkpoint.py", "from datasets import load_dataset"),
         ("vllm_mtp/cli.py", "from vllm_mtp.training import loop"),
-        ("vllm_mtp/cli.py", "import importlib\nimportlib.import_module('vllm_mtp.benchmarks.report')"),
+        ("vllm_mtp/cli.py", "import importlib\nimportlib.import_module('vllm_mtp.benchmarks.demo.report')"),
         ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vllm_mtp.training"),
         ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import vllm"),
         ("training/loop.py", "from vllm_mtp.benchmarks import report"),
@@ -179,7 +179,7 @@ def test_the_checker_finds_a_violation(path: str, source: str) -> None:
         ("vllm_mtp/plugin.py", "def register():\n    from vllm import ModelRegistry"),
         ("vllm_mtp/cli.py", "def train():\n    from vllm_mtp.training import loop"),
         ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vllm.config import X"),
-        ("training/loop.py", "import transformers\nfrom vllm_mtp.module import MTPModule\nfrom . import data"),
+        ("training/loop.py", "import transformers\nfrom vllm_mtp.module.mtp import MTPModule\nfrom . import data"),
         ("benchmarks/latency.py", "from vllm_mtp.training import data\ndef f():\n    from vllm import LLM"),
     ],
 )

@@ -62,7 +62,7 @@ def test_wheel_registers_plugin_and_command(wheel: Path) -> None:
         entry_points = configparser.ConfigParser()
         entry_points.read_string(archive.read(name).decode())
     assert dict(entry_points["vllm.general_plugins"]) == {"vllm_mtp": "vllm_mtp.plugin:register"}
-    assert dict(entry_points["console_scripts"]) == {"vllm-mtp": "vllm_mtp.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"vllm-mtp": "vllm_mtp.cli.main:main"}
 
 
 def test_core_dependencies_are_few_and_open(wheel: Path) -> None:

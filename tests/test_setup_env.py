@@ -53,7 +53,7 @@ def test_shim_leaves_a_real_vllm_alone(setup_env: ModuleType, tmp_path: Path) ->
 
 
 def test_the_package_for_suffix_decoding_is_the_one_that_the_benchmarks_name(setup_env: ModuleType) -> None:
-    from vllm_mtp.benchmarks.method import ARCTIC
+    from vllm_mtp.benchmarks.harness.method import ARCTIC
 
     assert setup_env.ARCTIC == ARCTIC
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.module import MTPModule
-from vllm_mtp.tensors import WEIGHTS_FILE
+from vllm_mtp.contract.tensors import WEIGHTS_FILE
+from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 
 RUN_INFO = "run_info.json"

@@ -1,21 +1,19 @@
 """A finished drafter: config.json, model.safetensors, run_info.json and the model card."""
 
 import json
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vllm_mtp.checkpoint import save_draft, write_atomically
-from vllm_mtp.config import MTPConfig
-from vllm_mtp.module import MTPModule
+from vllm_mtp.contract.checkpoint import save_draft
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.files import write_atomically
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.target import FrozenTarget
+from vllm_mtp.training.target.frozen import FrozenTarget
 
 
 def export(output: Path, module: MTPModule, config: MTPConfig, info: dict[str, Any]) -> None:
@@ -57,51 +55,6 @@ def run_info(
         "held_out": next((entry["held_out"] for entry in reversed(log) if "held_out" in entry), None),
         "log": log,
     }
-
-
-def relative(argument: str) -> str:
-    """A path argument relative to the working directory, also in --flag=PATH; anything else unchanged."""
-    flag, equals, value = argument.partition("=")
-    if argument.startswith("-") and equals:
-        return f"{flag}={relative(value)}"
-    if not Path(argument).is_absolute():
-        return argument
-    try:
-        return str(Path(argument).relative_to(Path.cwd()))
-    except ValueError:
-        return Path(argument).name
-
-
-def git_revision() -> str | None:
-    """The commit of the source tree that runs, or None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # installed; what lies around site-packages may be another project's checkout
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    except FileNotFoundError:
-        return None
-    return result.stdout.strip() or None
-
-
-def versions(*names: str) -> dict[str, str]:
-    """Installed versions of distributions, absent ones left out, and Python's."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def processor_name() -> str:
-    """The processor's model and number of cores, as the operating system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-    return f"{model or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def model_card(info: dict[str, Any]) -> str:
@@ -152,8 +105,3 @@ target's; overlap, the sum of min(p, q), is the acceptance of a sampled draft to
 
 `run_info.json` has the command, the configuration, versions and the training curve.
 """
-
-
-def command_line(argv: Sequence[str] | None = None) -> list[str]:
-    """The command with these arguments (by default this process's), as it can be typed again."""
-    return ["vllm-mtp", *(sys.argv[1:] if argv is None else argv)]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.config import MTPConfig
-from vllm_mtp.lookup import Lookup
-from vllm_mtp.module import MTPModule
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.lookup import Lookup
+from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vllm_mtp.module import MTPModule
-from vllm_mtp.tensors import WEIGHTS_FILE
-from vllm_mtp.training.batches import Batches
+from vllm_mtp.contract.tensors import WEIGHTS_FILE
+from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import (
     check_same_run,
     load_checkpoint,
@@ -26,14 +25,15 @@ from vllm_mtp.training.checkpoint import (
     save_checkpoint,
 )
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.data import check_files, read_sources
-from vllm_mtp.training.draft_vocab import load_draft_vocab
+from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.draft_vocab import load_draft_vocab
+from vllm_mtp.training.data.sources import check_files, read_sources
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.initial import draft_config_for, initialise, load_initial
-from vllm_mtp.training.loss import Loss, compare, held_out, tokens_at_checkpoints
+from vllm_mtp.training.loss.loss import Loss, compare, held_out, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
-from vllm_mtp.training.target import FrozenTarget
-from vllm_mtp.training.target_states import TargetStates
+from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.target.states import TargetStates
 
 _GRADIENT_NORM = 1.0
 
@@ -63,7 +63,7 @@ def train(
         output: the drafter's folder.
         draft_vocab: file of `vllm-mtp vocab`; None drafts over the whole vocabulary.
         initial: folder of a drafter to go on from, instead of random weights.
-        store: folder that keeps what the target says of each batch (target_states.py).
+        store: folder that keeps what the target says of each batch (target/states.py).
         target_name: what the drafter's card calls the target; empty: its Hub id or its folder's name.
         device: "auto", "cpu" or "cuda".
         argv: the command, for run_info.json.

@@ -2,7 +2,7 @@
 
 import torch
 
-from vllm_mtp.module import MTPModule
+from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 
 

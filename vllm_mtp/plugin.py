@@ -10,8 +10,8 @@ def register() -> None:
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    from vllm_mtp.config import ARCHITECTURE, MTPConfig
+    from vllm_mtp.contract.config import ARCHITECTURE, MTPConfig
 
     AutoConfig.register(MTPConfig.model_type, MTPConfig, exist_ok=True)
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, f"vllm_mtp.draft_model:{ARCHITECTURE}")
+        ModelRegistry.register_model(ARCHITECTURE, f"vllm_mtp.serving.draft_model:{ARCHITECTURE}")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from vllm_mtp.acceptance import ends_in_loop
+from vllm_mtp.training.data.repetition import ends_in_loop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vllm_mtp.acceptance import Acceptance
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 
 
 def result(

@@ -6,8 +6,9 @@ Catches: a provider with other inputs, folded norm weights used twice, rows in 8
 import pytest
 import torch
 
-from vllm_mtp.benchmarks import kernel_cases_draft_head, kernel_cases_embed_hidden_projection
-from vllm_mtp.benchmarks.kernel_case import KernelCase
+from vllm_mtp.benchmarks.kernels.case import KernelCase
+from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
+from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_cases_embed_hidden_projection
 
 CPU = torch.device("cpu")
 

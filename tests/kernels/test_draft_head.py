@@ -12,8 +12,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.kernels.compare import random
 from tests.kernels.draft_head_cases import BF16, DTYPES, FP8, FP32, INT8, SIZES, check_best, head
-from vllm_mtp.kernels import draft_head_op
-from vllm_mtp.kernels import draft_head_reference as reference
+from vllm_mtp.kernels.draft_head import op as draft_head_op
+from vllm_mtp.kernels.draft_head import reference
 from vllm_mtp.kernels.ops import draft_head, draft_head_part, quantize_head, warm_up_draft_head
 
 

@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from tests.kernels.compare import assert_close, error, random
 from tests.kernels.linear_kl_cases import case, check, check_without_rows, expected
 from vllm_mtp.kernels import ops, reference
-from vllm_mtp.kernels.objectives import OBJECTIVES
+from vllm_mtp.kernels.common.tables import loss_chunk
+from vllm_mtp.kernels.linear_kl.objectives import OBJECTIVES
 from vllm_mtp.kernels.ops import MeanTarget, linear_kl, mean_embedding
-from vllm_mtp.kernels.tables import loss_chunk
 
 FUNCTIONS = {"operator": ops.linear_kl, "reference": reference.linear_kl}
 

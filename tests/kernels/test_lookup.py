@@ -18,9 +18,9 @@ from tests.kernels.lookup_cases import (
     examples,
     requests,
 )
-from vllm_mtp.kernels.lookup_op import LARGEST_MATCH
+from vllm_mtp.contract.lookup import lookup_faults
+from vllm_mtp.kernels.lookup.op import LARGEST_MATCH
 from vllm_mtp.kernels.ops import lookup_tokens
-from vllm_mtp.lookup import lookup_faults
 
 
 @examples

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.acceptance import Acceptance
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 
 
 @contextmanager

@@ -19,10 +19,10 @@ import torch
 
 from tests.drafts import random_tensors
 from tests.serving.engine import acceptance, engine, greedy, model_runner
-from vllm_mtp.checkpoint import save_draft
+from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.initial import draft_config_for
-from vllm_mtp.training.target import FrozenTarget
+from vllm_mtp.training.target.frozen import FrozenTarget
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -94,7 +94,7 @@ def test_architecture(
     with engine(target, draft, 3) as llm:
         assert greedy(llm, prompts[:8], 24) == expected
         assert acceptance(llm).num_drafts >= 8 * 24 / 4 - 8
-        from vllm_mtp.draft_head import DraftHead
+        from vllm_mtp.serving.draft_head import DraftHead
 
         runner = model_runner(llm)
         hidden_TD = torch.randn(16, COMMON["hidden_size"], generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]

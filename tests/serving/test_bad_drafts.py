@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.drafts import EARLY, LATE, Damage, change_config, config_for, damaged, write_random_draft
 from tests.serving.engine import acceptance, engine, greedy, model_runner
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.target_check import check_target
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.serving.target_check import check_target
 
 pytestmark = pytest.mark.vllm
 
@@ -136,7 +136,7 @@ def test_a_tokenizer_that_transformers_cannot_read_is_one_warning(
 
 
 def test_argmax_and_sampled_drafts_exclude_each_other(target_dir: Path, draft: Path) -> None:
-    from vllm_mtp.draft_model import MTPDraftModel
+    from vllm_mtp.serving.draft_model import MTPDraftModel
 
     arguments = drafting(draft)
     arguments["speculative_config"] |= {"use_local_argmax_reduction": True, "draft_sample_method": "probabilistic"}
@@ -148,14 +148,14 @@ def test_the_targets_weights_are_those_that_vllm_loads(
     target_dir: Path, draft_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a target compared by the weights of another revision or cache: they are read when the model is built."""
-    from vllm_mtp.draft_model import MTPDraftModel
+    from vllm_mtp.serving.draft_model import MTPDraftModel
 
     read = []
 
     def reading(*_: Any, revision: str | None, cache_dir: str | None, **__: Any) -> None:
         read.append((revision, cache_dir))
 
-    monkeypatch.setattr("vllm_mtp.target_check.stored_rows", reading)
+    monkeypatch.setattr("vllm_mtp.serving.target_check.stored_rows", reading)
     config = configure(target_dir, download_dir=str(tmp_path), revision="v2", **drafting(draft_dir))
     with pytest.raises(AssertionError):  # no process groups: a worker makes them before it builds the model
         MTPDraftModel(vllm_config=config)
@@ -235,7 +235,7 @@ class TestEngine:
         draft = shutil.copytree(draft_dir, tmp_path / "draft")
         fingerprint = load_draft(draft)[0].target_fingerprint
         change_config(draft, target_fingerprint=fingerprint | {"weights_sha256": "0" * 64})
-        with caplog.at_level(logging.WARNING, "vllm_mtp.target_check"), engine(target_dir, draft) as llm:
+        with caplog.at_level(logging.WARNING, "vllm_mtp.serving.target_check"), engine(target_dir, draft) as llm:
             outputs = greedy(llm, prompts, len(plain_outputs[0]))
             assert acceptance(llm).num_accepted_tokens > 0
         assert outputs == plain_outputs

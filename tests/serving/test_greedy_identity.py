@@ -18,9 +18,9 @@ import torch
 
 from tests.drafts import change_config
 from tests.serving.engine import acceptance, copied_tokens, counters, engine, greedy, model_runner
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.config import ARCHITECTURE
-from vllm_mtp.tensors import draft_ids
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.contract.config import ARCHITECTURE
+from vllm_mtp.contract.tensors import draft_ids
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -105,7 +105,7 @@ def with_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     """The draft model runs the operators of kernels/, as on a GPU; here, their plain twins."""
     from vllm.model_executor.layers.linear import ReplicatedLinear
 
-    from vllm_mtp import draft_model
+    from vllm_mtp.serving import draft_model
 
     class Unpacked(ReplicatedLinear):
         _cpu_skip_gemm_dispatch = True  # vLLM's own switch: the weight stays

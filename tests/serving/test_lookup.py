@@ -17,10 +17,10 @@ import pytest
 
 from tests.drafts import with_lookup
 from tests.serving.engine import acceptance, copied_tokens, counters, engine, greedy, model_runner
-from vllm_mtp.lookup_on_device import DeviceLookup
-from vllm_mtp.lookup_on_host import HostLookup
+from vllm_mtp.serving.lookup_on_device import DeviceLookup
+from vllm_mtp.serving.lookup_on_host import HostLookup
 
-draft_model = pytest.importorskip("vllm_mtp.draft_model", exc_type=ImportError)
+draft_model = pytest.importorskip("vllm_mtp.serving.draft_model", exc_type=ImportError)
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 MAX_MODEL_LEN = 160

@@ -25,12 +25,12 @@ from torch.testing import assert_close
 
 from tests.drafts import config_for, write_random_draft
 from tests.serving.engine import acceptance, engine, greedy, model_runner
-from vllm_mtp.acceptance import Acceptance
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.draft_loop import DraftLoop
-from vllm_mtp.module import MTPModule
-from vllm_mtp.tensors import draft_ids
-from vllm_mtp.training.target import FrozenTarget
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.contract.tensors import draft_ids
+from vllm_mtp.module.draft_loop import DraftLoop
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.target.frozen import FrozenTarget
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

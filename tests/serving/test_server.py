@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from tests.serving.engine import acceptance, engine, greedy
-from vllm_mtp.acceptance import Acceptance
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

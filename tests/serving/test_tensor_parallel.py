@@ -11,8 +11,8 @@ import pytest
 
 from tests.drafts import with_draft_vocabulary
 from tests.serving.engine import acceptance, engine, greedy
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.tensors import draft_ids
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.contract.tensors import draft_ids
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
 

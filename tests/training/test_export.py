@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.drafts import d2t_of, random_tensors, small_config
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.module import MTPModule
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.export import export
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import Gemma3TextConfig, LlamaConfig
 
-from vllm_mtp.lookup import Lookup
+from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.initial import draft_config_for
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from vllm_mtp.checkpoint import load_draft
-from vllm_mtp.cli import main
+from vllm_mtp.cli.main import main
+from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training import loop
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.loop import train
@@ -127,7 +127,7 @@ def test_the_target_in_memory_stays_bit_for_bit(
     assert all(parameter.grad is None for parameter in targets[0].model.parameters())
 
 
-COMMAND = [sys.executable, "-m", "vllm_mtp.cli", "train"]
+COMMAND = [sys.executable, "-m", "vllm_mtp.cli.main", "train"]
 
 
 def arguments(target: Path, data: Path, output: Path, *more: str) -> list[str]:
@@ -150,7 +150,7 @@ def test_killed_and_run_again_it_takes_the_same_course(
     # Two steps after the first checkpoint it waits to be killed, on a machine of any speed.
     waiting = f"""
 import pathlib, sys, time
-from vllm_mtp import cli
+from vllm_mtp.cli import main as cli
 from vllm_mtp.training import loop
 compare, calls = loop.compare, []
 def waits(*args):
@@ -289,7 +289,7 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
     # The probe measures time, so that it may decide otherwise when the run goes on.
     config = TrainConfig(tokens=2 * STEP, **(TINY | {"dtype": "auto"}))
     choices = iter([torch.bfloat16, torch.float32])
-    monkeypatch.setattr("vllm_mtp.training.target.faster_cpu_dtype", lambda model: next(choices))
+    monkeypatch.setattr("vllm_mtp.training.target.frozen.faster_cpu_dtype", lambda model: next(choices))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "export", lambda *args: None)
         patch.setattr(loop, "remove_checkpoint", lambda *args: None)
@@ -323,7 +323,7 @@ def test_another_process_reads_the_trained_weights(
     monkeypatch.setattr(loop, "initialise", lambda module, ids: (initialise(module, ids), modules.append(module)))
     run_train(TrainConfig(tokens=3 * STEP, qk_norm=True, **TINY), tiny_target, text, tmp_path / "draft")
     script = (
-        "import sys; from pathlib import Path; import torch; from vllm_mtp.checkpoint import load_draft;"
+        "import sys; from pathlib import Path; import torch; from vllm_mtp.contract.checkpoint import load_draft;"
         "torch.save(load_draft(Path(sys.argv[1]))[1], sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "draft"), str(tmp_path / "read.pt")], check=True)
@@ -364,7 +364,7 @@ def test_the_last_checkpoint_measures_all_that_is_held_out(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those before it measure less of it where the vocabulary makes that slow, and say so."""
-    monkeypatch.setattr("vllm_mtp.training.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
+    monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
     config = TrainConfig(tokens=4 * STEP, checkpoint_every=2, **TINY)
     info = train(config, target=str(tiny_target), data=[text], output=tmp_path / "draft", device="cpu")
     some, everything = (entry["held_out"] for entry in info["log"] if "held_out" in entry)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks.stories import story
 from tasks.words import listed
-from vllm_mtp.acceptance import ends_in_loop
+from vllm_mtp.training.data.repetition import ends_in_loop
 
 _MIN_TOKENS = 60
 _STORY_SHARE = 0.4  # of the long texts; the others are the target's own

@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vllm_mtp.kernels.tables import ARCHITECTURES, Launch, Table, shared_bytes
+from vllm_mtp.kernels.common.tables import ARCHITECTURES, Launch, Table, shared_bytes
 
 _TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.kernels.ahead_of_time.compiler import compile_for, shipped
-from vllm_mtp.kernels.draft_head import TABLES, best_kernel, candidates_kernel, quantize_rows_kernel
-from vllm_mtp.kernels.tables import ARCHITECTURES, Launch
+from vllm_mtp.kernels.common.tables import ARCHITECTURES, Launch
+from vllm_mtp.kernels.draft_head.kernel import TABLES, best_kernel, candidates_kernel, quantize_rows_kernel
 
 SLOW = [pytest.mark.slow, pytest.mark.extended]
 PAIRS = {

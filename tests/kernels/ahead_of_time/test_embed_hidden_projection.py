@@ -7,14 +7,14 @@ tiles that come in pieces of less than 16 bytes.
 import pytest
 
 from tests.kernels.ahead_of_time.compiler import compile_for, shipped
-from vllm_mtp.kernels.embed_hidden_projection import (
+from vllm_mtp.kernels.common.tables import ARCHITECTURES, Launch
+from vllm_mtp.kernels.embed_hidden_projection.kernel import (
     PROJECTION,
     norm_backward_kernel,
     norms_kernel,
     projection_kernel,
     row_launch,
 )
-from vllm_mtp.kernels.tables import ARCHITECTURES, Launch
 
 SLOW = [pytest.mark.slow, pytest.mark.extended]
 DTYPES = {"16 bits": ["bf16", "fp16"], "32 bits": ["fp32"]}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.kernels.ahead_of_time.compiler import compile_for, shipped
-from vllm_mtp.kernels import linear_kl
-from vllm_mtp.kernels.objectives import OBJECTIVES
-from vllm_mtp.kernels.tables import Launch
+from vllm_mtp.kernels.common.tables import Launch
+from vllm_mtp.kernels.linear_kl import kernel as linear_kl
+from vllm_mtp.kernels.linear_kl.objectives import OBJECTIVES
 
 POINTERS = {"top_ptr": "*i64", "labels_ptr": "*i64"}
 ABSENT = {"bias_ptr": None, "labels_ptr": None}

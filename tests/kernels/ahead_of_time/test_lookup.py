@@ -9,8 +9,8 @@ import re
 import pytest
 
 from tests.kernels.ahead_of_time.compiler import compile_for
-from vllm_mtp.kernels.lookup import LAUNCH, longest_match_kernel
-from vllm_mtp.kernels.tables import ARCHITECTURES
+from vllm_mtp.kernels.common.tables import ARCHITECTURES
+from vllm_mtp.kernels.lookup.kernel import LAUNCH, longest_match_kernel
 
 TYPES = {
     **dict.fromkeys(("table_ptr", "block_table_ptr"), "*i32"),

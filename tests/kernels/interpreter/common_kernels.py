@@ -1,9 +1,9 @@
-"""Kernels that do nothing but call what triton_common.py has."""
+"""Kernels that do nothing but call what kernels/common/triton_common.py has."""
 
 import triton
 import triton.language as tl
 
-from vllm_mtp.kernels.triton_common import dot, tanh
+from vllm_mtp.kernels.common.triton_common import dot, tanh
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import torch
 
 from tests.kernels.compare import random
 from tests.kernels.draft_head_cases import BF16, DTYPES, FP8, FP32, INT8, SIZES, Head, check_best, head
-from vllm_mtp.kernels import draft_head_reference as reference
+from vllm_mtp.kernels.draft_head import reference
 from vllm_mtp.kernels.ops import DraftPart, combine_draft_parts, draft_head, draft_head_part, quantize_head
 
 MIDDLE = (5, 72, 201)

@@ -13,7 +13,7 @@ import torch
 
 from tests.kernels.compare import assert_close, error
 from tests.kernels.embed_hidden_projection_cases import EPS, case, check, expected
-from vllm_mtp.kernels import embed_hidden_projection as kernels
+from vllm_mtp.kernels.embed_hidden_projection import kernel as kernels
 from vllm_mtp.kernels.ops import embed_hidden_projection, fold_norm_weights
 
 FORMS = pytest.mark.parametrize("one_launch", [False, True], ids=["two launches", "one launch"])

@@ -14,7 +14,7 @@ import torch
 
 from tests.kernels.compare import assert_close, error, random
 from tests.kernels.linear_kl_cases import Case, case, check, check_without_rows, expected
-from vllm_mtp.kernels.objectives import OBJECTIVES
+from vllm_mtp.kernels.linear_kl.objectives import OBJECTIVES
 from vllm_mtp.kernels.ops import linear_kl, mean_embedding
 
 # The interpreter reads rows in blocks of 128: one with lanes to spare, two exactly, one and a bit more.

@@ -16,9 +16,10 @@ from tests.kernels.lookup_cases import (
     examples,
     requests,
 )
-from vllm_mtp.kernels import lookup, reference
+from vllm_mtp.kernels import reference
+from vllm_mtp.kernels.common.tables import Launch
+from vllm_mtp.kernels.lookup import kernel as lookup
 from vllm_mtp.kernels.ops import lookup_tokens
-from vllm_mtp.kernels.tables import Launch
 
 
 @examples

@@ -6,9 +6,12 @@ Catches: a run that does not use the candidate, an entry that stays in a table, 
 import pytest
 import torch
 
-from vllm_mtp.benchmarks import kernels_tunables
-from vllm_mtp.benchmarks.kernels_tune import tune_rows
-from vllm_mtp.kernels import draft_head, embed_hidden_projection, linear_kl, tables
+from vllm_mtp.benchmarks.kernels import tunables as kernels_tunables
+from vllm_mtp.benchmarks.kernels.tune import tune_rows
+from vllm_mtp.kernels.common import tables
+from vllm_mtp.kernels.draft_head import kernel as draft_head
+from vllm_mtp.kernels.embed_hidden_projection import kernel as embed_hidden_projection
+from vllm_mtp.kernels.linear_kl import kernel as linear_kl
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,101 @@
+"""One arm of the claims study, trained by the project's own training code, in one stage or several."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_mtp.benchmarks.claims.arms import DRAFT, Arm
+from vllm_mtp.benchmarks.claims.config import ClaimsConfig
+from vllm_mtp.benchmarks.claims.data import ClaimsData
+from vllm_mtp.contract.checkpoint import write_lookup
+from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.sources import read_sources
+from vllm_mtp.training.loop import train
+from vllm_mtp.training.target.frozen import config_and_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A finished arm."""
+
+    draft: Path
+    tokens_seen: int
+    seconds: float
+    """Of the training steps alone, the target's part left out; of a stage that was killed, since it went on."""
+    distinct_tokens: list[int]
+    """Of each stage's text as read, what is held out included."""
+
+
+def train_arm(
+    arm: Arm, seed: int, config: ClaimsConfig, data: ClaimsData, *, target: str, dtype: str, store: Path, output: Path
+) -> Trained:
+    """Trains an arm; what is finished of it is not trained again, a killed stage goes on from its checkpoint.
+
+    Args:
+        arm: what to train.
+        seed: of its weights and of the order of its data.
+        config: the study's.
+        data: the study's.
+        target: folder or Hub id.
+        dtype: of the matrix products.
+        store: keeps what the target says, for all arms and seeds.
+        output: folder; the drafter of each stage is in one of its own.
+    """
+    infos: list[dict[str, Any]] = []
+    draft: Path | None = None
+    for number, stage in enumerate(arm.stages):
+        folder = output / f"{number}-{stage}"
+        infos.append(
+            train(
+                _train_config(arm, seed, config, data.text[stage], target, dtype),
+                target=target,
+                data=data.text[stage],
+                output=folder,
+                draft_vocab=data.draft_vocab if arm.vocabulary == DRAFT else None,
+                initial=draft,
+                store=store,
+            )
+        )
+        draft = folder
+    assert draft is not None
+    write_lookup(draft, None)  # what is compared is what the module learned
+    return Trained(
+        draft=draft,
+        tokens_seen=sum(info["tokens_seen"] for info in infos),
+        seconds=round(sum(info["seconds_of_last_run"] for info in infos), 1),
+        distinct_tokens=[info["data_tokens"] for info in infos],
+    )
+
+
+def _train_config(
+    arm: Arm, seed: int, config: ClaimsConfig, text: tuple[Path, ...], target: str, dtype: str
+) -> TrainConfig:
+    per_step = config.batch_size * config.sequence_length
+    share = config.tokens / len(arm.stages)
+    num_steps = max(1, round(share / tokens_per_step(text, target, config)))
+    return TrainConfig(
+        tokens=num_steps * per_step,
+        data_tokens=config.data_tokens,
+        num_steps_unrolled=arm.num_steps_unrolled,
+        objective=arm.objective,
+        sequence_length=config.sequence_length,
+        batch_size=config.batch_size,
+        dtype=dtype,
+        seed=seed,
+        checkpoint_every=200,
+    )
+
+
+@functools.cache  # the arms of all seeds read the same few texts
+def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -> float:
+    """Positions that count in a step of such text, on average: conversations do not fill their batches.
+
+    Steps are chosen by it, so that arms on different text see equally many tokens.
+    """
+    whole_config, tokenizer = config_and_tokenizer(target)
+    vocab_size = whole_config.get_text_config().vocab_size
+    sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
+    batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, seed=0)
+    return batches.tokens_seen(len(batches)) / len(batches)

@@ -1,0 +1,112 @@
+"""From counts of accepted draft tokens to acceptance length and rates, as vLLM defines them. Pure functions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Acceptance:
+    """Counts over rounds of drafting and verification; add two to join them."""
+
+    num_drafts: int
+    """Drafts verified: rounds with at least one draft token."""
+    num_draft_tokens: int
+    """Draft tokens verified."""
+    num_accepted_tokens_per_position: tuple[int, ...]
+    """How often the draft token at position 0, 1, ... was accepted; one entry for each of K positions."""
+
+    def __post_init__(self) -> None:
+        counts = (self.num_drafts, *self.num_accepted_tokens_per_position)
+        if list(counts) != sorted(counts, reverse=True) or min(counts) < 0:
+            raise ValueError(
+                "a draft token is accepted only after all before it: expected num_drafts and the counts per position "
+                f"to fall, got {self.num_drafts} and {list(self.num_accepted_tokens_per_position)}"
+            )
+
+    @classmethod
+    def of_rounds(cls, rounds: Iterable[tuple[int, int]], num_speculative_tokens: int) -> "Acceptance":
+        """From (draft tokens, accepted tokens) of each round."""
+        kept = [(drafted, accepted) for drafted, accepted in rounds if drafted]
+        return cls(
+            num_drafts=len(kept),
+            num_draft_tokens=sum(drafted for drafted, _ in kept),
+            num_accepted_tokens_per_position=tuple(
+                sum(accepted > position for _, accepted in kept) for position in range(num_speculative_tokens)
+            ),
+        )
+
+    def __add__(self, other: "Acceptance") -> "Acceptance":
+        pairs = zip(self.num_accepted_tokens_per_position, other.num_accepted_tokens_per_position, strict=True)
+        return Acceptance(
+            num_drafts=self.num_drafts + other.num_drafts,
+            num_draft_tokens=self.num_draft_tokens + other.num_draft_tokens,
+            num_accepted_tokens_per_position=tuple(one + two for one, two in pairs),
+        )
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        return sum(self.num_accepted_tokens_per_position)
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens per target forward, the recovered or bonus token included: 1 + accepted / drafts."""
+        return 1 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else 1.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / drafted tokens."""
+        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    @property
+    def acceptance_rate_per_position(self) -> list[float]:
+        """Accepted at each position / number of drafts: unconditional, as vLLM counts."""
+        return [count / self.num_drafts if self.num_drafts else 0.0 for count in self.num_accepted_tokens_per_position]
+
+    @property
+    def conditional_acceptance_rate_per_position(self) -> list[float | None]:
+        """Accepted at position i / accepted at i - 1 (at 0: / number of drafts); None where nothing came that far."""
+        counts = self.num_accepted_tokens_per_position
+        pairs = zip((self.num_drafts, *counts)[: len(counts)], counts, strict=True)
+        return [count / before if before else None for before, count in pairs]
+
+
+def total(parts: Sequence[Acceptance]) -> Acceptance:
+    """All parts together.
+
+    Raises:
+        ValueError: for no parts at all.
+    """
+    if not parts:
+        raise ValueError("expected acceptance counts of at least one prompt, got none")
+    joined = parts[0]
+    for part in parts[1:]:
+        joined += part
+    return joined
+
+
+def acceptance_length_interval(
+    per_prompt: Sequence[Acceptance], *, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95% bootstrap interval of the acceptance length, prompts resampled with replacement."""
+    low, high = ratio_interval(
+        [counts.num_accepted_tokens for counts in per_prompt],
+        [counts.num_drafts for counts in per_prompt],
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    return 1 + low, 1 + high
+
+
+def ratio_interval(
+    numerators: Sequence[float], denominators: Sequence[float], *, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95% bootstrap interval of sum(numerators) / sum(denominators), pairs resampled with replacement.
+
+    A resample whose denominators are all zero counts as 0.
+    """
+    picks = np.random.default_rng(seed).integers(len(numerators), size=(num_resamples, len(numerators)))
+    above, below = (np.asarray(values, dtype=np.float64)[picks].sum(1) for values in (numerators, denominators))
+    ratios = np.sort(np.divide(above, below, out=np.zeros(num_resamples), where=below != 0))
+    return float(ratios[round(0.025 * (num_resamples - 1))]), float(ratios[round(0.975 * (num_resamples - 1))])

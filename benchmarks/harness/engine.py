@@ -1,0 +1,193 @@
+"""A vLLM engine in a process of its own, so that several can be measured in turn.
+
+The parent (`EngineProcess`) sends one JSON line a request and gets one back, after lines that tell progress. Engines
+that wait cost no processor time, so a whole set can be started at once and interleaved: a machine that changes its
+speed changes it for all. The child is engine_server.py.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+
+class EngineError(RuntimeError):
+    """An engine's process ended: the message has the end of its log."""
+
+    def __init__(self, message: str, log: Path) -> None:
+        super().__init__(message)
+        self.log = log
+        """Of the engine, which tells it from others."""
+
+
+class EngineProcess:
+    """Starts an engine; `wait_until_ready`, then any number of `measure`, then `close`.
+
+    Args:
+        engine_args: keyword arguments of `vllm.LLM`.
+        log: file that gets all output of the engine.
+        environment: variables that replace this process's.
+    """
+
+    def __init__(self, engine_args: dict[str, Any], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        self.per_request_metrics = False
+        """Whether the engine tells the acceptance of each prompt of a batch; known when it is ready."""
+        self._answered = True
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vllm_mtp.benchmarks.harness.engine_server"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=_environment(engine_args) | dict(environment or {}),
+            )
+        self._send(engine_args)
+
+    def wait_until_ready(self) -> float:
+        """Waits for the engine to be built.
+
+        Returns:
+            The seconds that it took, the import of vLLM included.
+
+        Raises:
+            EngineError: if the engine did not start.
+        """
+        ready = self._receive()
+        self.per_request_metrics = ready["per_request_metrics"]
+        return float(ready["seconds_to_start"])
+
+    def measure(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ignore_eos: bool = True,
+        batch_size: int = 1,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[Result]:
+        """Generates for each prompt, batch_size prompts at once, the next ones when the last of them is done.
+
+        Args:
+            prompts: token ids.
+            max_tokens: generated per prompt; exactly that many with ignore_eos.
+            temperature: 0 is greedy.
+            seed: of the first batch's sampling; each further batch adds its first prompt's number.
+            ignore_eos: end-of-text does not stop generation.
+            batch_size: the engine itself runs at most `max_num_seqs` of them together.
+            on_progress: called with the number of prompts that have just been finished.
+
+        Returns:
+            For each prompt: `token_ids`, `finish_reason`, `seconds` (its share of its batch's time),
+            `seconds_to_first_token` (None where vLLM does not say), the counts of `Acceptance` (acceptance.py) and
+            `rounds`, (draft tokens, accepted tokens) of each round with drafts. The counts are None for a batch of
+            an engine that has no per-request metrics, `rounds` is None for every prompt of such an engine.
+        """
+        reply = self._request(
+            {
+                "prompts": [list(ids) for ids in prompts],
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "seed": seed,
+                "ignore_eos": ignore_eos,
+                "batch_size": batch_size,
+            },
+            on_progress,
+        )
+        results: list[Result] = reply["results"]
+        return results
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
+        """Greedy output for all prompts in one batch: token ids, max_tokens of them for each prompt."""
+        results = self.measure(prompts, max_tokens=max_tokens, temperature=0.0, seed=0, batch_size=len(prompts))
+        return [result["token_ids"] for result in results]
+
+    def warm_up(self, prompts: Sequence[Sequence[int]], *, temperature: float = 0.0, batch_size: int = 1) -> None:
+        """Compiles and allocates what a measurement needs, on prompts read backwards.
+
+        Suffix drafting remembers what it generated, and must not know the prompts when they are measured.
+        """
+        backwards = [list(reversed(ids)) for ids in prompts[: max(2, batch_size)]]
+        self.measure(backwards, max_tokens=32, temperature=temperature, seed=0, batch_size=batch_size)
+
+    def peak_memory_mib(self) -> int:
+        """The process's largest resident set so far, or on a GPU the most that torch has allocated there."""
+        return int(self._request({"ask": "memory"})["peak_memory_mib"])
+
+    def close(self) -> None:
+        """Ends the process; its engine is gone with it. One that still works on a request is not waited for."""
+        if not self._answered:
+            self._process.terminate()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _request(self, message: dict[str, Any], on_progress: Callable[[int], object] | None = None) -> dict[str, Any]:
+        self._send(message)
+        return self._receive(on_progress)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._answered = False
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _receive(self, on_progress: Callable[[int], object] | None = None) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            reply: dict[str, Any] = json.loads(line)
+            if "progress" not in reply:
+                self._answered = True
+                return reply
+            if on_progress is not None:
+                on_progress(reply["progress"])
+        raise self._died()
+
+    def _died(self) -> EngineError:
+        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+        status = self._process.wait()
+        return EngineError(f"a vLLM engine ended (exit status {status}); the end of {self.log}:\n{tail}", self.log)
+
+
+def can_compile() -> bool:
+    """Whether torch.compile will work in an engine: on a CPU it needs a C++ compiler."""
+    import torch
+
+    from vllm_mtp.training.loss.compiled import has_cpp_compiler
+
+    return torch.cuda.is_available() or has_cpp_compiler()
+
+
+def _environment(engine_args: Mapping[str, Any]) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    # No other plugin is loaded, such as the one that comes with the package for suffix decoding: that package is used
+    # by vLLM itself, its plugin replaces parts of vLLM.
+    environment |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_PLUGINS": "vllm_mtp"}
+    if Path(str(engine_args["model"])).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    # N-gram drafting runs on numba, which takes every core whatever OpenMP is limited to: such an engine was 1.2 times
+    # as fast as with the one thread that every other method had, and 20 times slower where the cores were not free.
+    if "OMP_NUM_THREADS" in environment:
+        environment.setdefault("NUMBA_NUM_THREADS", environment["OMP_NUM_THREADS"].partition(",")[0])
+    # On a CPU vLLM 0.32 cannot load the ahead-of-time artefacts that it saves, and compiles anew; without them torch's
+    # own cache of compiled graphs serves the second engine.
+    environment.setdefault("VLLM_USE_AOT_COMPILE", "0")
+    return environment

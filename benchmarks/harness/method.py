@@ -1,0 +1,201 @@
+"""How an engine drafts: not at all, with the MTP drafter, or as one of its rivals that need no trained drafter."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_mtp.contract.lookup import Lookup
+
+DRAFTER, OFF = "drafter", "off"
+Schedule = tuple[tuple[int, int, int], ...]
+"""(first batch size, last batch size, K) of each range."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """One way of drafting, as vLLM's `speculative_config` names it."""
+
+    name: str
+    """"none", "mtp" or a rival's."""
+    num_speculative_tokens: int
+    """K; 0 for "none". Rivals may draft fewer tokens, or none, in a round."""
+    fields: tuple[tuple[str, Any], ...] = ()
+    """Further fields of `speculative_config`."""
+    package: str = ""
+    """Module that must be installed, besides vLLM."""
+    remembers: bool = False
+    """Drafts from earlier outputs: a second measurement of the same prompts needs a new engine."""
+    lookup: Lookup | str = DRAFTER
+    """Of the MTP drafter: "drafter" is what its config.json says, "off" is none."""
+
+    def __str__(self) -> str:
+        return self.name if self.name == "none" else f"{self.label} k = {self.num_speculative_tokens}"
+
+    @property
+    def is_rival(self) -> bool:
+        return self.name not in ("none", "mtp")
+
+    @property
+    def local_argmax(self) -> bool:
+        """Whether the drafter gives vLLM its best token instead of logits."""
+        return (_LOCAL_ARGMAX, True) in self.fields
+
+    @property
+    def schedule(self) -> Schedule:
+        """K by the number of requests in a round; empty: K is always the same."""
+        schedule: Schedule = dict(self.fields).get(_SCHEDULE, ())
+        return schedule
+
+    @property
+    def details(self) -> list[str]:
+        """What tells it from others of its name and K."""
+        found = []
+        if self.lookup != DRAFTER:
+            found.append(lookup_label(self.lookup) if isinstance(self.lookup, Lookup) else "no lookup")
+        if self.schedule:
+            found.append("scheduled " + " ".join(":".join(map(str, one)) for one in self.schedule))
+        return [*found, "local argmax"] if self.local_argmax else found
+
+    @property
+    def label(self) -> str:
+        """For tables, beside K."""
+        return ", ".join([self.name, *self.details])
+
+    @property
+    def slug(self) -> str:
+        """For names of files."""
+        details = [re.sub("[^a-z0-9]+", "-", one).removeprefix("local-") for one in self.details]
+        return "-".join([f"{self.name}-k{self.num_speculative_tokens}", *details])
+
+    def about(self) -> dict[str, Any]:
+        """What rows say of it; `method_of` reads it."""
+        about = {
+            "method": self.name,
+            "num_speculative_tokens": self.num_speculative_tokens,
+            "local_argmax": self.local_argmax,
+        }
+        if self.lookup != DRAFTER:
+            about["lookup"] = self.lookup.fields() if isinstance(self.lookup, Lookup) else self.lookup
+        return about | ({"schedule": self.schedule} if self.schedule else {})
+
+    def speculative_config(self, draft: Path | None) -> dict[str, Any] | None:
+        """What vLLM gets; None for no speculation."""
+        if self.name == "none":
+            return None
+        what = {"model": str(draft)} if self.name == "mtp" else {"method": self.name}
+        return what | {"num_speculative_tokens": self.num_speculative_tokens} | dict(self.fields)
+
+    def why_missing(self) -> str:
+        """Why it cannot run in this environment; empty if it can, as far as can be told without trying."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            requirement = ARCTIC if self.package == "arctic_inference" else self.package
+            return f"needs {requirement}, which is not installed (pip install --no-deps {requirement})"
+        return ""
+
+
+_LOCAL_ARGMAX = "use_local_argmax_reduction"
+_SCHEDULE = "num_speculative_tokens_per_batch_size"
+# The version that vLLM 0.32 names. It brings a vLLM plugin of its own; engines here load only ours (engine.py).
+ARCTIC = "arctic-inference==0.1.1"
+NONE = Method(name="none", num_speculative_tokens=0)
+RIVALS = {
+    "ngram": Method(
+        name="ngram", num_speculative_tokens=5, fields=(("prompt_lookup_min", 2), ("prompt_lookup_max", 3))
+    ),
+    "suffix": Method(name="suffix", num_speculative_tokens=8, package="arctic_inference", remembers=True),
+    "suffix-f2": Method(  # up to two tokens drafted for each that matched; vLLM's default is one
+        name="suffix-f2",
+        num_speculative_tokens=8,
+        fields=(("method", "suffix"), ("suffix_decoding_max_spec_factor", 2.0)),
+        package="arctic_inference",
+        remembers=True,
+    ),
+}
+
+
+def mtp(
+    num_speculative_tokens: int, *, local_argmax: bool = False, lookup: Lookup | str = DRAFTER, schedule: Schedule = ()
+) -> Method:
+    """The MTP drafter with K draft tokens per round, or at most K where a schedule says how many.
+
+    "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily. vLLM takes it or local
+    argmax, not both: the latter is for greedy requests.
+    """
+    fields: tuple[tuple[str, Any], ...] = (
+        (_LOCAL_ARGMAX, True) if local_argmax else ("draft_sample_method", "probabilistic"),
+        *([(_SCHEDULE, schedule)] if schedule else []),
+    )
+    return Method(name="mtp", num_speculative_tokens=num_speculative_tokens, fields=fields, lookup=lookup)
+
+
+def rivals(names: Iterable[str]) -> list[Method]:
+    """The rivals of these names, in order; "none" stands for no rival.
+
+    Raises:
+        ValueError: for a name that is not a rival.
+    """
+    wanted = [name for name in names if name != "none"]
+    unknown = [name for name in wanted if name not in RIVALS]
+    if unknown:
+        raise ValueError(f"--rivals: expected none or some of {', '.join(RIVALS)}, got {', '.join(unknown)}")
+    return [RIVALS[name] for name in dict.fromkeys(wanted)]
+
+
+def lookups(words: Iterable[str]) -> list[Lookup | str]:
+    """Settings of the drafter's lookup: "drafter", "off", or JSON as in its config.json.
+
+    Raises:
+        ValueError: for another word, or for settings that config.json could not have.
+    """
+
+    def of(word: str) -> Lookup | str:
+        try:
+            return word if word in (DRAFTER, OFF) else Lookup.of(json.loads(word)) or OFF
+        except ValueError as error:
+            example = json.dumps(Lookup().fields())
+            raise ValueError(f"--lookup: expected {DRAFTER}, {OFF} or {example}, got {word} ({error})") from error
+
+    return list(dict.fromkeys(of(word) for word in words))
+
+
+def lookup_label(lookup: Lookup) -> str:
+    """For tables."""
+    return f"lookup {lookup.min_match}-{lookup.max_match}, {lookup.module_steps} steps"
+
+
+def schedule_of(words: Iterable[str]) -> Schedule:
+    """The schedule of ranges FIRST:LAST:K, sorted; "none" stands for no range.
+
+    Raises:
+        ValueError: for ranges that vLLM refuses, or that never draft.
+    """
+    wanted = [word for word in words if word != "none"]
+    try:
+        ranges = sorted((int(first), int(last), int(k)) for first, last, k in (word.split(":") for word in wanted))
+    except ValueError:
+        ranges = [(0, 0, 0)]
+    ends = [0, *(last for _, last, _ in ranges)]
+    ordered = all(end < first <= last and k >= 0 for end, (first, last, k) in zip(ends, ranges, strict=False))
+    if ranges and (not ordered or ranges[0][0] != 1 or not any(k for _, _, k in ranges)):
+        raise ValueError(
+            "--schedule: expected none, or ranges of batch sizes FIRST:LAST:K that begin with 1, do not overlap and "
+            f"draft in one of them, such as 1:4:5 5:16:1; got {' '.join(wanted)}"
+        )
+    return tuple(ranges)
+
+
+def method_of(row: Mapping[str, Any]) -> Method:
+    """The method of a stored row."""
+    if row["method"] == "mtp":
+        lookup = row.get("lookup", DRAFTER)
+        return mtp(
+            row["num_speculative_tokens"],
+            local_argmax=row.get("local_argmax", False),
+            lookup=lookup if isinstance(lookup, str) else Lookup(**lookup),
+            schedule=tuple((first, last, k) for first, last, k in row.get("schedule", ())),
+        )
+    return NONE if row["method"] == "none" else RIVALS[row["method"]]

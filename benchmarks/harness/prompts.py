@@ -1,0 +1,92 @@
+"""The prompts of a benchmark: read from a file, made token ids, each with its category and its task.
+
+Spec-Bench's file (https://github.com/hemingkx/Spec-Bench, `question.jsonl`) is read as it is. It has six tasks; one of
+them, MT-Bench, is spread over eight categories.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_mtp.training.data.prompts import SEPARATOR as SEPARATOR
+from vllm_mtp.training.data.prompts import Prompt, prompt_ids
+from vllm_mtp.training.data.prompts import read_prompts as read_files
+
+MT_BENCH = "mt_bench"
+_MT_BENCH_CATEGORIES = frozenset(
+    ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+)
+NO_TASK = "prompts"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkPrompt:
+    """One prompt as it is sent to an engine."""
+
+    number: int
+    """Place in the file, from 0."""
+    category: str
+    task: str
+    token_ids: tuple[int, ...]
+
+
+def task_of(category: str) -> str:
+    """The task that a category counts to: MT-Bench for its eight, otherwise the category itself."""
+    return MT_BENCH if category in _MT_BENCH_CATEGORIES else category or NO_TASK
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The text of every prompt of a file, in order (`vllm_mtp.training.data.prompts.read_prompts`)."""
+    return [prompt.text for prompt in read_files([path])]
+
+
+def tokenized(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool) -> list[BenchmarkPrompt]:
+    """Token ids up to where the answer begins: with the tokenizer's chat template if it has one and chat is wanted."""
+    return [
+        BenchmarkPrompt(
+            number=number,
+            category=prompt.category or NO_TASK,
+            task=task_of(prompt.category),
+            token_ids=tuple(prompt_ids(tokenizer, prompt.messages, chat=chat)),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def sha256_of_tokens(prompts: Sequence[BenchmarkPrompt]) -> str:
+    """Hash of what is sent: the file's text, the tokenizer's rules and the chat template together."""
+    return hashlib.sha256(json.dumps([prompt.token_ids for prompt in prompts]).encode()).hexdigest()
+
+
+def limited(prompts: Sequence[BenchmarkPrompt], per_task: int) -> list[BenchmarkPrompt]:
+    """The first prompts of each task, at most per_task (0: all), taken in turn from its categories; in file order."""
+    if not per_task:
+        return list(prompts)
+    kept: list[BenchmarkPrompt] = []
+    for task in dict.fromkeys(prompt.task for prompt in prompts):
+        by_category: dict[str, list[BenchmarkPrompt]] = {}
+        for prompt in prompts:
+            if prompt.task == task:
+                by_category.setdefault(prompt.category, []).append(prompt)
+        # (place within its category, place of the category): first prompts of all categories, then second ones, ...
+        ranked = sorted(
+            (
+                (place, rank, prompt)
+                for rank, group in enumerate(by_category.values())
+                for place, prompt in enumerate(group)
+            ),
+            key=lambda item: item[:2],
+        )
+        kept += [prompt for _, _, prompt in ranked[:per_task]]
+    return sorted(kept, key=lambda prompt: prompt.number)
+
+
+def sha256_of(*paths: Path) -> str:
+    """Of the content of the files, one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

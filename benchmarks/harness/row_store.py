@@ -1,0 +1,76 @@
+"""Measured rows on disk, one file each: what an interrupted benchmark has done is not done again."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm_mtp.files import write_atomically
+from vllm_mtp.training.config import differences
+
+
+class RowStore:
+    """A folder of rows that were made with the same settings.
+
+    Args:
+        folder: created if it is missing.
+        settings: everything that decides the figures, for each kind of row. A folder with rows of other settings is
+            refused, since a table of both would compare what cannot be compared.
+
+    Raises:
+        ValueError: naming every setting that differs, with its value then and now.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--output: expected a folder, got {folder}, which is a file")
+        self._rows = folder / "rows"
+        self._settings = settings
+        self._rows.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self._rows.glob("*.json")):
+            stored = _read(path)
+            if stored["kind"] in settings:
+                _check_same(stored["settings"], settings[stored["kind"]], path)
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def load(self, name: str) -> dict[str, Any]:
+        return _read(self._path(name))
+
+    def save(self, name: str, kind: str, content: Mapping[str, Any]) -> None:
+        """Writes a row, complete or not at all, with the settings of its kind."""
+        stored = {"kind": kind, "settings": self._settings[kind], **content}
+        write_atomically(self._path(name), json.dumps(stored) + "\n")
+
+    def names(self) -> list[str]:
+        """Of all rows in the folder, also those that were not asked for this time."""
+        return sorted(path.stem for path in self._rows.glob("*.json"))
+
+    def _path(self, name: str) -> Path:
+        return self._rows / f"{name}.json"
+
+
+def stored_setting(folder: Path, name: str) -> Any:
+    """A setting of the rows in a folder, or None if there are none."""
+    for path in sorted((folder / "rows").glob("*.json")):
+        return _read(path)["settings"].get(name)
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error.msg}); remove it to have it measured again") from error
+    return content
+
+
+def _check_same(stored: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
+    now = json.loads(json.dumps(settings))
+    differing = differences(sorted({*stored, *now}), stored, now)
+    if differing:
+        raise ValueError(
+            f"--output: {path.parent.parent} holds rows of other settings ({'; '.join(differing)}). "
+            "Give another folder, or the same settings."
+        )

@@ -1,0 +1,104 @@
+"""From outputs that two engines made in turn to speed and speedup. Pure functions; records as in figures.py."""
+
+# Shapes: P pairs of engines, B batches of one (prompts, at batch 1), N resamples.
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from vllm_mtp.benchmarks.harness.acceptance import ratio_interval
+from vllm_mtp.benchmarks.harness.method import Method
+
+Record = Mapping[str, Any]
+Pair = tuple[Sequence[Record], Sequence[Record]]
+"""What an engine with a method and the one beside it, without speculation, made of the same prompts."""
+_NUM_RESAMPLES = 1000
+
+
+def speed_row(method: Method, temperature: float, batch_size: int, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Speed of a method against no speculation on the same prompts, at batch 1 by task as well."""
+    row: dict[str, Any] = {
+        **method.about(),
+        "temperature": temperature,
+        "batch_size": batch_size,
+        "num_pairs": len(pairs),
+        "speedup_of_pairs": [speeds([pair], batch_size)["speedup"] for pair in pairs],
+        **speeds(pairs, batch_size),
+    }
+    if batch_size == 1:
+        row["tasks"] = speeds_by_task(pairs)
+    return row
+
+
+def speeds_by_task(pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+    """`speeds` at batch 1 of each task's prompts."""
+
+    def of(task: str, some: Sequence[Record]) -> list[Record]:
+        return [record for record in some if record["task"] == task]
+
+    tasks = dict.fromkeys(record["task"] for record in pairs[0][0])
+    return {task: speeds([(of(task, one), of(task, two)) for one, two in pairs]) for task in tasks}
+
+
+def speeds(pairs: Sequence[Pair], batch_size: int = 1) -> dict[str, Any]:
+    """Output tokens per second, prefill included, and their ratio to the baseline's.
+
+    Both engines of a pair generated the same number of tokens for the same prompts in the same batches, so that the
+    ratio of speeds is that of times; its 95% interval is over pairs and batches (prompts, at batch 1).
+    """
+    records, baseline = [one for one, _ in pairs], [two for _, two in pairs]
+    tokens, seconds = _of_batches(records, batch_size)
+    baseline_tokens, baseline_seconds = _of_batches(baseline, batch_size)
+    assert tokens == baseline_tokens
+    return {
+        "num_prompts": len(records[0]),
+        "output_tokens_per_second": round(sum(tokens) / sum(seconds), 2),
+        "baseline_output_tokens_per_second": round(sum(tokens) / sum(baseline_seconds), 2),
+        "speedup": round(sum(baseline_seconds) / sum(seconds), 3),
+        "speedup_95": [round(bound, 3) for bound in speedup_interval(baseline_seconds, seconds, len(pairs))],
+        "median_time_to_first_token_ms": _first_token_ms(records),
+        "baseline_median_time_to_first_token_ms": _first_token_ms(baseline),
+    }
+
+
+def speedup_interval(
+    baseline_seconds: Sequence[float], seconds: Sequence[float], num_pairs: int
+) -> tuple[float, float]:
+    """95% bootstrap interval of sum(baseline_seconds) / sum(seconds): pairs resampled, and batches in them.
+
+    The batches of a resample are the same in all its pairs, as they are in what was measured: drawn for each pair apart
+    they would count as so many more prompts, and the interval would be too narrow.
+
+    Args:
+        baseline_seconds: of every batch, pair after pair.
+        seconds: likewise.
+        num_pairs: P; with one the interval is over its batches alone.
+    """
+    if num_pairs == 1:
+        return ratio_interval(baseline_seconds, seconds)
+    above_PB, below_PB = (np.asarray(values).reshape(num_pairs, -1) for values in (baseline_seconds, seconds))
+    num_batches, random = above_PB.shape[1], np.random.default_rng(0)
+    pairs_NP = random.integers(num_pairs, size=(_NUM_RESAMPLES, num_pairs))
+    batches_NB = random.integers(num_batches, size=(_NUM_RESAMPLES, num_batches))
+    picks = pairs_NP[:, :, None], batches_NB[:, None, :]
+    ratios_N = np.sort(above_PB[picks].sum((1, 2)) / below_PB[picks].sum((1, 2)))
+    low, high = (float(ratios_N[round(share * (_NUM_RESAMPLES - 1))]) for share in (0.025, 0.975))
+    return low, high
+
+
+def _of_batches(of_pairs: Sequence[Sequence[Record]], batch_size: int) -> tuple[list[int], list[float]]:
+    """Tokens and seconds of each batch, pair after pair."""
+    batches = [
+        records[start : start + batch_size] for records in of_pairs for start in range(0, len(records), batch_size)
+    ]
+    return (
+        [sum(len(record["token_ids"]) for record in batch) for batch in batches],
+        [sum(record["seconds"] for record in batch) for batch in batches],
+    )
+
+
+def _first_token_ms(of_pairs: Sequence[Sequence[Record]]) -> float | None:
+    seconds = [record["seconds_to_first_token"] for records in of_pairs for record in records]
+    return None if None in seconds else round(1000 * median(seconds), 1)

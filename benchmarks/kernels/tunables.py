@@ -1,0 +1,223 @@
+"""What `vllm-mtp bench kernels --tune` tunes: every static table, bucket by bucket, on the shapes of the benchmark.
+
+Tables for float32 are left out: no shape of the benchmark is in float32. Triton is imported when a function is called.
+"""
+
+# Shapes: C tokens of a chunk, T tokens, D hidden size, V vocabulary.
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
+from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_cases_embed_hidden_projection
+from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
+from vllm_mtp.kernels.common.tables import TOKEN_BUCKETS, Launch, Table, architecture, loss_chunk
+from vllm_mtp.kernels.ops import draft_head, embed_hidden_projection, quantize_head
+
+
+class Tunable(NamedTuple):
+    """One entry of a table, or the choice of a form."""
+
+    table: str
+    """Where the entry stands, 'kernels/draft_head/kernel.py: TABLES["16 bits"]'."""
+    bucket: int
+    """Tokens, as in the table, all of which are there when it is measured; 0 where they do not matter."""
+    shipped: Any
+    """A Launch; of the form, whether it is one launch."""
+    candidates: Sequence[Any]
+    runs: Mapping[str, Callable[[Any], object]]
+    """By shape, what runs with a candidate."""
+    in_graph: bool = True
+    """Whether it is timed replayed from a CUDA graph, as serving runs it."""
+    keep: Callable[[Any], None] = lambda best: None
+    """Takes the best, for those that are tuned after it."""
+
+
+def tunables(kernels: Sequence[str], size: str, device: torch.device) -> Iterator[Tunable]:
+    """All of these kernels, one after the other, so that the inputs of one table exist at a time.
+
+    Args:
+        kernels: of KERNELS in config.py.
+        size: of the benchmark's shapes.
+        device: where they run.
+    """
+    for kernel in kernels:
+        yield from _TUNABLES[kernel](size, device)
+
+
+@contextlib.contextmanager
+def entry(table: Table, name: str, launch: Launch) -> Iterator[None]:
+    """The launch as a table's entry for an architecture, whatever the number of tokens."""
+    before = table.get(name)
+    table[name] = {0: launch}
+    try:
+        yield
+    finally:
+        if before is None:
+            del table[name]
+        else:
+            table[name] = before
+
+
+def _shipped(table: Table, name: str, bucket: int) -> Launch:
+    by_bucket = table.get(name, table["default"])
+    return by_bucket.get(bucket) or by_bucket[0]
+
+
+def _draft_head(size: str, device: torch.device) -> Iterator[Tunable]:
+    """Int8 rows beside wider hidden states, as they are served; in 8 bits on both sides, float8 where there is one."""
+    from vllm_mtp.kernels.draft_head import kernel as kernels
+
+    cases, name = kernel_cases_draft_head, architecture(device)
+    shapes = sorted({(hidden_size, num_rows) for _, hidden_size, num_rows in cases.SHAPES[size]})
+    float8 = device.type == "cuda" and cases.has_float8(device)
+    dtypes = {
+        "16 bits": None,
+        "8 bits": torch.float8_e4m3fn if float8 else torch.int8,
+        "8 bits, hidden states wider": torch.int8,
+    }
+
+    def run(
+        table: Table, h: Tensor, w: Tensor, scale: Tensor | None, hidden_scale: Tensor | None, chosen: Launch
+    ) -> object:
+        with entry(table, name, chosen):
+            return draft_head(h, w, scale=scale, hidden_scale=hidden_scale)
+
+    for bits, dtype in dtypes.items():
+        table, inputs = kernels.TABLES[bits], {}
+        for shape in shapes:
+            h, w = cases.make_inputs(device, max(TOKEN_BUCKETS), *shape)
+            scale = None
+            if dtype is not None:
+                w, scale = quantize_head(w, dtype)
+            inputs[f"hidden {shape[0]} vocabulary {shape[1]}"] = h, w, scale
+        for bucket in TOKEN_BUCKETS:
+            runs = {}
+            for text, (h, w, scale) in inputs.items():
+                hidden, hidden_scale = h[:bucket], None
+                if dtype is not None and bits == "8 bits":
+                    hidden, hidden_scale = quantize_head(hidden, dtype)
+                runs[text] = partial(run, table, hidden, w, scale, hidden_scale)
+            yield Tunable(
+                f'kernels/draft_head/kernel.py: TABLES["{bits}"]',
+                bucket,
+                _shipped(table, name, bucket),
+                kernels.launches_to_try(bits, bucket, name),
+                runs,
+            )
+
+
+def _embed_hidden_projection(size: str, device: torch.device) -> Iterator[Tunable]:
+    """The entry of one launch, then whether one launch with the best entry is the faster form.
+
+    Norm weights are arguments, not folded into the projection, as in a draft step.
+    """
+    from vllm_mtp.kernels.embed_hidden_projection import kernel as kernels
+
+    cases, name, table = kernel_cases_embed_hidden_projection, architecture(device), kernels.PROJECTION["16 bits"]
+    inputs = {
+        hidden_size: cases.make_inputs(device, max(TOKEN_BUCKETS), hidden_size, wants_gradient=False)
+        for hidden_size in sorted({hidden_size for _, hidden_size in cases.SHAPES[size]})
+    }
+    best = {bucket: _shipped(table, name, bucket) for bucket in TOKEN_BUCKETS}
+
+    def run(hidden_size: int, bucket: int, one_launch: bool, chosen: Launch) -> object:
+        given = inputs[hidden_size]
+        few = {"ids": given["ids"][:bucket], "h": given["h"][:bucket]}
+        with entry(table, name, chosen):
+            return embed_hidden_projection(**given | few, eps=cases.EPS, one_launch=one_launch)
+
+    def run_form(hidden_size: int, bucket: int, one_launch: bool) -> object:
+        return run(hidden_size, bucket, one_launch, best[bucket])
+
+    for bucket in TOKEN_BUCKETS:
+        yield Tunable(
+            'kernels/embed_hidden_projection/kernel.py: PROJECTION["16 bits"]',
+            bucket,
+            best[bucket],
+            kernels.launches_to_try("16 bits", bucket, name),
+            {f"hidden {hidden_size}": partial(run, hidden_size, bucket, True) for hidden_size in inputs},
+            keep=partial(best.__setitem__, bucket),
+        )
+        yield Tunable(
+            "kernels/embed_hidden_projection/kernel.py: ONE_LAUNCH",
+            bucket,
+            bucket in kernels.ONE_LAUNCH.get(name, ()),
+            (False, True),
+            {f"hidden {hidden_size}": partial(run_form, hidden_size, bucket) for hidden_size in inputs},
+        )
+
+
+def _linear_kl(size: str, device: torch.device) -> Iterator[Tunable]:
+    """The row kernels alone, on float32 logits of a chunk, with results in bfloat16: the products are the library's."""
+    from vllm_mtp.kernels.linear_kl import kernel as kernels
+
+    name = architecture(device)
+    runs: dict[str, dict[str, Callable[[Launch], object]]] = {"SOFTMAX": {}, "DIVERGENCE": {}}
+    for hidden_size, vocab_size in sorted({shape[1:] for shape in kernel_cases_linear_kl.SHAPES[size]}):
+        num_rows = loss_chunk(device, hidden_size, vocab_size, mean_embedding=False)
+        generator = torch.Generator(device).manual_seed(0)
+        student_CV, teacher_CV = (
+            3 * torch.randn(num_rows, vocab_size, generator=generator, device=device) for _ in range(2)
+        )
+        text = f"rows {num_rows} vocabulary {vocab_size}"
+        runs["SOFTMAX"][text] = partial(_run_softmax, teacher_CV, student_CV.bfloat16())
+        runs["DIVERGENCE"][text] = partial(_run_divergence, student_CV, teacher_CV, student_CV.bfloat16())
+    for table_name, of_table in runs.items():
+        table: Table = getattr(kernels, table_name)
+        yield Tunable(
+            f"kernels/linear_kl/kernel.py: {table_name}",
+            0,
+            _shipped(table, name, 0),
+            kernels.launches_to_try(),
+            of_table,
+            in_graph=False,
+        )
+
+
+def _run_softmax(logits_CV: Tensor, p_CV: Tensor, chosen: Launch) -> None:
+    from vllm_mtp.kernels.linear_kl.kernel import softmax_kernel
+
+    num_rows, vocab_size = logits_CV.shape
+    log_sum_C = logits_CV.new_empty(num_rows)
+    top_C = log_sum_C.long()
+    softmax_kernel[(num_rows,)](
+        logits_CV, None, p_CV, log_sum_C, top_C, 1.0, 0.0, vocab_size, HAS_CAP=False, **chosen.arguments()
+    )
+
+
+def _run_divergence(student_CV: Tensor, teacher_CV: Tensor, gradient_CV: Tensor, chosen: Launch) -> None:
+    from vllm_mtp.kernels.linear_kl.kernel import divergence_kernel
+
+    num_rows, vocab_size = student_CV.shape
+    log_sum_C = student_CV.new_full((num_rows,), 10.0)
+    divergence_kernel[(num_rows,)](
+        student_CV,
+        teacher_CV,
+        None,
+        gradient_CV,
+        log_sum_C,
+        log_sum_C,
+        None,
+        torch.empty_like(log_sum_C),
+        None,
+        None,
+        1.0,
+        0.0,
+        vocab_size,
+        OBJECTIVE="kl",
+        HAS_CAP=False,
+        **chosen.arguments(),
+    )
+
+
+_TUNABLES: Mapping[str, Callable[[str, torch.device], Iterator[Tunable]]] = {
+    "linear_kl": _linear_kl,
+    "draft_head": _draft_head,
+    "embed_hidden_projection": _embed_hidden_projection,
+}

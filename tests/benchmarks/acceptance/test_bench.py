@@ -1,0 +1,239 @@
+"""`vllm-mtp bench acceptance` on real vLLM, and what it counts against the engine's own counters."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.serving.engine import engine
+from vllm_mtp.benchmarks.acceptance import bench as acceptance
+from vllm_mtp.benchmarks.acceptance.bench import Row, _by_engine, rows_of
+from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.harness import engine_server
+from vllm_mtp.benchmarks.harness.acceptance import total
+from vllm_mtp.benchmarks.harness.engine import EngineError
+from vllm_mtp.benchmarks.harness.figures import counts_of
+from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, mtp
+from vllm_mtp.cli.main import _add_fields, _config_of, main
+
+K = 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_speculative_tokens": (0,)}, "--num-speculative-tokens: expected integers of at least 1"),
+        ({"temperature": (-1.0,)}, "--temperature: expected numbers of at least 0"),
+        ({"rivals": ("eagle",)}, "--rivals: expected none or some of"),
+        ({"dtype": "fp8"}, "--dtype: expected one of"),
+        ({"speed_batch": ()}, "--speed-batch: expected integers"),
+        ({"max_tokens": 1}, "--max-tokens: expected an integer of at least 2"),
+        ({"speed_pairs": 0}, "--speed-pairs: expected an integer of at least 1"),
+        ({"lookup": ("on",)}, "--lookup: expected drafter, off or"),
+        ({"schedule": ("4:5",)}, "--schedule: expected none, or ranges of batch sizes FIRST:LAST:K"),
+    ],
+)
+def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AcceptanceConfig(**fields)
+
+
+def test_rows_and_the_engines_that_serve_them() -> None:
+    """The reference comes first; a method that remembers outputs gets a new engine for every row."""
+    config = AcceptanceConfig(
+        num_speculative_tokens=(1,), rivals=("suffix",), speed_prompts_per_category=2, speed_batch=(1, 4)
+    )
+    rows = rows_of(config)
+    assert rows[0] == Row(kind="acceptance", method=NONE, temperature=0.0)
+    assert [row.name for row in rows if row.method == mtp(1)] == [
+        *("acceptance-mtp-k1-t0", "acceptance-mtp-k1-t1"),
+        *("speed-mtp-k1-t0-b1", "speed-mtp-k1-t0-b4", "speed-mtp-k1-t1-b1", "speed-mtp-k1-t1-b4"),
+    ]
+    assert [len(some) for some in _by_engine(rows)] == [1, 6, *[1] * 6]
+    assert rows_of(AcceptanceConfig(temperature=(1.0,)))[0].method != NONE, "nothing to compare sampled output with"
+    assert RIVALS["suffix"].remembers
+
+
+def test_a_rival_that_is_gone_is_missing_only_where_it_was_not_measured() -> None:
+    """Its rows may be there from a time when its package was."""
+    gone = replace(RIVALS["suffix"], package="no_such_package")
+    rows = [Row(kind="acceptance", method=method, temperature=0.0) for method in (NONE, gone)]
+    assert acceptance.rows_to_do(rows, {rows[0].name}) == ([], {str(gone): gone.why_missing()})
+    assert acceptance.rows_to_do(rows, {row.name for row in rows}) == ([], {})
+    assert acceptance.rows_to_do(rows, set()) == ([rows[0]], {str(gone): gone.why_missing()})
+
+
+def test_local_argmax_is_for_speed_at_temperature_0() -> None:
+    """vLLM has it for greedy drafting alone, and acceptance is the same with and without."""
+    config = AcceptanceConfig(num_speculative_tokens=(1,), speed_prompts_per_category=2, local_argmax=True)
+    assert [row.name for row in rows_of(config) if row.method == mtp(1, local_argmax=True)] == [
+        "speed-mtp-k1-argmax-t0-b1"
+    ]
+
+
+def test_every_k_with_each_lookup_and_a_schedule_after_them() -> None:
+    """Local argmax leaves lookup and schedule as they are."""
+    config = AcceptanceConfig(
+        num_speculative_tokens=(1, 2),
+        temperature=(0.0,),
+        lookup=("drafter", "off"),
+        schedule=("1:4:5", "5:16:0"),
+        speed_prompts_per_category=2,
+        local_argmax=True,
+    )
+    schedule = ((1, 4, 5), (5, 16, 0))
+    drafters = [mtp(k, lookup=lookup) for k in (1, 2) for lookup in ("drafter", OFF)]
+    drafters += [mtp(5, lookup=lookup, schedule=schedule) for lookup in ("drafter", OFF)]
+    assert config.methods == drafters
+    assert [row.method for row in rows_of(config) if row.kind == "speed"] == [
+        replace(one, fields=(("use_local_argmax_reduction", True), *one.fields[1:])) for one in drafters
+    ]
+    assert len({row.name for row in rows_of(config)}) == 1 + 2 * 6
+
+
+def test_flags_become_the_config() -> None:
+    """JSON and ranges as they are typed: the command line knows nothing of either."""
+    parser = argparse.ArgumentParser()
+    _add_fields(parser, AcceptanceConfig)
+    given = parser.parse_args(["--lookup", "off", '{"min_match": 3}', "--schedule", "1:4:5", "5:16:1"])
+    config = _config_of(AcceptanceConfig, given)
+    assert config.lookup == ("off", '{"min_match": 3}')
+    assert config.schedule == ("1:4:5", "5:16:1")
+    assert _config_of(AcceptanceConfig, parser.parse_args([])) == AcceptanceConfig()
+
+
+def test_a_second_pair_has_rows_and_engines_of_its_own() -> None:
+    """The first keeps its name: a folder with one pair gets the second alone."""
+    config = AcceptanceConfig(
+        num_speculative_tokens=(1,), temperature=(0.0,), speed_prompts_per_category=2, speed_pairs=2
+    )
+    assert [[row.name for row in some] for some in _by_engine(rows_of(config))[1:]] == [
+        ["acceptance-mtp-k1-t0", "speed-mtp-k1-t0-b1"],
+        ["speed-mtp-k1-t0-b1-pair2"],
+    ]
+    first, second = (row.about() for row in rows_of(config) if row.kind == "speed")
+    assert "pair" not in first, "as rows are that were stored before there were several"
+    assert second == first | {"pair": 2}
+
+
+def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches methods that share one engine without speculation, which may be slow all its life."""
+    started: list[Any] = []
+    alive: list[Any] = []
+    baselines: dict[str, Any] = {}
+
+    @contextmanager
+    def engine_of(setup: Any, method: Any) -> Iterator[Any]:
+        engine = SimpleNamespace(method=method)
+        started.append(engine)
+        alive.append(engine)
+        yield engine
+        alive.remove(engine)
+
+    def measure_speed(setup: Any, row: Row, engine: Any, baseline: Any, on_progress: Any) -> dict[str, Any]:
+        assert [one.method for one in alive] == [NONE, row.method]
+        assert alive == [baseline, engine]
+        baselines[row.name] = baseline
+        return {}
+
+    monkeypatch.setattr(acceptance, "_engine", engine_of)
+    monkeypatch.setattr(acceptance, "_measure_speed", measure_speed)
+    monkeypatch.setattr(acceptance, "_measure_acceptance", lambda *_: {})
+    config = AcceptanceConfig(num_speculative_tokens=(1, 2), temperature=(0.0,), speed_prompts_per_category=2)
+    store: Any = SimpleNamespace(save=lambda *_: None)
+    acceptance.measure(Any, store, rows_of(config), {}, SimpleNamespace(set_description=str, update=int))
+    assert baselines["speed-mtp-k1-t0-b1"] is not baselines["speed-mtp-k2-t0-b1"]
+    assert [engine.method for engine in started] == [NONE, NONE, mtp(1), NONE, mtp(2)]
+
+
+@pytest.mark.parametrize(("dies", "refused"), [(NONE, True), (RIVALS["ngram"], False)])
+def test_the_engine_that_ended_is_named(
+    dies: Any, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a rival that is blamed for the engine beside it."""
+    setup: Any = SimpleNamespace(output=tmp_path)
+
+    @contextmanager
+    def engine_of(setup: Any, method: Any) -> Iterator[Any]:
+        if method == dies:
+            raise EngineError("a vLLM engine ended\nfor want of memory", acceptance._log(setup, method))
+        yield SimpleNamespace(method=method)
+
+    monkeypatch.setattr(acceptance, "_engine", engine_of)
+    rows = [Row(kind="speed", method=RIVALS["ngram"], temperature=0.0, batch_size=1)]
+    arguments: Any = (setup, SimpleNamespace(), rows, {}, SimpleNamespace())
+    if refused:
+        with pytest.raises(ValueError, match=rf"^the engine of {NONE} ended; its log is .*none"):
+            acceptance.measure(*arguments)
+    else:
+        assert acceptance.measure(*arguments) == {str(RIVALS["ngram"]): "its engine ended: for want of memory"}
+
+
+@pytest.mark.vllm
+def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompts: list[list[int]]) -> None:
+    """Each prompt's own rounds in a batch: together the engine's counters, alone the same as one by one.
+
+    Catches counts that go to another prompt of the batch, and a fallback that counts something else.
+    """
+    request = {"prompts": prompts[:4], "max_tokens": 24, "temperature": 0.0, "seed": 0, "ignore_eos": True}
+    finished: list[int] = []
+    with engine(target_dir, draft_dir, K, per_request_spec_decode_metrics="detailed") as llm:
+        batched = engine_server.measure(llm, request | {"batch_size": 4}, finished.append)
+        counters = engine_server.counters(llm)
+        alone, read_from_counters = [], []
+        for ids in prompts[:4]:
+            before = engine_server.counters(llm)
+            alone += engine_server.measure(llm, request | {"prompts": [ids], "batch_size": 1}, finished.append)
+            read_from_counters.append(engine_server.acceptance_of(llm, SimpleNamespace(), before))
+    counts = [counts_of(result, mtp(K)) for result in batched]
+    assert total(counts) == counts_of(counters, mtp(K))
+    assert total(counts).num_accepted_tokens > 0
+    assert [result["token_ids"] for result in alone] == [result["token_ids"] for result in batched]
+    assert [counts_of(result, mtp(K)) for result in alone] == counts
+    assert [counts_of(result, mtp(K)) for result in read_from_counters] == counts
+    assert all(result["rounds"] is None for result in read_from_counters)
+    assert sum(finished) == 8
+    for result in batched:
+        assert result["seconds_to_first_token"] > 0
+        # 24 tokens but the first; vLLM counts what the last round accepted beyond them.
+        assert 23 - K <= sum(accepted + 1 for _, accepted in result["rounds"]) <= 23 + K
+
+
+@pytest.mark.vllm
+def test_bench_goes_on_where_it_was(
+    target_dir: Path, draft_dir: Path, tmp_path: Path, prompts: list[list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole command: figures, files, what is taken from the folder, what is refused, what is never written."""
+    file = tmp_path / "question.jsonl"
+    lines = [{"category": c, "turns": [f"def secret_{c}(x):\n"]} for c in ("writing", "coding", "qa")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    command = ["bench", "acceptance", "--target", str(target_dir), "--draft", str(draft_dir), "--prompts", str(file)]
+    command += ["--output", str(out), "--num-speculative-tokens", str(K), "--temperature", "0", "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "4", "--speed-prompts-per-category", "1"]
+    assert main([*command, "--max-tokens", "16"]) == 0
+    result = json.loads((out / "results.json").read_text())
+    plain, drafted = result["rows"]
+    assert (plain["method"], drafted["method"], drafted["num_identical"]) == ("none", "mtp", 3)
+    assert drafted["acceptance_length"] > 1
+    assert {task: figures["num_prompts"] for task, figures in drafted["tasks"].items()} == {"mt_bench": 2, "qa": 1}
+    assert drafted["context_length_is"] == "round"
+    assert drafted["peak_memory_mib"] > 500
+    [speed] = result["speed_rows"]
+    assert (speed["batch_size"], speed["num_prompts"]) == (1, 2)
+    assert result["prompts"]["file"] == "question.jsonl"
+    written = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".md"))
+    assert "secret" not in written, "no prompt is copied into the results"
+    assert str(tmp_path) not in written
+
+    capsys.readouterr()
+    assert main([*command, "--max-tokens", "16"]) == 0
+    assert "0 rows to measure, 3 taken from" in capsys.readouterr().err
+    assert main([*command, "--max-tokens", "20"]) == 2
+    assert "max_tokens: 16, now 20" in capsys.readouterr().err

@@ -1,0 +1,21 @@
+"""What `make demo-smollm2` measures."""
+
+from pathlib import Path
+
+from tests.drafts import small_config, write_random_draft
+from vllm_mtp.benchmarks.demo.smollm2 import SmolLM2Config, methods_of
+from vllm_mtp.benchmarks.harness.method import OFF
+from vllm_mtp.contract.checkpoint import write_lookup
+from vllm_mtp.contract.lookup import Lookup
+
+
+def test_with_lookup_and_without(tmp_path: Path) -> None:
+    """The drafter's own settings, or the usual ones where it has none: either way no row follows its folder unsaid."""
+    draft = write_random_draft(tmp_path / "draft", small_config())
+    config = SmolLM2Config(output=tmp_path, target=tmp_path, draft=draft, prompts=tmp_path)
+    for lookup in (Lookup(), Lookup(min_match=3)):
+        methods = methods_of(config)
+        found = {t: [(m.num_speculative_tokens, m.lookup) for m in methods[t] if m.name == "mtp"] for t in methods}
+        assert found == {0.0: [(3, lookup), (5, lookup), (2, OFF), (3, OFF)], 1.0: [(3, lookup), (3, OFF)]}
+        assert [method.name for method in methods[0.0] if method.is_rival] == ["ngram", "suffix", "suffix-f2"]
+        write_lookup(draft, Lookup(min_match=3))

@@ -1,0 +1,98 @@
+"""From records to a row: tasks, context lengths, loops, identity, tokens per forward."""
+
+import json
+
+import pytest
+
+from tests.benchmarks.records import record
+from vllm_mtp.benchmarks.acceptance.table import table
+from vllm_mtp.benchmarks.harness.figures import acceptance_row, by_context_length, tokens_per_forward
+from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, mtp
+from vllm_mtp.benchmarks.harness.speed import speed_row
+
+LOOP, STRAIGHT = [7, 8] * 50, list(range(100))
+
+
+def test_rows_by_task_and_category() -> None:
+    """Weighed by drafts, not by prompts; the eight categories of MT-Bench are one task."""
+    records = [
+        record(0, "writing", "mt_bench", 10, token_ids=STRAIGHT, rounds=[(2, 2), (2, 2)], k=2),
+        record(1, "coding", "mt_bench", 10, token_ids=STRAIGHT, rounds=[(2, 0)], k=2),
+        record(2, "qa", "qa", 10, token_ids=LOOP, rounds=[(2, 2)] * 3, k=2),
+    ]
+    reference = {0: STRAIGHT, 1: STRAIGHT, 2: STRAIGHT}
+    row = acceptance_row(mtp(2), 0.0, records, reference=reference, max_tokens=100)
+    assert (row["num_prompts"], row["num_loops"], row["num_identical"]) == (3, 1, 2)
+    assert row["acceptance_length"] == pytest.approx(1 + 10 / 6, abs=1e-4)
+    assert row["acceptance_length_without_loops"] == pytest.approx(1 + 4 / 3, abs=1e-4)
+    assert row["acceptance_length_95"][0] <= row["acceptance_length"] <= row["acceptance_length_95"][1]
+    assert {name: figures["num_prompts"] for name, figures in row["tasks"].items()} == {"mt_bench": 2, "qa": 1}
+    assert row["tasks"]["mt_bench"]["acceptance_length"] == pytest.approx(1 + 4 / 3, abs=1e-4)
+    assert row["categories"]["coding"]["acceptance_length"] == 1.0
+    assert row["categories"]["coding"]["conditional_acceptance_rate_per_position"] == [0.0, None]
+    json.dumps(row, allow_nan=False)
+
+
+def test_rounds_count_to_the_context_that_they_had() -> None:
+    """A round belongs to the tokens before it: prompt, first token, and what the rounds before it gave."""
+    records = [record(0, "qa", "qa", 125, token_ids=STRAIGHT, rounds=[(3, 1), (3, 3), (3, 0)], k=3)]
+    found = by_context_length(records, mtp(3))  # contexts 126, 128 and 132
+    assert {name: (part["num_drafts"], part["acceptance_length"]) for name, part in found.items()} == {
+        "0-127": (1, 2.0),
+        "128-255": (2, 2.5),
+    }
+
+
+def test_without_rounds_the_prompt_decides() -> None:
+    without = record(0, "qa", "qa", 125, token_ids=STRAIGHT, rounds=[(3, 1), (3, 3)], k=3) | {"rounds": None}
+    row = acceptance_row(mtp(3), 0.0, [without], reference=None, max_tokens=100)
+    assert (list(row["by_context_length"]), row["context_length_is"]) == (["0-127"], "prompt")
+
+
+def test_tokens_per_forward_counts_rounds_without_drafts() -> None:
+    """N-gram drafting that finds one place in ten tokens: acceptance length 5, but hardly faster."""
+    found_once = record(0, "qa", "qa", 9, token_ids=list(range(11)), rounds=[(4, 4)], k=4)
+    assert tokens_per_forward([found_once], RIVALS["ngram"]) == pytest.approx(10 / 6)
+    beyond_the_end = record(0, "qa", "qa", 9, token_ids=list(range(4)), rounds=[(4, 4)], k=4)
+    assert tokens_per_forward([beyond_the_end], RIVALS["ngram"]) == 3.0
+    assert tokens_per_forward([record(0, "qa", "qa", 9, token_ids=[1, 2])], NONE) == 1.0
+
+
+def test_the_table_has_every_kind_of_row() -> None:
+    ids = {0: STRAIGHT}
+    drafted = [record(0, "qa", "qa", 10, token_ids=LOOP, rounds=[(2, 1), (2, 0)], k=2)]
+    plain = [record(0, "qa", "qa", 10, token_ids=STRAIGHT)]
+    rows = [
+        acceptance_row(NONE, 0.0, plain, reference=ids, max_tokens=100),
+        acceptance_row(mtp(2), 0.0, drafted, reference=ids, max_tokens=100),
+        acceptance_row(mtp(2), 1.0, drafted, reference=None, max_tokens=100),
+        acceptance_row(mtp(2, lookup=OFF, schedule=((1, 1, 2), (2, 9, 0))), 1.0, drafted, reference=None, max_tokens=9),
+    ]
+    plain_faster = [one | {"seconds": 0.5} for one in plain]
+    result = {
+        "target": "t",
+        "draft": "d",
+        "draft_lookup": {"min_match": 2, "max_match": 8, "module_steps": 3},
+        "prompts": {"file": "p", "sha256": "0" * 64, "num_prompts": 1, "num_left_out": 2, "chat_template": True},
+        "settings": {
+            "acceptance": {"max_tokens": 100, "dtype": "float32", "enforce_eager": True, "seed": 0, "max_num_seqs": 32}
+        },
+        "kv_bytes_per_token": {"target": 1000, "drafter": 10},
+        "rows": [row | {"seconds": 1.0, "peak_memory_mib": 1000} for row in rows],
+        "speed_rows": [speed_row(mtp(2), 0.0, 1, [(plain, plain), (plain_faster, plain)])],
+        "missing": {"suffix k = 8": "needs a package"},
+        "made_with": [{"hardware": "cpu", "versions": {"vllm": "0.32.0"}}],
+    }
+    text = table(result)
+    assert "NOT identical: mtp k = 2, 1 of 1 outputs." in text
+    assert "Not measured: suffix k = 8: needs a package." in text
+    assert "2 too long and left out" in text
+    assert "| 1 | mtp | 2 | 0.50 0.00 | 0.50 0.00 |" in text
+    assert text.startswith("d (lookup 2-8, 3 steps) for t;")
+    assert "| 1 | mtp, no lookup, scheduled 1:1:2 2:9:0 | 2 | 0.50 0.00 | 0.50 0.00 |" in text
+    assert "K draft tokens in a round of FIRST to LAST requests" in text
+    assert "| 0 | mtp | 2 | 1 | 133.3 / 100.0 | 1.33x (1.00-2.00) | 2: 1.00x 2.00x |" in text
+    [main] = [
+        line for line in text.splitlines() if line.startswith("| 0 | mtp | 2 | 1.50 (1.50-1.50)") and "1,000" in line
+    ]
+    assert "| - | 1 of 1 | 0 of 1 |" in main, "no output is left without loops"

@@ -1,0 +1,93 @@
+"""Which engines are alive when the demos measure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_mtp.benchmarks.harness import passes
+from vllm_mtp.benchmarks.harness.engine import EngineError
+from vllm_mtp.benchmarks.harness.method import NONE, RIVALS, mtp
+from vllm_mtp.benchmarks.harness.passes import Plan, Run
+
+EVENTS: list[str] = []
+
+
+class Engine:
+    """Stands in for an engine's process; suffix decoding's ends while it starts."""
+
+    def __init__(self, arguments: dict[str, Any], log: Path) -> None:
+        self.log = log
+        EVENTS.append(f"start {log.stem}")
+
+    def wait_until_ready(self) -> float:
+        EVENTS.append(f"ready {self.log.stem}")
+        if "suffix" in self.log.stem:
+            raise EngineError("an engine ended", self.log)
+        return 1.0
+
+    def close(self) -> None:
+        EVENTS.append(f"close {self.log.stem}")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_on_a_gpu_engines_start_one_after_another(
+    gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches engines that count each other's memory as their own, and a rival's end that ends everything."""
+    EVENTS.clear()
+    monkeypatch.setattr(passes, "EngineProcess", Engine)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    methods = (NONE, mtp(1), RIVALS["suffix"])
+    plan = Plan(
+        target=tmp_path, draft=tmp_path, logs=tmp_path, methods={0.0: methods}, passes={0.0: 1}, max_tokens=4,
+        max_model_len=16, dtype="bfloat16", enforce_eager=True,
+    )  # fmt: skip
+    runs = [Run(method=method) for method in methods]
+    with passes._engines(runs, plan, timed=True) as engines:
+        assert [run.method for _, run in engines] == [NONE, mtp(1)]
+    kinds = [event.split()[0] for event in EVENTS]
+    starts = ["start", "ready"] * 3 if gpu else ["start"] * 3 + ["ready"] * 3
+    assert kinds == [*starts, *["close"] * 3]
+    assert runs[2].missing == "its engine did not start: an engine ended"
+    assert "suffix" in capsys.readouterr().out
+
+
+def test_each_temperature_has_methods_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One engine for each method; outputs are compared at temperature 0, between those measured there."""
+    measured: list[tuple[str, str, float]] = []
+
+    class Measured(Engine):
+        def warm_up(self, prompts: Sequence[Sequence[int]], *, temperature: float) -> None:
+            pass
+
+        def measure(self, prompts: Sequence[Sequence[int]], *, temperature: float, **_: Any) -> list[dict[str, Any]]:
+            measured.append(("speed", self.log.stem, temperature))
+            return [{"token_ids": [1]} for _ in prompts]
+
+        def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
+            measured.append(("outputs", self.log.stem, 0.0))
+            return [[1] for _ in prompts]
+
+    monkeypatch.setattr(passes, "EngineProcess", Measured)
+    greedy, sampled = (NONE, mtp(1, local_argmax=True)), (NONE, mtp(1))
+    plan = Plan(
+        target=tmp_path, draft=tmp_path, logs=tmp_path, methods={0.0: greedy, 1.0: sampled},
+        passes={0.0: 1, 1.0: 1}, max_tokens=4, max_model_len=16, dtype="bfloat16", enforce_eager=True,
+    )  # fmt: skip
+    runs = passes.measure(plan, [[1], [2]])
+    assert [(run.method, list(run.passes)) for run in runs] == [
+        (NONE, [0.0, 1.0]),
+        (mtp(1, local_argmax=True), [0.0]),
+        (mtp(1), [1.0]),
+    ]
+    none, argmax, logits = (f"engine-{run.method.slug}" for run in runs)
+    assert measured == [
+        ("speed", f"{none}-bfloat16", 0.0),
+        ("speed", f"{argmax}-bfloat16", 0.0),
+        ("speed", f"{none}-bfloat16", 1.0),
+        ("speed", f"{logits}-bfloat16", 1.0),
+        ("outputs", f"{none}-float32", 0.0),
+        ("outputs", f"{argmax}-float32", 0.0),
+    ]

@@ -1,0 +1,78 @@
+"""Prompts of a benchmark: tasks out of categories, limits that stay balanced."""
+
+from pathlib import Path
+
+import pytest
+
+from vllm_mtp.benchmarks.harness.prompts import (
+    BenchmarkPrompt,
+    limited,
+    read_prompts,
+    sha256_of_tokens,
+    task_of,
+    tokenized,
+)
+from vllm_mtp.training.data.prompts import read_prompts as read_files
+
+
+class WordTokenizer:
+    """One id per word; its chat template says who speaks."""
+
+    chat_template = "a template"
+
+    def __call__(self, text: str) -> "WordTokenizer":
+        self.input_ids = [len(word) for word in text.split()]
+        return self
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: object) -> list[int]:
+        assert kwargs["add_generation_prompt"]
+        return [-1, *[len(message["content"]) for message in messages], -2]
+
+
+def prompt(number: int, category: str) -> BenchmarkPrompt:
+    return BenchmarkPrompt(number=number, category=category, task=task_of(category), token_ids=(1,))
+
+
+def test_text_prompts_keep_their_indentation(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("    def f():\n        pass\n-----\nsecond\n-----\n\n")
+    assert read_prompts(path) == ["    def f():\n        pass", "second"]
+
+
+def test_spec_bench_categories_and_tasks(tmp_path: Path) -> None:
+    """The first turn only; MT-Bench's categories are one task, "math" among them, which "math_reasoning" is not."""
+    path = tmp_path / "question.jsonl"
+    path.write_text(
+        '{"question_id": 81, "category": "math", "turns": ["one two", "never"]}\n'
+        '{"question_id": 161, "category": "math_reasoning", "turns": ["three"]}\n'
+        '{"prompt": "no category"}\n'
+    )
+    found = tokenized(read_files([path]), WordTokenizer(), chat=False)
+    assert [(one.category, one.task, one.token_ids) for one in found] == [
+        ("math", "mt_bench", (3, 3)),
+        ("math_reasoning", "math_reasoning", (5,)),
+        ("prompts", "prompts", (2, 8)),
+    ]
+
+
+def test_the_chat_template_is_applied_unless_switched_off(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "gone"}]}\n')
+    [with_template] = tokenized(read_files([path]), WordTokenizer(), chat=True)
+    [without] = tokenized(read_files([path]), WordTokenizer(), chat=False)
+    assert (with_template.token_ids, without.token_ids) == ((-1, 4, -2), (4,))
+    assert sha256_of_tokens([with_template]) != sha256_of_tokens([without]), "rows of one are not those of the other"
+
+
+def test_a_limit_takes_from_every_category_of_a_task() -> None:
+    """The first six of MT-Bench's file would all be about writing."""
+    prompts = [prompt(number, "writing" if number < 10 else "coding") for number in range(20)]
+    prompts += [prompt(number, "qa") for number in range(20, 24)]
+    assert [one.number for one in limited(prompts, 3)] == [0, 1, 10, 20, 21, 22]
+    assert limited(prompts, 0) == prompts
+    assert len(limited(prompts, 100)) == 24
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="which is no file"):
+        read_prompts(tmp_path / "absent.txt")

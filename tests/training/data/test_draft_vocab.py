@@ -1,0 +1,86 @@
+"""The draft vocabulary: which ids, how much they cover, what a wrong file says.
+
+Catches: a drafter that can never draft the end of a turn, ids taken blindly without a word.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vllm_mtp.cli.main import main
+from vllm_mtp.training.data.conversations import Conversation, save_conversations
+from vllm_mtp.training.data.draft_vocab import (
+    choose_draft_ids,
+    count_tokens,
+    coverage,
+    load_draft_vocab,
+    save_draft_vocab,
+)
+from vllm_mtp.training.data.sources import Row
+
+
+def test_special_tokens_and_the_most_frequent() -> None:
+    counts_V = torch.tensor([0, 5, 9, 0, 7, 5, 0])
+    assert choose_draft_ids(counts_V, 3, [6]).tolist() == [2, 4, 6]
+    assert choose_draft_ids(counts_V, 4, [6, 0, 99]).tolist() == [0, 2, 4, 6]
+    assert choose_draft_ids(counts_V, 3, []).tolist() == [1, 2, 4]  # of 1 and 5, equally frequent, the lower
+    assert choose_draft_ids(counts_V, 7, []).tolist() == list(range(7))
+    for size in (0, 1, 8):
+        with pytest.raises(ValueError, match=rf"--size: expected 2 .* to 7 .*, got {size}"):
+            choose_draft_ids(counts_V, size, [6, 0])
+
+
+def test_counts_and_coverage() -> None:
+    rows = [Row(ids_L=torch.tensor([1, 1, 2, 3], dtype=torch.int32), loss_from=loss_from) for loss_from in (0, 2)]
+    counts_V = count_tokens([rows], 6)
+    assert counts_V.tolist() == [0, 2, 2, 2, 0, 0]
+    assert coverage(counts_V, torch.tensor([0, 2, 3])) == pytest.approx(4 / 6)
+    assert coverage(torch.zeros(6, dtype=torch.int64), torch.tensor([0])) == 0
+
+
+def test_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "vocab.json"
+    save_draft_vocab(path, torch.tensor([0, 4, 9]), {"size": 3})
+    assert load_draft_vocab(path, 10, "a").tolist() == [0, 4, 9]
+    with pytest.raises(ValueError, match="ascending token ids below 9"):
+        load_draft_vocab(path, 9, "a")
+    save_draft_vocab(path, torch.tensor([0, 4, 9]), {"tokenizer_sha256": "a"})
+    assert load_draft_vocab(path, 10, "a").tolist() == [0, 4, 9]
+    with pytest.raises(ValueError, match=r"--draft-vocab: .*vocab\.json was made for another tokenizer"):
+        load_draft_vocab(path, 10, "b")
+    for content in ({"draft_ids": [3, 3]}, {"draft_ids": [-1, 3]}, {"draft_ids": []}, {"draft_ids": "x"}, {}, []):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"^--draft-vocab: expected"):
+            load_draft_vocab(path, 10, "a")
+    with pytest.raises(ValueError, match=r"^--draft-vocab: expected a file of `vllm-mtp vocab`"):
+        load_draft_vocab(tmp_path / "absent.json", 10, "a")
+
+
+def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, text, vocab = tmp_path / "target", tmp_path / "text.txt", tmp_path / "vocab.json"
+    shutil.copytree(target_dir, target)
+    (target / "generation_config.json").write_text('{"eos_token_id": [1999, 2000]}')
+    text.write_text("def f(x):\n    return x\n" * 200)
+    command = ["vocab", "--target", str(target), "--data", str(text), "--output", str(vocab)]
+    assert main([*command, "--size", "9"]) == 0
+    assert {1999, 2000} <= set(json.loads(vocab.read_text())["draft_ids"])
+    assert "never occur" not in capsys.readouterr().out
+    assert main([*command, "--size", "1000"]) == 0
+    assert "of these ids never occur and are merely the lowest" in capsys.readouterr().out
+
+
+def test_answers_to_long_prompts_count(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, vocab = tmp_path / "long.npz", tmp_path / "vocab.json"
+    ids = (*[5] * 900, *[1234] * 30)
+    save_conversations(data, [Conversation(ids=ids, prompt_length=900, temperature=0.0)] * 40)
+    command = ["vocab", "--target", str(target_dir), "--data", str(data), "--output", str(vocab), "--size", "9"]
+    assert main(command) == 0
+    written = json.loads(vocab.read_text())
+    assert 1234 in written["draft_ids"]
+    assert written["num_tokens"] == 38 * 30
+    save_conversations(data, [Conversation(ids=ids, prompt_length=len(ids), temperature=0.0)] * 40)
+    assert main(command) == 2
+    assert "--data: expected text or answers to count, found none in" in capsys.readouterr().err

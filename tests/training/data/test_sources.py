@@ -1,0 +1,161 @@
+"""Text and conversations to rows.
+
+Catches: text that is lost between files, a conversation cut in two or joined with another, a prompt that counts where
+only answers should, bad input that ends in a traceback or is passed over in silence.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vllm_mtp.contract.fingerprint import tokenizer_sha256
+from vllm_mtp.training.data.conversations import Conversation, save_conversations
+from vllm_mtp.training.data.sources import MIN_ROW_LENGTH, Row, check_files, documents, read_sources, token_stream
+
+
+def test_documents(tmp_path: Path) -> None:
+    text, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    text.write_text("eins\n\nzwei ä", encoding="utf-8")
+    records: list[dict[str, Any]] = [{"text": "drei"}, {"text": "vier\n", "path": "x"}]
+    lines.write_text("\n\n".join(json.dumps(record) for record in records) + "\n", encoding="utf-8")
+    assert list(documents([lines, text])) == ["drei", "vier\n", "eins\n\nzwei ä"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "a"}\n{"text": \n', r"data\.jsonl:2 is not valid JSON"),
+        (b'\n\n{"body": "a"}\n', r'data\.jsonl:3: expected an object with a "text" string, got {"body": "a"}'),
+        (b'{"text": 3}\n', r'data\.jsonl:1: expected an object with a "text" string'),
+        (b'["text"]\n', r'data\.jsonl:1: expected an object with a "text" string'),
+        (b'{"text": "\xff"}\n', r"data\.jsonl is not UTF-8 text"),
+        (b'{"text": "half a pair: \\ud83d"}\n', r"data\.jsonl:1: the text is not Unicode"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^--data: .*{message}"):
+        list(documents([path]))
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^--data: .*latin\.txt is not UTF-8 text"):
+        list(documents([tmp_path / "latin.txt"]))
+    for path in (tmp_path, tmp_path / "absent.txt"):
+        for check in (check_files, lambda paths: next(documents(paths))):
+            with pytest.raises(
+                ValueError,
+                match=rf"^--data: expected text or JSONL files, or folders of .*, got {path}, which is no file$",
+            ):
+                check([path])
+
+
+def byte_tokenizer(eos_token_id: int | None, bos_token_id: int | None = None) -> Any:
+    """A stand-in: one token for each character; insists on the arguments that keep special tokens out."""
+
+    class Tokenizer:
+        def __init__(self) -> None:
+            self.eos_token_id, self.bos_token_id = eos_token_id, bos_token_id
+
+        def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> Any:
+            assert not (add_special_tokens and text)
+            first = [bos_token_id] if add_special_tokens and bos_token_id is not None else []
+            return SimpleNamespace(input_ids=[*first, *map(ord, text)])
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 97}
+
+    return Tokenizer()
+
+
+def test_token_stream(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path, text in zip(paths, ("ab", "cd", "ef"), strict=True):
+        path.write_text(text)
+    a, b, c = map(ord, "ace")
+    whole = token_stream(paths, byte_tokenizer(0), max_tokens=100)
+    assert whole.tolist() == [a, a + 1, 0, b, b + 1, 0, c, c + 1, 0]
+    assert whole.dtype == torch.int64
+    assert token_stream(paths, byte_tokenizer(None), max_tokens=100).tolist() == [a, a + 1, b, b + 1, c, c + 1]
+    # Reads no further than is needed: the last file could be broken.
+    paths[2].write_bytes(b"\xff")
+    assert token_stream(paths, byte_tokenizer(0), max_tokens=6).tolist() == whole[:6].tolist()
+
+
+def conversation(length: int, prompt_length: int, first: int = 0) -> Conversation:
+    return Conversation(ids=tuple(range(first, first + length)), prompt_length=prompt_length, temperature=0.0)
+
+
+def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abc" * 20)
+    (tmp_path / "b.txt").write_text("d" * 50)
+    (tmp_path / "set").mkdir()
+    written = [conversation(30, 10), conversation(90, 20, first=100), conversation(MIN_ROW_LENGTH - 1, 2)]
+    save_conversations(tmp_path / "set" / "conversations.npz", written)
+    paths = [tmp_path / name for name in ("a.txt", "set", "b.txt")]
+    text, conversations = rows_of(paths, 1000)
+    assert [row.ids_L.tolist() for row in text] == [
+        [ord(c) for c in ("abc" * 20)[:40]],
+        [*map(ord, ("abc" * 20)[40:]), 0, *map(ord, "d" * 19)],
+    ]
+    assert [row.ids_L.tolist() for row in conversations] == [list(range(30)), list(range(100, 140))]
+    assert {row.loss_from for row in [*text, *conversations]} == {1}
+    _, answers = rows_of(paths, 1000, answers_only=True)
+    assert [row.loss_from for row in answers] == [10, 20]
+    [prompts] = read_sources(paths[1:2], byte_tokenizer(0), 19, 1000, vocab_size=1000, answers_only=True)
+    assert [row.ids_L.tolist() for row in prompts.rows] == [list(range(19))]
+    assert str(prompts).endswith("19 tokens, 2 conversations left out, without an answer within --sequence-length")
+    [whole] = rows_of(paths[1:2], 1000, row_length=15, answers_only=True, cut_conversations=False)
+    assert [len(row.ids_L) for row in whole] == [30, 90]
+
+
+def rows_of(paths: list[Path], max_tokens: int, *, row_length: int = 40, **kwargs: Any) -> list[list[Row]]:
+    sources = read_sources(paths, byte_tokenizer(0), row_length, max_tokens, vocab_size=1000, **kwargs)
+    return [source.rows for source in sources]
+
+
+def test_every_source_is_read_and_says_when_it_is_not_all(tmp_path: Path) -> None:
+    """Catches a second source that is never read because the first is large."""
+    for name, number in (("one.npz", 10), ("two.npz", 2)):
+        save_conversations(tmp_path / name, [conversation(30, 10)] * number)
+    (tmp_path / "text.txt").write_text("x" * 4000)
+    paths = [tmp_path / name for name in ("text.txt", "one.npz", "two.npz")]
+    read = read_sources(paths, byte_tokenizer(0), 40, 360, vocab_size=1000)
+    assert [len(source.rows) for source in read] == [100, 4, 2]  # a document is read whole
+    assert [source.complete for source in read] == [False, False, True]
+    assert str(read[1]) == f"{paths[1]}: 120 tokens, its share of what is to be read"
+    assert str(read[2]) == f"{paths[2]}: 60 tokens"
+    # What one source leaves, the next may take.
+    assert [len(rows) for rows in rows_of(paths[:0:-1], 360)] == [2, 10]
+    assert [len(rows) for rows in rows_of(paths[1:2], 130)] == [5]
+
+
+def test_rows_of_text_begin_as_every_text_does(tmp_path: Path) -> None:
+    """Catches a target that is asked without the token that all its texts begin with."""
+    (tmp_path / "a.txt").write_text("abc" * 20)
+    [source] = read_sources([tmp_path / "a.txt"], byte_tokenizer(0, bos_token_id=7), 31, 1000, vocab_size=1000)
+    assert [row.ids_L.tolist() for row in source.rows] == [[7, *map(ord, "abc" * 10)]] * 2
+
+
+def test_tokens_of_another_target_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    save_conversations(folder / "conversations.npz", [conversation(30, 10)])
+    with pytest.raises(
+        ValueError, match=r"^--data: expected token ids below 29, the target's vocabulary, got 29 in .*set"
+    ):
+        read_sources([folder], byte_tokenizer(0), 40, 100, vocab_size=29)
+    for vocabulary, refused in (({"a": 97}, False), ({"a": 98}, True)):
+        target = {"name": "another", "tokenizer_sha256": tokenizer_sha256(vocabulary)}
+        (folder / "run_info.json").write_text(json.dumps({"target": target}))
+        if refused:
+            with pytest.raises(ValueError, match="set, which another wrote with another tokenizer"):
+                rows_of([folder], 100)
+        else:
+            assert len(rows_of([folder], 100)[0]) == 1

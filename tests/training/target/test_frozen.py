@@ -1,0 +1,30 @@
+"""The frozen target as transformers loads it."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+from vllm_mtp.training.target.frozen import FrozenTarget
+
+
+def test_a_soft_cap_of_attention_scores_is_kept(target_dir: Path, tmp_path: Path) -> None:
+    """Catches hidden states that the served target does not have: transformers' default attention drops the cap."""
+    config = Gemma2Config(
+        vocab_size=2048, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16, initializer_range=0.5,
+        attn_logit_softcapping=0.2, final_logit_softcapping=5.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(target_dir).save_pretrained(tmp_path)
+    ids_BT = torch.arange(24)[None]
+    found = FrozenTarget.load(str(tmp_path), device="cpu", dtype="float32").hidden_states(ids_BT)
+    expected, without = (
+        AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation=attention).model(
+            input_ids=ids_BT
+        ).last_hidden_state
+        for attention in ("eager", "sdpa")
+    )  # fmt: skip
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(without, expected, atol=1e-2)

@@ -1,0 +1,158 @@
+"""What the target says of a batch: computed once, kept in memory or on disk, the same wherever it comes from.
+
+Catches: a target that runs in every epoch, a store that serves other rows, another target's or another draft
+vocabulary's states, a killed run's half a file taken for whole, a full disk found after hours.
+"""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vllm_mtp.module.shared_head import SharedHead
+from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.sources import Row
+from vllm_mtp.training.loss.mean_embedding import teacher_of
+from vllm_mtp.training.target import states as target_states
+from vllm_mtp.training.target.states import TargetStates
+
+V, D = 40, 4
+
+
+class CountingTarget:
+    """Stands in for a target whose hidden states are made of its token ids."""
+
+    def __init__(self, name: str = "one", weights_sha256: str = "a") -> None:
+        table_VD = torch.randn(V, D, generator=torch.Generator().manual_seed(0))
+        self.head = SharedHead(embedding_VD=table_VD, head_VD=table_VD)
+        self.config = SimpleNamespace(hidden_size=D)
+        self.dtype, self.dtype_name, self.device = torch.float32, "float32", torch.device("cpu")
+        self.name, self.weights_sha256, self.num_calls = name, weights_sha256, 0
+
+    def hidden_states(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        self.num_calls += 1
+        return self.head.embed(ids_BT)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"name": "whatever it is called", "weights_sha256": self.name}
+
+
+def batches(first: int = 1, loss_from: int = 1) -> Batches:
+    rows = [Row(ids_L=torch.full((5,), first + i, dtype=torch.int32), loss_from=loss_from) for i in range(9)]
+    return Batches([rows], 8, seed=0)
+
+
+def states_of(target: CountingTarget, of: Batches, num_epochs: int = 3, **kwargs: Any) -> TargetStates:
+    arguments: dict[str, Any] = {"head": target.head, "with_teacher": True} | kwargs
+    return TargetStates(target, of, num_epochs * len(of), **arguments)  # type: ignore[arg-type]
+
+
+def all_of(states: TargetStates, of: Batches) -> list[torch.Tensor]:
+    found = [states(index) for index in range(len(of))]
+    return [tensor for one in found for tensor in (one.hidden_BSD, *(one.teacher or ()))]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other))  # noqa: B905
+
+
+def test_data_that_repeats_passes_the_target_once() -> None:
+    target, of = CountingTarget(), batches()
+    states = states_of(target, of)
+    first = all_of(states, of)
+    assert same(first, all_of(states, of))
+    assert target.num_calls == len(of) == 4
+    # A run that was killed makes them again, the very same.
+    assert same(first, all_of(states_of(CountingTarget(), of, num_epochs=1), of))
+
+
+def test_states_too_large_to_keep_are_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(target_states, "MAX_KEPT_BYTES", 100)
+    target, of = CountingTarget(), batches()
+    with caplog.at_level(logging.WARNING):
+        states = states_of(target, of)
+    all_of(states, of)
+    all_of(states, of)
+    assert target.num_calls == 2 * len(of)
+    assert "--store FOLDER keeps it on disk, --data-tokens" in caplog.text
+
+
+def test_a_store_gives_what_the_target_gives(tmp_path: Path) -> None:
+    target, of = CountingTarget(), batches()
+    expected = all_of(states_of(CountingTarget(), of), of)
+    states = states_of(target, of, store=tmp_path)
+    assert states.fill(show_progress=False) is not None
+    assert same(expected, all_of(states, of))
+    again = states_of(target, of, store=tmp_path)
+    assert again.fill(show_progress=False) is None
+    assert same(expected, all_of(again, of))
+    assert target.num_calls == len(of)
+
+
+def test_answers_alone_share_the_store_of_the_whole_text(tmp_path: Path) -> None:
+    target, of, answers = CountingTarget(), batches(), batches(loss_from=3)
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    states = states_of(target, answers, store=tmp_path)
+    assert states.fill(show_progress=False) is None
+    assert target.num_calls == len(of)
+    assert same(all_of(states, answers), all_of(states_of(CountingTarget(), answers), answers))
+    for index in range(len(answers)):
+        batch = answers[index]
+        found, head = states(index), target.head
+        expected = teacher_of(head.embed(batch.ids_BL[:, :-1])[batch.mask_BS], head)
+        assert found.teacher is not None
+        assert len(found.teacher.top_N) == 2 * len(batch.ids_BL)  # of four positions, those of tokens 3 and 4
+        for tensor, right in zip(found.teacher, expected, strict=True):
+            torch.testing.assert_close(tensor.to(right.dtype), right, rtol=2e-3, atol=2e-3)
+
+
+def test_a_killed_run_makes_what_is_missing(tmp_path: Path) -> None:
+    target, of = CountingTarget(), batches()
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    [folder] = tmp_path.iterdir()
+    first, *_ = sorted(folder.iterdir())
+    first.rename(first.with_suffix(".tmp"))  # killed before the file was whole
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    assert target.num_calls == len(of) + 1
+    assert first.exists()
+
+
+def test_other_rows_targets_and_vocabularies_are_kept_apart(tmp_path: Path) -> None:
+    target = CountingTarget()
+    states_of(target, batches(), store=tmp_path).fill(show_progress=False)
+    num_calls = target.num_calls
+    draft_ids_J = torch.tensor([1, 2, 30])
+    for of, other, more in [
+        (batches(first=20), target, {}),
+        (batches(), CountingTarget("two"), {}),
+        (batches(), CountingTarget(weights_sha256="b"), {}),
+        (batches(), target, {"draft_ids_J": draft_ids_J, "head": target.head.cut(draft_ids_J)}),
+        (batches(), target, {"with_teacher": False}),
+    ]:
+        states = states_of(other, of, store=tmp_path, **more)
+        assert states.fill(show_progress=False) is not None
+        assert same(all_of(states, of), all_of(states_of(CountingTarget(), of, **more), of))
+    assert target.num_calls == 4 * num_calls
+
+
+def test_a_disk_that_is_too_small_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_states.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    target = CountingTarget()
+    with pytest.raises(ValueError, match=r"--store: expected room for .* GiB in .*--data-tokens"):
+        states_of(target, batches(), store=tmp_path).fill(show_progress=False)
+    assert target.num_calls == 0
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    target, of = CountingTarget(), batches()
+    states = states_of(target, of, store=tmp_path)
+    states.fill(show_progress=False)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"^--store: .*safetensors is damaged .* delete it"):
+        all_of(states, of)

@@ -1,0 +1,117 @@
+"""Rows in batches of about equal tokens. A step's batch is a function of the step alone, so that a resumed run sees the
+same, and a batch has the same rows in every epoch, so that what the target says of it is computed once."""
+
+# Shapes: B sequences, L tokens of the longest row, S = L - 1 tokens that the target sees.
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vllm_mtp.training.data.sources import Row
+
+_MAX_HELD_OUT_ROWS = 32
+
+
+class Batch(NamedTuple):
+    """Rows padded on the right to the longest of them."""
+
+    ids_BL: Tensor
+    text_BS: Tensor
+    """Positions whose next token is in the row, and not padding."""
+    mask_BS: Tensor
+    """Those of them that count: the next token is not mere context."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that count."""
+        return int(self.mask_BS.sum())
+
+
+class Batches:
+    """Training batches and held-out batches of one or several sources.
+
+    Rows of one source and of like length share a batch, at random; every so many rows one is held out.
+
+    Args:
+        sources: rows of each source (`read_sources`).
+        tokens_per_batch: most tokens of a batch, padding included.
+        seed: decides the order of batches; which rows share one does not depend on it.
+
+    Raises:
+        ValueError: if a source has no row for training besides one held out.
+    """
+
+    def __init__(self, sources: Sequence[Sequence[Row]], tokens_per_batch: int, seed: int) -> None:
+        self._training: list[list[Row]] = []
+        self._held_out: list[list[Row]] = []
+        self._tokens_per_batch = tokens_per_batch
+        for rows in sources:
+            if len(rows) < 2:
+                raise ValueError(
+                    f"--data: expected at least two rows of text (one to train on, one held out), got {len(rows)}. "
+                    "Give more text, or a smaller --sequence-length."
+                )
+            every = max(20, -(-len(rows) // _MAX_HELD_OUT_ROWS))
+            # From the middle of each stretch; the last row of very little text.
+            held_out = {index for index in range(len(rows)) if index % every == every // 2} or {len(rows) - 1}
+            self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
+            self._held_out.append([rows[index] for index in sorted(held_out)])
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._training)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all training rows."""
+        return sum(len(row.ids_L) for rows in self._training for row in rows)
+
+    def tokens_seen(self, num_steps: int) -> int:
+        """Positions that count in the first num_steps steps."""
+        sizes = [self[index].num_tokens for index in range(len(self))]
+        epochs, rest = divmod(num_steps, len(self))
+        last = range(num_steps - rest, num_steps)
+        return epochs * sum(sizes) + sum(sizes[self.index(step)] for step in last)
+
+    def index(self, step: int) -> int:
+        """Which batch a step takes; every epoch has its own order of the same batches."""
+        epoch, place = divmod(step, len(self))
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
+        return int(torch.randperm(len(self), generator=generator)[place])
+
+    def __getitem__(self, index: int) -> Batch:
+        return _batch(self._training[index])
+
+    def held_out(self, max_tokens: int | None = None) -> list[Batch]:
+        """The held-out rows; with max_tokens, evenly spaced ones of about as many tokens, and one of each source."""
+        num_tokens = sum(len(row.ids_L) - 1 for rows in self._held_out for row in rows)
+        every = 1 if max_tokens is None else max(1, -(-num_tokens // max(1, max_tokens)))
+        kept = (rows[every // 2 :: every] or rows[:1] for rows in self._held_out)
+        groups = (_grouped(rows, self._tokens_per_batch) for rows in kept)
+        return [_batch(group) for source in groups for group in source]
+
+
+def _grouped(rows: list[Row], tokens_per_batch: int) -> list[list[Row]]:
+    """Rows in a random order, those of like length together."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    groups: list[list[Row]] = []
+    for row in sorted((rows[index] for index in order), key=lambda row: len(row.ids_L)):
+        # The newest row is the longest: it decides the padded size.
+        if groups and (len(groups[-1]) + 1) * (len(row.ids_L) - 1) <= tokens_per_batch:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _batch(rows: Sequence[Row]) -> Batch:
+    longest = max(len(row.ids_L) for row in rows)
+    ids_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
+    text_BS, mask_BS = torch.zeros(2, len(rows), longest - 1, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids_BL[number, : len(row.ids_L)] = row.ids_L
+        text_BS[number, : len(row.ids_L) - 1] = True
+        mask_BS[number, row.loss_from - 1 : len(row.ids_L) - 1] = True
+    return Batch(ids_BL, text_BS, mask_BS)

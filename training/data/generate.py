@@ -1,0 +1,347 @@
+"""`vllm-mtp generate`: the target writes its own training data, through vLLM, in batches that can be resumed.
+
+A drafter serves on what its target generates, so that is what it should be trained on. Prompts come from files, or from
+the target itself: with `self_prompts` it continues its chat template where the user's turn begins, which gives user
+turns of the kind that it was trained on, and then answers them. Where the tasks to be served are known but no prompts
+are there, it continues given starts of user turns ("Summarize this article: ") instead.
+
+Source: Xu et al., Magpie (arXiv 2406.08464), for prompts out of the chat template.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vllm_mtp.contract.fingerprint import stored_weights_sha256
+from vllm_mtp.files import write_atomically
+from vllm_mtp.provenance import git_revision, processor_name, relative, versions
+from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.config import DTYPES, differences
+from vllm_mtp.training.data.conversations import (
+    FILE,
+    Conversation,
+    load_conversations,
+    save_conversations,
+    without_duplicates,
+)
+from vllm_mtp.training.data.prompts import (
+    Message,
+    check_roles,
+    prompt_ids,
+    read_prompts,
+    user_turn_end,
+    user_turn_prefix,
+)
+from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
+from vllm_mtp.training.target.frozen import config_and_tokenizer, fingerprint_of, serving_dtype
+
+_SETTINGS = "settings.json"
+Question = tuple[Message, ...] | str
+"""Messages to be answered, or the start of a user turn, maybe empty, that the target writes on first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateConfig:
+    """What decides the data; `vllm-mtp generate` has a flag for every field."""
+
+    self_prompts: int = 0
+    """User turns that the target writes itself, beside those of the files."""
+    temperatures: tuple[float, ...] = (0.0, 0.6, 1.0)
+    """Of the answers, in turn."""
+    min_p: float = 0.05
+    """Sampled tokens have at least this share of the most likely one's probability. Unlike a nucleus (top_p) it needs
+    no sort of the vocabulary, which on a CPU takes longer than the model."""
+    max_tokens: int = 256
+    """Longest answer."""
+    max_user_tokens: int = 96
+    """Most that the target writes of a user turn; one that does not end by itself is dropped."""
+    max_model_len: int = 2048
+    """Longest prompt and answer together; longer prompts are dropped."""
+    batch_size: int = 384
+    """Conversations of a batch, the unit that is written and resumed."""
+    max_num_seqs: int = 128
+    """Conversations that vLLM generates at a time."""
+    dtype: str = "auto"
+    """ "auto" takes the checkpoint's dtype on a GPU, and on a CPU what a short probe shows to be faster."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "max_user_tokens", "batch_size", "max_num_seqs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: expected a positive integer, got {getattr(self, name)}")
+        if not self.temperatures or min(self.temperatures) < 0 or not 0 <= self.min_p < 1 or self.self_prompts < 0:
+            raise ValueError(
+                "expected temperatures >= 0, 0 <= min_p < 1 and self_prompts >= 0, got "
+                f"{list(self.temperatures)}, {self.min_p}, {self.self_prompts}"
+            )
+        if self.max_model_len <= self.max_tokens:
+            raise ValueError(
+                f"--max-model-len: expected more than max_tokens {self.max_tokens}, got {self.max_model_len}"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+
+
+def generate(
+    config: GenerateConfig,
+    *,
+    target: str,
+    prompts: Sequence[Path],
+    self_prompt_starts: Sequence[Path] = (),
+    output: Path,
+    argv: Sequence[str] = (),
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Writes OUTPUT/conversations.npz, which `vllm-mtp train --data OUTPUT` reads, and run_info.json.
+
+    Batches are fixed by the settings alone and each is written whole, so that a killed run goes on with the first
+    batch that is missing and ends with the same set.
+
+    Args:
+        config: what decides the data.
+        target: folder or Hub id.
+        prompts: files of prompts (prompts.py); may be empty with `self_prompts`.
+        self_prompt_starts: files like those of prompts, with beginnings of user turns, which the `self_prompts` take in
+            turn; without them the target writes the turns whole.
+        output: folder.
+        argv: the command, for run_info.json.
+        show_progress: draw a progress bar on standard error.
+
+    Returns:
+        The content of run_info.json.
+
+    Raises:
+        ValueError: for prompts, a target or an output that cannot be used, before anything is generated.
+    """
+    asked = [prompt.messages for prompt in read_prompts(prompts)]
+    if not asked and not config.self_prompts:
+        raise ValueError("expected --prompts FILE or --self-prompts N, got neither")
+    starts = [start.text for start in read_prompts(self_prompt_starts, flag="--self-prompt-starts")]
+    if starts and not config.self_prompts:
+        raise ValueError("--self-prompt-starts: expected --self-prompts N with it, got none")
+    target_config, tokenizer = config_and_tokenizer(target)
+    fingerprint = fingerprint_of(target, target_config, tokenizer)
+    check_roles(tokenizer, asked)
+    if config.self_prompts:
+        user_turn_prefix(tokenizer)
+    settings = json.loads(
+        json.dumps(
+            {
+                "config": asdict(config),
+                "target": fingerprint,
+                "target_weights_sha256": stored_weights_sha256(target),
+                "prompts_sha256": hashlib.sha256(json.dumps([asked, starts] if starts else asked).encode()).hexdigest(),
+            }
+        )
+    )
+    finished = _finished(output, settings)
+    if finished is not None:
+        if show_progress:
+            tqdm.write(f"{output} holds these conversations, finished: nothing to do")
+        return finished
+    # The dtype is a setting that the probe decides: a run keeps the one that it began with.
+    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype)
+    write_atomically(output / _SETTINGS, json.dumps(settings | {"dtype": dtype}, indent=1) + "\n")
+
+    batches = _batches(asked, starts, config)
+    missing = [index for index in range(len(batches)) if not _batch_file(output, index).exists()]
+    started, num_new_tokens = time.perf_counter(), 0
+    if missing:
+        with _engine(config, target, dtype) as llm:
+            bar = tqdm(missing, desc="batches", disable=not show_progress, mininterval=1)
+            for index in bar:
+                conversations, counts = _generate_batch(llm, tokenizer, batches[index], config, index)
+                # The mark of a finished batch last.
+                write_atomically(_batch_file(output, index).with_suffix(".json"), json.dumps(counts) + "\n")
+                save_conversations(_batch_file(output, index), conversations)
+                num_new_tokens += counts["generated_tokens"]
+                rate = num_new_tokens / (time.perf_counter() - started)
+                bar.set_postfix(
+                    kept=f"{len(conversations)}/{counts['asked']}", tokens_per_s=f"{rate:.0f}", refresh=False
+                )
+    seconds = time.perf_counter() - started
+    return _finish(output, len(batches), settings, dtype, argv, num_new_tokens, seconds)
+
+
+def _stored_dtype(output: Path) -> str | None:
+    """The dtype of an unfinished run in the folder."""
+    path = output / _SETTINGS
+    return json.loads(path.read_text(encoding="utf-8"))["dtype"] if path.exists() else None
+
+
+def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """run_info.json of a finished run with these settings, or None.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings, or cannot be used.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: expected a folder, got {output}, which is a file")
+    (output / "batches").mkdir(parents=True, exist_ok=True)
+    path = output / RUN_INFO if (output / RUN_INFO).exists() else output / _SETTINGS
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    differing = differences(sorted(settings["config"]), stored["config"], settings["config"])
+    names = ("target", "target_weights_sha256", "prompts_sha256")
+    differing += [name for name in names if stored.get(name, settings[name]) != settings[name]]
+    if differing:
+        raise ValueError(
+            f"--output: {output} holds conversations with other settings ({'; '.join(differing)}). "
+            "Repeat its flags to go on with it, give another --output, or delete the folder to start anew."
+        )
+    return stored if path.name == RUN_INFO else None
+
+
+def _batch_file(output: Path, index: int) -> Path:
+    return output / "batches" / f"{index:05d}.npz"
+
+
+def _batches(
+    asked: Sequence[tuple[Message, ...]], starts: Sequence[str], config: GenerateConfig
+) -> list[list[Question]]:
+    """What each batch answers, in a random order that the seed fixes."""
+    turns = islice(cycle(starts or [""]), config.self_prompts)
+    items: list[Question] = [*asked, *turns]
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    mixed = [items[index] for index in order]
+    return [mixed[start : start + config.batch_size] for start in range(0, len(mixed), config.batch_size)]
+
+
+@contextmanager
+def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
+    """A vLLM engine in this process, whose sampling torch's own seed decides.
+
+    It ends an answer where the target's generation_config.json says, which is not always the tokenizer's end of text.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ValueError("expected vLLM in this environment, found none (`make setup`, or pip install vllm)") from error
+    llm = LLM(
+        model=target,
+        dtype=dtype,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        enforce_eager=not torch.cuda.is_available(),
+        seed=config.seed,
+    )
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def _generate_batch(
+    llm: Any,
+    tokenizer: Any,
+    batch: Sequence[Question],
+    config: GenerateConfig,
+    index: int,
+) -> tuple[list[Conversation], dict[str, int]]:
+    """Answers one batch; the same seed and index give the same conversations on the same machine."""
+    from vllm import SamplingParams
+
+    seed = config.seed * 1_000_003 + index
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
+    counts = dict.fromkeys(("asked", "unusable_user_turns", "too_long", "empty", "loops", "generated_tokens"), 0)
+    counts["asked"] = len(batch)
+    written: Iterator[tuple[Message, ...]] = iter(())
+    if starts := [question for question in batch if isinstance(question, str)]:
+        stop_token_ids, stop = user_turn_end(tokenizer)
+        params = SamplingParams(
+            temperature=1.0,
+            min_p=config.min_p,
+            max_tokens=config.max_user_tokens,
+            stop_token_ids=stop_token_ids,
+            stop=stop,
+        )
+        prefix_of = {start: {"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in set(starts)}
+        prefixes = [prefix_of[start] for start in starts]
+        turns = [output.outputs[0] for output in llm.generate(prefixes, params, use_tqdm=False)]
+        counts["generated_tokens"] += sum(len(turn.token_ids) for turn in turns)
+        usable = [
+            (start + turn.text).strip()
+            for start, turn in zip(starts, turns, strict=True)
+            if turn.finish_reason == "stop" and len(turn.text.split()) > 1
+        ]
+        counts["unusable_user_turns"] = len(starts) - len(usable)
+        written = iter(({"role": "user", "content": text},) for text in usable)
+    questions = [next(written, None) if isinstance(question, str) else question for question in batch]
+    requests = []
+    for number, messages in enumerate(questions):
+        if messages is None:
+            continue
+        ids = prompt_ids(tokenizer, messages)
+        if len(ids) + config.max_tokens > config.max_model_len:
+            counts["too_long"] += 1
+        else:
+            requests.append((ids, config.temperatures[number % len(config.temperatures)]))
+    params_M = [
+        SamplingParams(temperature=t, min_p=config.min_p if t else 0.0, max_tokens=config.max_tokens, detokenize=False)
+        for _, t in requests
+    ]
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids, _ in requests], params_M, use_tqdm=False)
+    conversations = []
+    for (ids, temperature), output in zip(requests, outputs, strict=True):
+        answer = list(output.outputs[0].token_ids)
+        counts["generated_tokens"] += len(answer)
+        if len(answer) < 2:
+            counts["empty"] += 1
+        elif ends_in_loop(answer, window=loop_window(config.max_tokens)):
+            counts["loops"] += 1
+        else:
+            conversations.append(Conversation(ids=(*ids, *answer), prompt_length=len(ids), temperature=temperature))
+    return conversations, counts
+
+
+def _finish(
+    output: Path,
+    num_batches: int,
+    settings: dict[str, Any],
+    dtype: str,
+    argv: Sequence[str],
+    num_new_tokens: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Joins the batches, drops duplicates, writes run_info.json last as the mark of a finished run."""
+    everything: list[Conversation] = []
+    totals: dict[str, int] = {}
+    for index in range(num_batches):
+        everything += load_conversations(_batch_file(output, index))
+        for name, count in json.loads(_batch_file(output, index).with_suffix(".json").read_text()).items():
+            totals[name] = totals.get(name, 0) + count
+    kept, num_exact, num_near = without_duplicates(everything)
+    if not kept:
+        raise ValueError(f"nothing is left of {totals['asked']} conversations: {totals}. Give more or other prompts.")
+    save_conversations(output / FILE, kept)
+    info = {
+        "argv": [relative(argument) for argument in argv],
+        **settings,
+        "dtype": dtype,
+        "num_conversations": len(kept),
+        "num_tokens": sum(len(c.ids) for c in kept),
+        "num_answer_tokens": sum(len(c.answer) for c in kept),
+        "dropped": totals | {"exact_duplicates": num_exact, "near_duplicates": num_near},
+        "generated_tokens_per_second": round(num_new_tokens / seconds) if num_new_tokens else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
+        "git_revision": git_revision(),
+        "versions": versions("vllm-mtp", "vllm", "vllm-cpu", "torch", "transformers"),
+    }
+    write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
+    return info

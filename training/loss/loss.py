@@ -1,0 +1,145 @@
+"""What a training step minimises: draft steps of the module on a batch, scored on the target's head."""
+
+# Shapes: B sequences, S tokens that the target sees, T = S - K positions, K draft steps, D hidden size, J draft
+# vocabulary, V vocabulary, N teacher rows.
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_mtp.kernels import ops, reference
+from vllm_mtp.kernels.common.registration import uses_triton
+from vllm_mtp.kernels.common.tables import loss_chunk
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
+from vllm_mtp.training.data.batches import Batch, Batches
+from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
+from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
+from vllm_mtp.training.loss.objective import Distillation, WholeHead, distillation, teacher_rows
+from vllm_mtp.training.loss.unroll import unroll
+from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.target.states import BatchStates
+
+_MAX_LOGITS_AT_CHECKPOINTS = 2**31
+"""22 to 38 seconds of one core (docs/log.md)."""
+
+
+class Loss:
+    """The objective of a run on its target's head, in the cheapest form that is exact; `note` says which."""
+
+    def __init__(self, target: FrozenTarget, draft_ids_J: Tensor | None, config: TrainConfig) -> None:
+        self.target, self.objective = target, config.objective
+        self.head = target.head.cut(draft_ids_J)
+        self.uses_mean_embedding = config.objective == "kl" and target.head.transform.soft_cap is None
+        self._row_of_id_V: Tensor | None = None
+        self._whole: WholeHead | None = None
+        if draft_ids_J is not None:
+            draft_ids_J = draft_ids_J.to(target.device)
+            self._whole = WholeHead(target.head, draft_ids_J)
+            self._row_of_id_V = torch.full((target.vocab_size,), -1, device=target.device)
+            self._row_of_id_V[draft_ids_J] = torch.arange(len(draft_ids_J), device=target.device)
+        self._linear_kl: Callable[..., ops.LinearKL] = ops.linear_kl
+        self.note = "plain"
+        if self.uses_mean_embedding:
+            self.note = f"mean embeddings, {self._choose_linear_kl(config)}"
+
+    def _choose_linear_kl(self, config: TrainConfig) -> str:
+        """Kernels on a GPU; elsewhere their plain twin, its chunks as written or compiled, whichever is faster."""
+        weight_JD = self.head.head_VD
+        if uses_triton(weight_JD.device.type):
+            return "Triton"
+        chunk = loss_chunk(weight_JD.device, weight_JD.size(1), mean_embedding=True)
+        example = weight_JD.new_ones(chunk, weight_JD.size(1))
+        function, how = faster_of_eager_and_compiled(
+            reference.softmax_chunk,
+            (example, weight_JD, self.head.bias_V, self.head.transform.scale),
+            num_calls=config.tokens // chunk,
+        )
+        self._linear_kl = functools.partial(reference.linear_kl_of_mean, chunk=chunk, softmax_chunk=function)
+        return f"{how} for {chunk} positions"
+
+    def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
+        if states.teacher is None:
+            return self.plain(states_KBTD, batch, states.hidden_BSD)
+        rows_N = teacher_rows(batch.mask_BS).to(states_KBTD.device)
+        return mean_embedding_kl(states_KBTD, rows_N, states.teacher, self.head, linear_kl=self._linear_kl)
+
+    def plain(
+        self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False
+    ) -> Distillation:
+        """By objective.py; agreement and overlap with the target's whole vocabulary if so asked."""
+        labels_BS = batch.ids_BL[:, 1:].to(states_KBTD.device)
+        return distillation(
+            states_KBTD,
+            hidden_BSD,
+            labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS],
+            self.head,
+            mask_BS=batch.mask_BS.to(states_KBTD.device),
+            objective=self.objective,
+            whole=self._whole if whole_vocabulary else None,
+        )
+
+
+def compare(module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int) -> Distillation:
+    """num_steps chained draft steps of the module on a batch, scored against the target."""
+    return loss(draft(module, loss.target, batch, states.hidden_BSD, num_steps), batch, states)
+
+
+def draft(module: MTPModule, target: FrozenTarget, batch: Batch, hidden_BSD: Tensor, num_steps: int) -> Tensor:
+    """The module's outputs at num_steps chained draft steps, [K, B, S - K, D]."""
+    ids_BL = batch.ids_BL.to(target.device)
+    num_positions = hidden_BSD.size(1) - num_steps
+    embeddings_KBTD = torch.stack(
+        [target.head.embed(ids_BL[:, k : k + num_positions]) for k in range(1, num_steps + 1)]
+    )
+    with autocast(target):
+        return unroll(module, hidden_BSD[:, :num_positions].float(), embeddings_KBTD.float())
+
+
+def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 products in the module where the target runs in bfloat16; its weights stay float32."""
+    if target.dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(target.device.type, target.dtype)
+
+
+@torch.no_grad()
+def held_out(
+    module: MTPModule, loss: Loss, batches: Batches, config: TrainConfig, *, max_tokens: int | None = None
+) -> dict[str, Any]:
+    """On held-out rows: loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least.
+
+    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary. "positions" is
+    how many were measured: all, or, with max_tokens, about as many.
+    """
+    num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
+    parts, sizes = [], []
+    for batch in batches.held_out(max_tokens):
+        hidden_BSD = loss.target.hidden_states(batch.ids_BL[:, :-1])
+        states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
+        measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
+        assert measured.overlap_K is not None
+        parts.append(torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K]))
+        sizes.append(batch.num_tokens)
+    weights_N = torch.tensor(sizes, device=loss.target.device) / sum(sizes)
+    loss_K, agreement_K, overlap_K = (torch.stack(parts) * weights_N[:, None, None]).sum(0)
+    weights_K = torch.tensor(config.step_weights(config.num_steps_unrolled), device=loss.target.device)
+    return {
+        "loss": round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
+        "agreement_per_position": [round(value, 4) for value in agreement_K.tolist()],
+        "overlap_per_position": [round(value, 4) for value in overlap_K.tolist()],
+        "positions": sum(sizes),
+    }
+
+
+def tokens_at_checkpoints(loss: Loss, config: TrainConfig) -> int | None:
+    """Held-out tokens measured at a checkpoint before the last one, None for all: on a CPU, as many as make
+    _MAX_LOGITS_AT_CHECKPOINTS logits, of the target's head once and of the loss's head for teacher and draft steps."""
+    if loss.target.device.type != "cpu":
+        return None
+    num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
+    return _MAX_LOGITS_AT_CHECKPOINTS // (loss.target.vocab_size + (1 + num_steps) * loss.head.head_VD.size(0))

@@ -1,0 +1,196 @@
+"""What the frozen target says of each batch, made once: its hidden states and, for the KL loss, the teacher.
+
+Kept in memory while the data repeats and it fits, or on disk (`--store FOLDER`), where every further run on the same
+rows finds it. A stored batch is a safetensors file named by the hash of its rows, in a folder named by target, dtype
+and draft vocabulary: read through a memory map, written whole or not at all, never out of date. It has the teacher of
+every position, so that runs which count all of the text and runs which count the answers share it.
+"""
+
+# Shapes: B sequences, S tokens, D hidden size, N teacher rows.
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vllm_mtp.module.shared_head import SharedHead
+from vllm_mtp.training.data.batches import Batch, Batches
+from vllm_mtp.training.loss.mean_embedding import Teacher, teacher_of
+from vllm_mtp.training.loss.objective import teacher_rows
+from vllm_mtp.training.target.frozen import FrozenTarget
+
+logger = logging.getLogger(__name__)
+
+MAX_KEPT_BYTES = 4 * 2**30
+
+
+class BatchStates(NamedTuple):
+    """The target's side of a batch."""
+
+    hidden_BSD: Tensor
+    teacher: Teacher | None
+    """At the batch's teacher rows; None where the loss computes it from the hidden states."""
+
+
+class TargetStates:
+    """The target's side of a batch by index.
+
+    Args:
+        target: the frozen target.
+        batches: what is trained on.
+        num_steps: steps of the run, which decides whether the data repeats.
+        head: the head that the loss uses.
+        with_teacher: compute the teacher for the mean-embedding loss too.
+        store: folder to keep everything in; None: in memory, where the data repeats and it fits.
+        draft_ids_J: the draft vocabulary, which the teacher depends on.
+    """
+
+    def __init__(
+        self,
+        target: FrozenTarget,
+        batches: Batches,
+        num_steps: int,
+        *,
+        head: SharedHead,
+        with_teacher: bool,
+        store: Path | None = None,
+        draft_ids_J: Tensor | None = None,
+    ) -> None:
+        self._target, self._batches, self._head, self._with_teacher = target, batches, head, with_teacher
+        self._kept: dict[int, BatchStates] | None = None
+        self._folder: Path | None = None
+        num_bytes = batches.num_tokens * self.bytes_per_token
+        if store is not None:
+            vocabulary = (
+                "all" if draft_ids_J is None else hashlib.sha256(draft_ids_J.numpy().tobytes()).hexdigest()[:12]
+            )
+            fingerprint = {name: value for name, value in target.fingerprint().items() if name != "name"}
+            identity = "-".join(
+                str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
+            )
+            name = hashlib.sha256(f"{identity}-{with_teacher}".encode()).hexdigest()[:12]
+            self._folder = store / f"{target.dtype_name}-{name}"
+            self._folder.mkdir(parents=True, exist_ok=True)
+        elif num_steps > len(batches):
+            if num_bytes <= MAX_KEPT_BYTES:
+                self._kept = {}
+            else:
+                logger.warning(
+                    "The data repeats, but what the target says of it would need %.1f GiB of memory, more than %.0f: "
+                    "the target runs in every epoch. --store FOLDER keeps it on disk, --data-tokens reads less.",
+                    num_bytes / 2**30,
+                    MAX_KEPT_BYTES / 2**30,
+                )
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What is kept of one token: hidden states, and mean embedding, constant and top token of the teacher."""
+        hidden_size = self._target.config.hidden_size
+        return int(hidden_size * self._target.dtype.itemsize + self._with_teacher * (2 * hidden_size + 8))
+
+    def fill(self, show_progress: bool) -> float | None:
+        """Runs the target over every batch that the store does not have yet.
+
+        Returns:
+            Tokens per second, or None where there was nothing to do or there is no store.
+
+        Raises:
+            ValueError: if the disk has too little room.
+        """
+        if self._folder is None:
+            return None
+        missing = [index for index in range(len(self._batches)) if not self._path(self._batches[index]).exists()]
+        if not missing:
+            return None
+        num_bytes = self._batches.num_tokens * self.bytes_per_token * len(missing) // len(self._batches)
+        free = shutil.disk_usage(self._folder).free
+        if num_bytes > 0.95 * free:
+            raise ValueError(
+                f"--store: expected room for {num_bytes / 2**30:.1f} GiB in {self._folder}, found {free / 2**30:.1f}. "
+                "Give another folder, or read less with --data-tokens."
+            )
+        if show_progress:
+            tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
+        started, num_tokens = time.perf_counter(), 0
+        bar = tqdm(missing, desc="target", unit="batch", disable=not show_progress, mininterval=5)
+        for index in bar:
+            batch = self._batches[index]
+            self._save(self._path(batch), self._compute(batch, batch.text_BS))
+            num_tokens += batch.ids_BL.numel()
+            bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
+        return num_tokens / (time.perf_counter() - started)
+
+    def __call__(self, index: int) -> BatchStates:
+        """The target's side of a batch, on the target's device."""
+        batch = self._batches[index]
+        if self._folder is not None and (path := self._path(batch)).exists():
+            return _counted(self._load(path), batch)
+        if self._kept is None:
+            return self._compute(batch, batch.mask_BS)
+        if index not in self._kept:
+            self._kept[index] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
+        return _moved(self._kept[index], self._target.device)
+
+    def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
+        """Of a batch, with the teacher at the positions of the mask."""
+        hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
+        if not self._with_teacher:
+            return BatchStates(hidden_BSD, None)
+        rows_N = teacher_rows(mask_BS).to(hidden_BSD.device)
+        mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], self._head)
+        return BatchStates(hidden_BSD, Teacher(mean_ND.half(), constant_N, top_N))
+
+    def _path(self, batch: Batch) -> Path:
+        assert self._folder is not None
+        digest = hashlib.sha256(str(tuple(batch.ids_BL.shape)).encode())
+        for tensor in (batch.ids_BL.int(), batch.text_BS):
+            digest.update(tensor.numpy().tobytes())
+        return self._folder / f"{digest.hexdigest()[:24]}.safetensors"
+
+    def _save(self, path: Path, states: BatchStates) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        tensors = {"hidden": states.hidden_BSD}
+        if states.teacher is not None:
+            mean_ND, constant_N, top_N = states.teacher
+            tensors |= {"mean": mean_ND, "constant": constant_N, "top": top_N.int()}
+        temporary = path.with_suffix(".tmp")
+        try:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"--store: {temporary} cannot be written: {error}") from error
+        os.replace(temporary, path)
+
+    def _load(self, path: Path) -> BatchStates:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"--store: {path} is damaged ({error}): delete it, it is made again") from error
+        teacher = None
+        if self._with_teacher:
+            teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())
+        return BatchStates(tensors["hidden"], teacher)
+
+
+def _counted(states: BatchStates, batch: Batch) -> BatchStates:
+    """The teacher at the positions that count, out of a stored one at all of them."""
+    if states.teacher is None or torch.equal(batch.mask_BS, batch.text_BS):
+        return states
+    counts_N = batch.mask_BS.flatten()[teacher_rows(batch.text_BS)].to(states.hidden_BSD.device)
+    return BatchStates(states.hidden_BSD, Teacher(*(tensor[counts_N] for tensor in states.teacher)))
+
+
+def _moved(states: BatchStates, device: torch.device) -> BatchStates:
+    teacher = states.teacher and Teacher(*(tensor.to(device) for tensor in states.teacher))
+    return BatchStates(states.hidden_BSD.to(device), teacher)
