@@ -15,22 +15,26 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("kernels", "training", "benchmarks")
 
-# Imports go one way: benchmarks -> training -> vllm_mtp -> kernels -> torch, triton.
-MAY_IMPORT = {
-    "kernels": {"kernels"},
-    "vllm_mtp": {"vllm_mtp", "kernels"},
-    "training": {"training", "vllm_mtp", "kernels"},
-    "benchmarks": {"benchmarks", "training", "vllm_mtp", "kernels"},
-}
-# The one exception: a command imports what it runs, inside its function.
-MAY_IMPORT_IN_FUNCTIONS = {"vllm_mtp/cli.py": {"training", "benchmarks"}}
+# A file imports from rooms on lower floors, and from its own.
+FLOORS = (
+    ("kernels",),
+    ("vllm_mtp/common",),
+    ("vllm_mtp/contract",),
+    ("vllm_mtp/module",),
+    ("vllm_mtp/serving", "training"),
+    ("benchmarks/harness",),
+    ("benchmarks/acceptance", "benchmarks/simulation"),
+    ("benchmarks/claims", "benchmarks/demo", "benchmarks/kernels"),
+    ("vllm_mtp/cli", "vllm_mtp"),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Besides the standard library, the kernels need nothing else.
 LIBRARIES_OF_KERNELS = {"torch", "triton"}
 # Library -> files that may import it at module level; a pattern that ends in "/" is a folder.
 TOP_LEVEL = {
     "triton": ("kernels/",),
-    "vllm": ("vllm_mtp/draft_model.py", "vllm_mtp/draft_head.py"),
-    "transformers": ("vllm_mtp/config.py", "training/", "benchmarks/"),
+    "vllm": ("vllm_mtp/serving/",),
+    "transformers": ("vllm_mtp/contract/config.py", "training/", "benchmarks/"),
     "datasets": ("training/", "benchmarks/"),
 }
 # Library -> files that may import it inside functions; a library that is not named: all files.
@@ -42,13 +46,13 @@ IN_FUNCTIONS = {
 _OPERATORS = ("draft_head", "embed_hidden_projection", "linear_kl", "lookup")
 NEVER_TRITON = (
     "kernels/reference.py",
-    "kernels/objectives.py",
-    "kernels/precision.py",
-    *(f"kernels/{name}_reference.py" for name in _OPERATORS),
+    "kernels/linear_kl/objectives.py",
+    "kernels/common/precision.py",
+    *(f"kernels/{name}/reference.py" for name in _OPERATORS),
 )
 NO_TRITON_AT_TOP = (
-    *("kernels/ops.py", "kernels/registration.py", "kernels/tables.py", *NEVER_TRITON),
-    *(f"kernels/{name}_op.py" for name in _OPERATORS),
+    *("kernels/ops.py", "kernels/common/registration.py", "kernels/common/tables.py", *NEVER_TRITON),
+    *(f"kernels/{name}/op.py" for name in _OPERATORS),
 )
 
 
@@ -82,12 +86,17 @@ def imports(source: str, path: str) -> Iterator[tuple[str, bool, bool]]:
     yield from walk(ast.parse(source), False, False)
 
 
-def package_of(module: str) -> str | None:
-    """Which of our four packages a module belongs to."""
-    parts = module.split(".")
-    if parts[0] != "vllm_mtp":
+def room_of(path: str) -> str:
+    """The room that a file or folder of ours is in; kernels and training are one room each."""
+    return max((room for room in FLOOR_OF if f"{path}/".startswith(f"{room}/")), key=len, default=path)
+
+
+def path_of(module: str) -> str | None:
+    """A module of ours as a path without its ending; None for another's."""
+    package, *parts = module.split(".")
+    if package != "vllm_mtp":
         return None
-    return parts[1] if len(parts) > 1 and parts[1] in LINKED else "vllm_mtp"
+    return "/".join(parts if parts and parts[0] in LINKED else (package, *parts))
 
 
 def allowed(path: str, patterns: tuple[str, ...]) -> bool:
@@ -97,13 +106,17 @@ def allowed(path: str, patterns: tuple[str, ...]) -> bool:
 def violations(source: str, path: str) -> list[str]:
     """What a source breaks of the tables above; `path` is relative to the repository."""
     own = path.split("/")[0]
-    found = []
+    room, found = room_of(path), []
+    if room not in FLOOR_OF:
+        return [f"{path} is in no room: {', '.join(FLOOR_OF)}"]
     for module, in_function, typing_only in imports(source, path):
-        library, package = module.split(".")[0], package_of(module)
-        if package is not None:
-            late = MAY_IMPORT_IN_FUNCTIONS.get(path, set()) if in_function else set()
-            if package not in MAY_IMPORT[own] | late:
-                found.append(f"{path} imports {module}: {own} may import only {', '.join(sorted(MAY_IMPORT[own]))}")
+        library, target = module.split(".")[0], path_of(module)
+        if target in ("vllm_mtp", "benchmarks"):
+            continue  # nothing by itself: which of its modules is meant is told beside it
+        if target is not None:
+            other = room_of(target)
+            if other != room and FLOOR_OF.get(other, len(FLOORS)) >= FLOOR_OF[room]:
+                found.append(f"{path} imports {module}: {room} may import only from floors below its own")
             continue
         if library in LINKED:
             found.append(f"{path} imports {module}: write vllm_mtp.{module}")
@@ -123,7 +136,7 @@ def violations(source: str, path: str) -> list[str]:
 def sources() -> list[str]:
     """Every Python file of the four packages once, links not followed."""
     found = []
-    for top in MAY_IMPORT:
+    for top in ("vllm_mtp", *LINKED):
         for folder, folders, files in os.walk(ROOT / top):
             folders[:] = [name for name in folders if name != "__pycache__"]
             found += [(Path(folder) / name).relative_to(ROOT).as_posix() for name in files if name.endswith(".py")]
@@ -139,31 +152,43 @@ def test_the_tree_keeps_the_law() -> None:
     ("path", "source"),
     [
         ("kernels/ops.py", "import vllm_mtp.module.mtp"),
-        ("kernels/ops.py", "def f():\n    from vllm_mtp import module"),
+        ("kernels/ops.py", "def f():\n    from vllm_mtp.module import mtp"),
         ("kernels/ops.py", "import transformers"),
         ("kernels/ops.py", "import triton"),
         ("kernels/reference.py", "def f():\n    import triton"),
-        ("vllm_mtp/module.py", "from vllm_mtp.training import loop"),
-        ("vllm_mtp/module.py", "from vllm_mtp import training"),
-        ("vllm_mtp/module.py", "def f():\n    import vllm_mtp.training.loop"),
-        ("vllm_mtp/module.py", "from . import benchmarks"),
-        ("vllm_mtp/module.py", "from .benchmarks.report import table"),
-        ("vllm_mtp/module.py", "import vllm"),
-        ("vllm_mtp/module.py", "if True:\n    from vllm.config import VllmConfig"),
-        ("vllm_mtp/module.py", "class A:\n    import vllm"),
-        ("vllm_mtp/module.py", "import triton"),
-        ("vllm_mtp/module.py", "def f():\n    import triton.language as tl"),
-        ("vllm_mtp/module.py", "import transformers"),
-        ("vllm_mtp/checkpoint.py", "from datasets import load_dataset"),
-        ("vllm_mtp/cli.py", "from vllm_mtp.training import loop"),
-        ("vllm_mtp/cli.py", "import importlib\nimportlib.import_module('vllm_mtp.benchmarks.demo.report')"),
-        ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vllm_mtp.training"),
-        ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import vllm"),
-        ("training/loop.py", "from vllm_mtp.benchmarks import report"),
-        ("training/loop.py", "from ..benchmarks import report"),
+        ("vllm_mtp/contract/config.py", "from vllm_mtp.module.mtp import MTPModule"),
+        ("vllm_mtp/module/mtp.py", "from vllm_mtp.training import loop"),
+        ("vllm_mtp/module/mtp.py", "from vllm_mtp import training"),
+        ("vllm_mtp/module/mtp.py", "def f():\n    import vllm_mtp.training.loop"),
+        ("vllm_mtp/module/mtp.py", "from .. import training"),
+        ("vllm_mtp/module/mtp.py", "from ..benchmarks.harness.engine import EngineProcess"),
+        ("vllm_mtp/module/mtp.py", "import vllm"),
+        ("vllm_mtp/module/mtp.py", "if True:\n    from vllm.config import VllmConfig"),
+        ("vllm_mtp/module/mtp.py", "class A:\n    import vllm"),
+        ("vllm_mtp/module/mtp.py", "import triton"),
+        ("vllm_mtp/module/mtp.py", "def f():\n    import triton.language as tl"),
+        ("vllm_mtp/module/mtp.py", "import transformers"),
+        (
+            "vllm_mtp/module/mtp.py",
+            "if TYPE_CHECKING:\n    import vllm_mtp.training.loop",
+        ),
+        (
+            "vllm_mtp/module/mtp.py",
+            "if TYPE_CHECKING:\n    pass\nelse:\n    import vllm",
+        ),
+        ("vllm_mtp/contract/checkpoint.py", "from datasets import load_dataset"),
+        ("vllm_mtp/serving/draft_model.py", "from vllm_mtp.training import loop"),
+        ("vllm_mtp/serving/draft_model.py", "import importlib\nimportlib.import_module('vllm_mtp.cli.flags')"),
+        ("training/loop.py", "from vllm_mtp.benchmarks.harness import engine"),
+        ("training/loop.py", "from ..benchmarks.harness import engine"),
+        ("training/loop.py", "from vllm_mtp.serving import target_check"),
         ("training/loop.py", "import vllm"),
         ("training/loop.py", "import kernels"),
-        ("benchmarks/latency.py", "from vllm import LLM"),
+        ("benchmarks/latency.py", "import json"),
+        ("benchmarks/harness/engine.py", "from vllm import LLM"),
+        ("benchmarks/harness/engine.py", "from vllm_mtp.benchmarks.demo import report"),
+        ("benchmarks/acceptance/bench.py", "from vllm_mtp.benchmarks.simulation import simulate"),
+        ("benchmarks/claims/study.py", "from vllm_mtp.benchmarks.demo import stdlib"),
     ],
 )
 def test_the_checker_finds_a_violation(path: str, source: str) -> None:
@@ -174,13 +199,17 @@ def test_the_checker_finds_a_violation(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("kernels/ops.py", "import torch\nfrom vllm_mtp.kernels import reference\ndef f():\n    import triton"),
-        ("kernels/cross_entropy.py", "import triton\nimport triton.language as tl"),
-        ("vllm_mtp/draft_model.py", "from vllm.config import VllmConfig\nfrom vllm_mtp.kernels import ops"),
+        ("kernels/cross_entropy/kernel.py", "import triton\nimport triton.language as tl"),
+        ("vllm_mtp/serving/draft_model.py", "from vllm.config import VllmConfig\nfrom vllm_mtp.kernels import ops"),
         ("vllm_mtp/plugin.py", "def register():\n    from vllm import ModelRegistry"),
-        ("vllm_mtp/cli.py", "def train():\n    from vllm_mtp.training import loop"),
-        ("vllm_mtp/module.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vllm.config import X"),
+        ("vllm_mtp/cli/train.py", "from vllm_mtp.training import loop"),
+        (
+            "vllm_mtp/module/mtp.py",
+            "if TYPE_CHECKING:\n    from vllm.config import X",
+        ),
         ("training/loop.py", "import transformers\nfrom vllm_mtp.module.mtp import MTPModule\nfrom . import data"),
-        ("benchmarks/latency.py", "from vllm_mtp.training import data\ndef f():\n    from vllm import LLM"),
+        ("benchmarks/harness/engine.py", "from vllm_mtp.training import data\ndef f():\n    from vllm import LLM"),
+        ("benchmarks/demo/smollm2.py", "from vllm_mtp.benchmarks.harness import engine"),
     ],
 )
 def test_the_checker_passes_what_is_allowed(path: str, source: str) -> None:
@@ -194,3 +223,27 @@ def test_folder_is_a_package_only_below_vllm_mtp(folder: str) -> None:
     link = ROOT / "vllm_mtp" / folder
     assert link.is_symlink(), "serves editable installs, type checkers and a checkout that is not installed"
     assert os.readlink(link) == f"../{folder}"
+
+
+# How kernels are run, not whose they are; their common ones and their tuning are tested in the same ways.
+_WAYS = ("interpreter", "gpu", "ahead_of_time")
+_WHERE_KERNELS_ARE = ("kernels", "kernels/common", "benchmarks/kernels")
+# Of a whole server, of the examples' scripts, and of the tree itself.
+_OF_THE_WHOLE = ("serving", "examples")
+
+
+def subjects_of(path: Path) -> list[Path]:
+    """What a test file is named after; `path` is relative to tests/."""
+    parts, name = path.parts[:-1], path.stem.removeprefix("test_")
+    folders = ["/".join(parts)]
+    if parts[:1] == ("kernels",) and parts[1:] and parts[1] in _WAYS:
+        folders = [*_WHERE_KERNELS_ARE]
+    return [ROOT / folder / ending for folder in folders for ending in (f"{name}.py", name)]
+
+
+def test_tests_mirror_the_tree() -> None:
+    """Catches a test left where its subject was before it moved."""
+    paths = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    rooms = [path for path in paths if len(path.parts) > 1 and path.parts[0] not in _OF_THE_WHOLE]
+    assert len(rooms) > 50
+    assert [str(path) for path in rooms if not any(one.exists() for one in subjects_of(path))] == []

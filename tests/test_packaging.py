@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("vllm_mtp", "kernels", "training", "benchmarks")
+STUDIES = ("benchmarks/claims/", "benchmarks/demo/", "benchmarks/kernels/")  # need a checkout
+LINKS = tuple(f"vllm_mtp/{name}/" for name in FOLDERS[1:])
 VERSION = "0.1.0+test"  # not the installed one, or pip would look at that one's dependencies
 
 
@@ -50,10 +52,22 @@ def test_wheel_holds_every_module(wheel: Path) -> None:
     """A folder that setuptools does not find is missing only in the wheel, never in the checkout."""
     expected = {"vllm_mtp/py.typed"}
     for name in FOLDERS:
+        paths = (path.relative_to(ROOT).as_posix() for path in (ROOT / name).rglob("*.py"))
         below = "" if name == "vllm_mtp" else "vllm_mtp/"
-        expected |= {f"{below}{name}/{path.name}" for path in (ROOT / name).glob("*.py")}
+        expected |= {f"{below}{path}" for path in paths if not path.startswith((*STUDIES, *LINKS))}
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == expected
+
+
+def test_the_command_works_without_the_studies(wheel: Path, tmp_path: Path) -> None:
+    """Catches a command that imports, or offers, what is in no wheel."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from vllm_mtp.cli import main; main(['bench', '--help'])"
+    )
+    offered = run("-c", code, cwd=tmp_path)
+    assert "acceptance" in offered
+    assert "claims" not in offered
 
 
 def test_wheel_registers_plugin_and_command(wheel: Path) -> None:
@@ -62,7 +76,7 @@ def test_wheel_registers_plugin_and_command(wheel: Path) -> None:
         entry_points = configparser.ConfigParser()
         entry_points.read_string(archive.read(name).decode())
     assert dict(entry_points["vllm.general_plugins"]) == {"vllm_mtp": "vllm_mtp.plugin:register"}
-    assert dict(entry_points["console_scripts"]) == {"vllm-mtp": "vllm_mtp.cli.main:main"}
+    assert dict(entry_points["console_scripts"]) == {"vllm-mtp": "vllm_mtp.cli:main"}
 
 
 def test_core_dependencies_are_few_and_open(wheel: Path) -> None:

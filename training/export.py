@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.files import write_atomically
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.target.frozen import FrozenTarget
 

@@ -24,7 +24,7 @@ from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess, Resul
 from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.provenance import provenance
+from vllm_mtp.common.provenance import provenance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

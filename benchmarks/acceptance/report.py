@@ -14,8 +14,8 @@ from vllm_mtp.benchmarks.harness.figures import acceptance_row
 from vllm_mtp.benchmarks.harness.method import RIVALS, Method, method_of
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 from vllm_mtp.benchmarks.harness.speed import Pair, speed_row
-from vllm_mtp.files import write_atomically
-from vllm_mtp.provenance import relative
+from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.provenance import relative
 
 _REFERENCE = "acceptance-none-k0-t0"
 

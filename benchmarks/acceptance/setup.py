@@ -13,7 +13,7 @@ from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
 from vllm_mtp.benchmarks.harness.row_store import stored_setting
-from vllm_mtp.provenance import hardware
+from vllm_mtp.common.provenance import hardware
 from vllm_mtp.training.data.prompts import read_prompts
 
 _KV_CACHE_GIB = (1, 4)  # at least, at most, on a CPU
@@ -99,9 +99,9 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     Raises:
         ValueError: for a target, drafter or prompt file that cannot be used.
     """
+    from vllm_mtp.common.provenance import versions
     from vllm_mtp.contract.config import MTPConfig
     from vllm_mtp.contract.fingerprint import stored_weights_sha256
-    from vllm_mtp.provenance import versions
     from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids, fingerprint_of, serving_dtype
 
     if not (draft / "config.json").is_file():

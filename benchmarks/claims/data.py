@@ -14,14 +14,15 @@ from typing import Any
 from vllm_mtp.benchmarks.claims.arms import DRAFT, GENERAL, GENERATED, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 from vllm_mtp.benchmarks.claims.text import write_documentation
-from vllm_mtp.benchmarks.demo.stdlib import EXAMPLE, run_command
+from vllm_mtp.benchmarks.harness.checkout import ROOT, run_command
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, sha256_of, tokenized
-from vllm_mtp.files import write_atomically
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.data.conversations import FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
 from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.data.sources import documents
 
+EXAMPLE = ROOT / "examples" / "stdlib"
 _PROMPT_LINES = 6
 _ANSWER_TOKENS = 176
 
@@ -149,5 +150,5 @@ def _generate(config: ClaimsConfig, target: str, folder: Path) -> Path:
     flags = {"prompts": wanted, "output": output, "dtype": config.dtype}
     flags |= {"max-tokens": _ANSWER_TOKENS, "max-model-len": 768}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    run_command([sys.executable, "-m", "vllm_mtp.cli.main", "generate", "--target", target, *arguments])
+    run_command([sys.executable, "-m", "vllm_mtp.cli", "generate", "--target", target, *arguments])
     return output

@@ -9,7 +9,7 @@ from vllm_mtp.benchmarks.acceptance.table import made_on, markdown
 from vllm_mtp.benchmarks.claims.arms import Arm, Comparison, arms_of
 from vllm_mtp.benchmarks.claims.plot import plot
 from vllm_mtp.benchmarks.claims.statistics import Counts, difference, estimate, verdict
-from vllm_mtp.files import write_atomically
+from vllm_mtp.common.files import write_atomically
 
 Rows = Mapping[tuple[str, int], Mapping[str, Any]]
 """Of an arm's name and a seed."""

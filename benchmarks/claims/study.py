@@ -30,8 +30,8 @@ from vllm_mtp.benchmarks.claims.train import train_arm
 from vllm_mtp.benchmarks.harness.engine import EngineError
 from vllm_mtp.benchmarks.harness.prompts import sha256_of_tokens
 from vllm_mtp.benchmarks.harness.row_store import RowStore, stored_setting
+from vllm_mtp.common.provenance import hardware, provenance, relative
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
-from vllm_mtp.provenance import hardware, provenance, relative
 from vllm_mtp.training.target.frozen import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _OF_ALL_ROWS = (

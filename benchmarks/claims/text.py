@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.files import write_atomically
+from vllm_mtp.common.files import write_atomically
 
 FOLDER = Path("/usr/share/doc")
 _FREE = re.compile(

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_mtp.benchmarks.demo.report import rows_of, write_report
-from vllm_mtp.benchmarks.demo.stdlib import ROOT, check_vllm, run_command
+from vllm_mtp.benchmarks.harness.checkout import ROOT, check_vllm, run_command
 from vllm_mtp.benchmarks.harness.draft_folder import lookup_of
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, Method, mtp
 from vllm_mtp.benchmarks.harness.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.harness.prompts import limited, sha256_of, tokenized
+from vllm_mtp.common.provenance import provenance
 from vllm_mtp.contract.lookup import Lookup
-from vllm_mtp.provenance import provenance
 from vllm_mtp.training.data.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "smollm2"

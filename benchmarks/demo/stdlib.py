@@ -7,10 +7,8 @@ writes it with a plot. Needs a checkout of the repository (examples/stdlib) and 
 """
 
 import argparse
-import importlib.util
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_mtp.benchmarks.demo.report import rows_of, write_report
+from vllm_mtp.benchmarks.harness.checkout import ROOT, check_vllm, run_command
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.method import NONE, mtp
 from vllm_mtp.benchmarks.harness.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.harness.prompts import read_prompts
-from vllm_mtp.provenance import provenance
+from vllm_mtp.common.provenance import provenance
 from vllm_mtp.training.checkpoint import RUN_INFO
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "stdlib"
 DEFAULT_OUTPUT = Path("runs/demo")
 # The drafter's recipe (docs/log.md). Few distinct tokens seen six times, since the target's states are made once.
@@ -106,21 +104,13 @@ def run(config: DemoConfig) -> None:
     print(f"The drafter is in {draft}")
 
 
-def check_vllm() -> None:
-    """Refuses an environment without vLLM."""
-    if importlib.util.find_spec("vllm") is None:
-        raise ValueError(
-            "expected vLLM in this environment, found none; `make setup` says why it could not be installed"
-        )
-
-
 def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
     """The two commands that a user would type; a finished drafter is kept, a killed run goes on."""
     corpus = output / "train.jsonl"
     commands = [
         [sys.executable, str(EXAMPLE / "corpus.py"), "--split", "train", "--output", str(corpus)],
         [
-            *(sys.executable, "-m", "vllm_mtp.cli.main", "train", "--target", str(target.relative_to(ROOT))),
+            *(sys.executable, "-m", "vllm_mtp.cli", "train", "--target", str(target.relative_to(ROOT))),
             *("--data", str(corpus), "--output", str(draft), "--dtype", dtype, *TRAIN_FLAGS),
             *("--tokens", str(EPOCHS * DATA_TOKENS[dtype]), "--data-tokens", str(DATA_TOKENS[dtype])),
         ],
@@ -133,16 +123,6 @@ def _dtype_of(draft: Path) -> str | None:
     """Of a finished drafter: a probe that comes out otherwise the second time must not ask for another one."""
     path = draft / RUN_INFO
     return str(json.loads(path.read_text())["dtype"]) if path.exists() else None
-
-
-def run_command(command: Sequence[str]) -> None:
-    """Runs a command with its output shown.
-
-    Raises:
-        ValueError: if it fails.
-    """
-    if subprocess.run(command).returncode:
-        raise ValueError(f"failed: {' '.join(command)}")
 
 
 def prompts_of(target: Path) -> list[list[int]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.files import write_atomically
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.config import differences
 
 

@@ -23,8 +23,8 @@ from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_k
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import plot
 from vllm_mtp.benchmarks.kernels.timing import measure_run, times, why
+from vllm_mtp.common.provenance import provenance, versions
 from vllm_mtp.kernels.common.registration import uses_triton
-from vllm_mtp.provenance import provenance, versions
 
 _CASES = {
     "linear_kl": kernel_cases_linear_kl.cases,

@@ -20,9 +20,9 @@ from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.search import search
 from vllm_mtp.benchmarks.kernels.timing import measure_run
 from vllm_mtp.benchmarks.kernels.tunables import Tunable, tunables
+from vllm_mtp.common.provenance import provenance, versions
 from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.common.tables import Launch, architecture
-from vllm_mtp.provenance import provenance, versions
 
 
 def tune(config: KernelsConfig, *, output: Path, command: str) -> int:

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance, acceptance_length_interval, total
 from vllm_mtp.benchmarks.harness.prompts import tokenized
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.checkpoint import load_draft
-from vllm_mtp.files import write_atomically
 from vllm_mtp.module.draft_loop import SOURCES, DraftLoop
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.data.prompts import read_prompts

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training import loop
 from vllm_mtp.training.config import TrainConfig
@@ -127,7 +127,7 @@ def test_the_target_in_memory_stays_bit_for_bit(
     assert all(parameter.grad is None for parameter in targets[0].model.parameters())
 
 
-COMMAND = [sys.executable, "-m", "vllm_mtp.cli.main", "train"]
+COMMAND = [sys.executable, "-m", "vllm_mtp.cli", "train"]
 
 
 def arguments(target: Path, data: Path, output: Path, *more: str) -> list[str]:
@@ -150,7 +150,7 @@ def test_killed_and_run_again_it_takes_the_same_course(
     # Two steps after the first checkpoint it waits to be killed, on a machine of any speed.
     waiting = f"""
 import pathlib, sys, time
-from vllm_mtp.cli import main as cli
+from vllm_mtp import cli
 from vllm_mtp.training import loop
 compare, calls = loop.compare, []
 def waits(*args):

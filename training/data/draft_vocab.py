@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
-from vllm_mtp.files import write_atomically
 from vllm_mtp.training.data.sources import Row, check_files, read_sources
 from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids
 

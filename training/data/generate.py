@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
-from vllm_mtp.files import write_atomically
-from vllm_mtp.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.config import DTYPES, differences
 from vllm_mtp.training.data.conversations import (

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.tensors import WEIGHTS_FILE, check_tensors, check_values
-from vllm_mtp.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from vllm_mtp.benchmarks.harness.acceptance import total
 from vllm_mtp.benchmarks.harness.engine import EngineError
 from vllm_mtp.benchmarks.harness.figures import counts_of
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, mtp
-from vllm_mtp.cli.main import _add_fields, _config_of, main
+from vllm_mtp.cli import _add_fields, _config_of, main
 
 K = 2
 

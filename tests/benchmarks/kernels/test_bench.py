@@ -30,7 +30,7 @@ from vllm_mtp.benchmarks.kernels.case import KernelCase, Run
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import point, roof
 from vllm_mtp.benchmarks.kernels.timing import measure_run
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 
 CPU = torch.device("cpu")
 CEILINGS = {"bytes_per_second": 1e9, "flops_per_second": 1e12}

@@ -14,7 +14,7 @@ from vllm_mtp.benchmarks.kernels import tune as kernels_tune
 from vllm_mtp.benchmarks.kernels.search import Found, search
 from vllm_mtp.benchmarks.kernels.tunables import Tunable
 from vllm_mtp.benchmarks.kernels.tune import entries, python, report
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 from vllm_mtp.kernels.common.tables import Launch
 
 

@@ -15,7 +15,7 @@ from tests.drafts import config_for, write_random_draft
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 from vllm_mtp.benchmarks.simulation import simulate as simulation
 from vllm_mtp.benchmarks.simulation.simulate import Generated, Sampler, SimulationConfig, Sources, generate
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.module.draft_loop import Draft, DraftLoop
 from vllm_mtp.module.mtp import MTPModule

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 from vllm_mtp.training.data.conversations import Conversation, save_conversations
 from vllm_mtp.training.data.draft_vocab import (
     choose_draft_ids,

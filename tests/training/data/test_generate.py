@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 from vllm_mtp.training.data import generate as generate_file
 from vllm_mtp.training.data.conversations import load_conversations
 from vllm_mtp.training.data.generate import GenerateConfig, generate

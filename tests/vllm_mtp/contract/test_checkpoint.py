@@ -22,7 +22,7 @@ from tests.drafts import (
     with_draft_vocabulary,
     write_random_draft,
 )
-from vllm_mtp.cli.main import main
+from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft, save_draft
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.tensors import WEIGHTS_FILE

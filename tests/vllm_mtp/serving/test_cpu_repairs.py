@@ -82,9 +82,7 @@ def test_probes_agree_with_what_stock_vllm_does(stock: Any, caplog: pytest.LogCa
     assert ("#55005" in warnings) == (not expands)
     assert ("rounds without draft tokens" in warnings) == (not passes)
     if expands and passes:
-        pytest.skip(
-            "this vLLM has neither defect: cpu_repairs.py can go once older versions are dropped"
-        )
+        pytest.skip("this vLLM has neither defect: cpu_repairs.py can go once older versions are dropped")
 
 
 def test_repaired_values_reach_their_draft_tokens(stock: Any) -> None:

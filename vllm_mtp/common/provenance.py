@@ -47,7 +47,7 @@ def relative(argument: str) -> str:
 
 def git_revision() -> str | None:
     """The commit of the source tree that runs, or None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed; what lies around site-packages may be another project's checkout
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]

@@ -1,0 +1,31 @@
+"""The `vllm-mtp` command: a file for each of its commands, which imports what it runs when it runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vllm_mtp.cli import bench, evaluate, generate, lookup, train, vocab
+
+DESCRIPTION = "Train an MTP drafter for a frozen target, and measure it."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; a bad input is one line on standard error and exit status 2."""
+    parser = argparse.ArgumentParser(prog="vllm-mtp", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train.add(commands.add_parser("train", help="distil a drafter from a frozen target"))
+    vocab.add(commands.add_parser("vocab", help="choose the tokens that a drafter may draft"))
+    generate.add(commands.add_parser("generate", help="let the target write its own training data"))
+    lookup.add(commands.add_parser("lookup", help="let a drafter copy where the text repeats itself, or no longer"))
+    evaluate.add(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
+    bench.add(commands.add_parser("bench", help="measure a drafter in vLLM"))
+    args = parser.parse_args(argv)
+    args.argv = argv
+    try:
+        return int(args.run(args))
+    except (ValueError, OSError) as error:
+        print(f"vllm-mtp {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vllm-mtp {args.command}: interrupted; the same command goes on", file=sys.stderr)
+        return 130

@@ -1,0 +1,16 @@
+"""`vllm-mtp bench`: measure a drafter in vLLM; in a checkout also what this project measures of itself."""
+
+import argparse
+import importlib.util
+
+from vllm_mtp.cli import bench_acceptance, bench_claims, bench_kernels
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_subparsers(dest="what", required=True)
+    bench_acceptance.add(what.add_parser("acceptance", help="acceptance and speed by task, beside baselines"))
+    # Studies of this project's own are in no wheel.
+    if importlib.util.find_spec("vllm_mtp.benchmarks.kernels"):
+        bench_kernels.add(what.add_parser("kernels", help="time and memory of the kernels, beside the floor"))
+    if importlib.util.find_spec("vllm_mtp.benchmarks.claims"):
+        bench_claims.add(what.add_parser("claims", help="train and compare what the paper compares, on several seeds"))

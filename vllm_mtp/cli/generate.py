@@ -1,0 +1,47 @@
+"""`vllm-mtp generate`: let the target write its own training data."""
+
+import argparse
+from pathlib import Path
+
+from vllm_mtp.cli.flags import add_fields, config_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.training.data.generate import GenerateConfig
+
+    parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
+    parser.add_argument(
+        "--prompts", nargs="+", type=Path, default=[], help='text, or JSONL with "prompt", "messages" or "turns"'
+    )
+    parser.add_argument(
+        "--self-prompt-starts", nargs="+", type=Path, default=[], metavar="FILE",
+        help="starts of user turns that the self-prompts go on with, in files like those of --prompts",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, type=Path, help="folder for the conversations")
+    add_fields(parser, GenerateConfig)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from vllm_mtp.common.provenance import command_line
+    from vllm_mtp.training.data.generate import GenerateConfig, generate
+
+    config = config_of(GenerateConfig, args)
+    info = generate(
+        config,
+        target=args.target,
+        prompts=args.prompts,
+        self_prompt_starts=args.self_prompt_starts,
+        output=args.output,
+        argv=command_line(args.argv),
+    )
+    dropped = {name: count for name, count in info["dropped"].items() if count and name != "generated_tokens"}
+    num_asked = dropped.pop("asked")
+    print(
+        f"{args.output}: {info['num_conversations']:,} conversations of {num_asked:,} asked, "
+        f"{info['num_tokens']:,} tokens"
+    )
+    if dropped:
+        print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
+    print(f"Train on them: vllm-mtp train --target {args.target} --data {args.output} --output DRAFT_DIR")
+    return 0

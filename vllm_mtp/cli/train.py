@@ -1,0 +1,47 @@
+"""`vllm-mtp train`: distil a drafter from a frozen target."""
+
+import argparse
+from pathlib import Path
+
+from vllm_mtp.cli.flags import add_fields, config_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.training.config import DTYPES, OBJECTIVES, OPTIMIZERS, TrainConfig
+
+    parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
+    parser.add_argument(
+        "--data", required=True, nargs="+", type=Path, help='text, JSONL with "text", folders of `vllm-mtp generate`'
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder of the drafter")
+    parser.add_argument("--draft-vocab", type=Path, help="file of `vllm-mtp vocab`; default: the whole vocabulary")
+    parser.add_argument("--initial", type=Path, help="folder of a drafter to go on from")
+    parser.add_argument("--store", type=Path, help="folder that keeps the target's hidden states on disk")
+    parser.add_argument("--target-name", default="", help="for the model card; default: Hub id, or the folder's name")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    choices = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "dtype": DTYPES}
+    add_fields(parser, TrainConfig, choices)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from vllm_mtp.common.provenance import command_line
+    from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.loop import train
+
+    info = train(
+        config_of(TrainConfig, args),
+        target=args.target,
+        data=args.data,
+        output=args.output,
+        draft_vocab=args.draft_vocab,
+        initial=args.initial,
+        store=args.store,
+        target_name=args.target_name,
+        device=args.device,
+        argv=command_line(args.argv),
+    )
+    agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
+    print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
+    print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
+    return 0

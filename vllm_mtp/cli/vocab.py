@@ -1,0 +1,21 @@
+"""`vllm-mtp vocab`: choose the tokens that a drafter may draft."""
+
+import argparse
+from pathlib import Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", required=True, help="folder or Hub id of the target: its tokenizer")
+    parser.add_argument("--data", required=True, nargs="+", type=Path, help="what `vllm-mtp train --data` takes")
+    parser.add_argument("--size", type=int, required=True, help="tokens of the draft vocabulary")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file for `vllm-mtp train --draft-vocab`")
+    parser.add_argument("--max-tokens", type=int, default=20_000_000, help="counts no more; default 20,000,000")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from vllm_mtp.training.data.draft_vocab import make_draft_vocab
+
+    return make_draft_vocab(
+        target=args.target, data=args.data, size=args.size, output=args.output, max_tokens=args.max_tokens
+    )
