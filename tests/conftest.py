@@ -67,6 +67,7 @@ def draft_dir(target_dir: Path, corpus: ModuleType, tmp_path_factory: pytest.Tem
     from vllm_mtp.contract.checkpoint import write_lookup
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.loop import train
+    from vllm_mtp.training.run import TrainInputs
 
     folder = tmp_path_factory.mktemp("drafter")
     data = folder / "train.jsonl"
@@ -75,7 +76,10 @@ def draft_dir(target_dir: Path, corpus: ModuleType, tmp_path_factory: pytest.Tem
     config = TrainConfig(
         tokens=NUM_TRAINING_TOKENS, sequence_length=128, warmup_steps=5, checkpoint_every=1000, dtype="float32"
     )
-    train(config, target=str(target_dir), data=[data], output=folder / "draft", device="cpu", show_progress=False)
+    inputs = TrainInputs(
+        target=str(target_dir), data=[data], output=folder / "draft", device="cpu", show_progress=False
+    )
+    train(config, inputs)
     write_lookup(folder / "draft", None)
     return folder / "draft"
 

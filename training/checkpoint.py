@@ -1,38 +1,49 @@
-"""What a killed run needs to go on: module, optimiser states, step and log, in one file, written atomically."""
+"""What a killed run needs to go on: module, optimizer states, step and log, in one file, written atomically."""
 
 import json
 import os
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
-from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.record import Entry, RunIdentity
 
 RUN_INFO = "run_info.json"
 _FILE = "training/checkpoint.pt"
 
 
-def save_checkpoint(
-    folder: Path,
-    module: MTPModule,
-    optimizers: list[torch.optim.Optimizer],
-    step: int,
-    log: list[dict[str, Any]],
-    run: Mapping[str, Any],
-) -> None:
-    """Writes the state after a step; `run` is what `check_same_run` compares, and the dtype."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """The state of a run after a step."""
+
+    step: int
+    log: list[Entry]
+    module: dict[str, Tensor]
+    """State of the module."""
+    optimizers: list[dict[str, Any]]
+    """State of each optimizer."""
+    identity: RunIdentity
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint in place of the one before.
+
+    Raises:
+        OSError: for a full disk.
+    """
     path = folder / _FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
-        "module": module.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "step": step,
-        "log": log,
-        **run,
+        "module": checkpoint.module,
+        "optimizers": checkpoint.optimizers,
+        "step": checkpoint.step,
+        "log": [entry.to_stored() for entry in checkpoint.log],
+        **asdict(checkpoint.identity),
     }
     try:
         torch.save(state, path.with_suffix(".tmp"))
@@ -41,13 +52,19 @@ def save_checkpoint(
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The last checkpoint of an unfinished run, or None."""
     path = folder / _FILE
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return Checkpoint(
+        step=state["step"],
+        log=[Entry.from_stored(entry) for entry in state["log"]],
+        module=state["module"],
+        optimizers=state["optimizers"],
+        identity=RunIdentity.from_stored(state),
+    )
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -80,24 +97,36 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
     raise ValueError(f"--output: {folder} holds a model that `vllm-mtp train` did not write. Give another --output.")
 
 
-def check_same_run(stored: Mapping[str, Any], folder: Path, config: TrainConfig, run: Mapping[str, Any]) -> None:
+def check_same_run(
+    stored: RunIdentity, now: RunIdentity, *, config: TrainConfig, folder: Path, is_finished: bool
+) -> None:
     """Compares what a folder's run was made from with what is asked for now.
+
+    Args:
+        stored: the folder's run.
+        now: what is asked for.
+        config: the settings of what is asked for.
+        folder: where the stored run is.
+        is_finished: whether it is.
 
     Raises:
         ValueError: naming everything that differs.
     """
-    differences = config.differences(stored["config"])
-    if stored["target"] != run["target"]:
-        names = f"{stored['target']['name']!r}, now {run['target']['name']!r}"
+    differences = config.differences(stored.config)
+    if stored.target != now.target:
+        names = f"{stored.target['name']!r}, now {now.target['name']!r}"
         differences.append(f"target: {names} (or other weights of that name)")
-    elif stored.get("target_weights_sha256", run["target_weights_sha256"]) != run["target_weights_sha256"]:
-        differences.append(f"target: other weights of {run['target']['name']!r}")
-    for name, what in (("data", "text"), ("draft_vocab", "tokens"), ("initial", "weights")):
-        if stored.get(f"{name}_sha256") != run[f"{name}_sha256"]:
-            differences.append(f"{name}: other {what}")
+    elif stored.target_weights_sha256 not in (None, now.target_weights_sha256):
+        differences.append(f"target: other weights of {now.target['name']!r}")
+    if stored.data_sha256 != now.data_sha256:
+        differences.append("data: other text")
+    if stored.draft_vocab_sha256 != now.draft_vocab_sha256:
+        differences.append("draft_vocab: other tokens")
+    if stored.initial_sha256 != now.initial_sha256:
+        differences.append("initial: other weights")
     if differences:
-        state = "an unfinished run" if "module" in stored else "a finished drafter"
         raise ValueError(
-            f"--output: {folder} holds {state} with another config ({'; '.join(differences)}). "
+            f"--output: {folder} holds {'a finished drafter' if is_finished else 'an unfinished run'} with another "
+            f"config ({'; '.join(differences)}). "
             "Repeat its flags to go on with it, give another --output, or delete the folder to start anew."
         )

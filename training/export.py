@@ -1,7 +1,10 @@
-"""A finished drafter: config.json, model.safetensors, run_info.json and the model card."""
+"""A finished drafter: config.json, model.safetensors, run_info.json, training_curve.csv and the model card."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +13,100 @@ import torch
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.checkpoint import save_draft
-from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.record import Entry
+from vllm_mtp.training.run import Run
+
+CURVE_FILE = "training_curve.csv"
+_CURVE_EVERY = 10
+"""Steps between rows of the curve."""
 
 
-def export(output: Path, module: MTPModule, config: MTPConfig, info: dict[str, Any]) -> None:
+def export(output: Path, module: MTPModule, info: dict[str, Any], log: Sequence[Entry]) -> None:
     """Writes the drafter's folder; run_info.json last, as the mark of a finished run."""
     tensors = {
         name: tensor.detach().to("cpu", torch.bfloat16 if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in module.state_dict().items()
     }
-    save_draft(output, config, tensors)
+    save_draft(output, module.config, tensors)
     write_atomically(output / "README.md", model_card(info))
+    write_atomically(output / CURVE_FILE, training_curve(log))
     write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
 
 
-def run_info(
-    run: Mapping[str, Any],
-    target: FrozenTarget,
-    *,
-    argv: Sequence[str],
-    log: list[dict[str, Any]],
-    loss: str,
-    data_tokens: int,
-    tokens_seen: int,
-    seconds: float,
-    tokens_per_second: Mapping[str, float | None],
-) -> dict[str, Any]:
-    """What made a drafter. `run` is what identifies the run, `tokens_per_second` the rate of each stage when it last
-    ran, None for a stage with nothing to do."""
+def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
+    """What made a drafter: the content of run_info.json.
+
+    Args:
+        run: after its last step.
+        seconds: how long the steps of this process took.
+    """
+    held_out = next((entry.held_out for entry in reversed(run.log) if entry.held_out is not None), None)
+    target_rate = run.target_tokens_per_second
     return {
-        "argv": [relative(argument) for argument in argv],
-        **run,
-        "device": torch.cuda.get_device_name() if target.device.type == "cuda" else processor_name(),
-        "loss": loss,
-        "data_tokens": data_tokens,
-        "tokens_seen": tokens_seen,
+        "argv": [relative(argument) for argument in run.inputs.argv],
+        **asdict(run.identity),
+        "device": torch.cuda.get_device_name() if run.target.device.type == "cuda" else processor_name(),
+        "loss": run.loss.note,
+        "data_tokens": sum(len(row.ids_L) for source in run.sources for row in source.rows),
+        "tokens_seen": run.batches.tokens_seen(run.config.num_steps),
         "seconds_of_last_run": round(seconds, 1),
-        "tokens_per_second": {stage: rate and round(rate) for stage, rate in tokens_per_second.items()},
+        "tokens_per_second": {
+            "target": None if target_rate is None else round(target_rate),
+            "drafter": round(run.num_tokens / seconds),
+        },
         "git_revision": git_revision(),
         "versions": versions("vllm-mtp", "torch", "transformers"),
-        "held_out": next((entry["held_out"] for entry in reversed(log) if "held_out" in entry), None),
-        "log": log,
+        "held_out": None if held_out is None else asdict(held_out),
     }
 
 
+def training_curve(log: Sequence[Entry]) -> str:
+    """training_curve.csv: the first step, every tenth, the last, and those with held-out measures.
+
+    Columns end in the draft position; a cell is empty where a step did not train or measure it.
+    """
+    kept = [
+        entry
+        for entry in log
+        if entry.step % _CURVE_EVERY == 0 or entry.held_out is not None or entry.step in (log[0].step, log[-1].step)
+    ]
+    rows = [_curve_row(entry) for entry in kept]
+    trained = max((len(entry.agreement_per_position) for entry in kept), default=0)
+    measured = max((len(e.held_out.agreement_per_position) for e in kept if e.held_out is not None), default=0)
+    columns = ["step", "loss", *(f"agreement_{position}" for position in range(trained))]
+    columns += ["held_out_loss", "held_out_positions"]
+    columns += [f"held_out_{name}_{position}" for name in ("agreement", "overlap") for position in range(measured)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _curve_row(entry: Entry) -> dict[str, float]:
+    row: dict[str, float] = {"step": entry.step, "loss": round(entry.loss, 5)}
+    row |= _columns("agreement", entry.agreement_per_position)
+    if entry.held_out is not None:
+        row |= {"held_out_loss": entry.held_out.loss, "held_out_positions": entry.held_out.positions}
+        row |= _columns("held_out_agreement", entry.held_out.agreement_per_position)
+        row |= _columns("held_out_overlap", entry.held_out.overlap_per_position)
+    return row
+
+
+def _columns(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_{position}": value for position, value in enumerate(values)}
+
+
 def model_card(info: dict[str, Any]) -> str:
-    """README.md of the drafter's folder."""
-    name, held_out = info["target"]["name"], info["held_out"]
-    size = info["draft_vocab_size"]
-    vocabulary = f" It drafts {size:,} of the target's {info['target']['vocab_size']:,} tokens." if size else ""
+    """README.md of the drafter's folder; it speaks of this drafter and its target alone."""
+    name, size = info["target"]["name"], info["draft_vocab_size"]
+    vocabulary = "all" if size is None else f"{size:,}"
     rows = "\n".join(
         f"| {position} | {agreement:.3f} | {overlap:.3f} |"
         for position, (agreement, overlap) in enumerate(
-            zip(held_out["agreement_per_position"], held_out["overlap_per_position"], strict=True)
+            zip(info["held_out"]["agreement_per_position"], info["held_out"]["overlap_per_position"], strict=True)
         )
     )
     return f"""---
@@ -76,32 +117,42 @@ base_model: {name}
 
 # MTP drafter for {name}
 
-One transformer layer that drafts tokens for the frozen target {name}; the target verifies every token, so that the
-output is the target's own. Made with vllm-mtp by {info["config"]["objective"].upper()} self-distillation over
-{info["tokens_seen"]:,} tokens, {info["config"]["num_steps_unrolled"]} draft steps unrolled. Embedding and LM head are
-the target's; this folder holds the layer alone.{vocabulary}
+One transformer layer that drafts tokens for the frozen target. The target verifies every token: the output is its own.
+
+| | |
+|---|---|
+| target | {name} |
+| made by | vllm-mtp, self-distillation with the {info["config"]["objective"].upper()} objective |
+| trained on | {info["tokens_seen"]:,} tokens |
+| draft steps unrolled in training | {info["config"]["num_steps_unrolled"]} |
+| tokens that can be drafted | {vocabulary} of the target's {info["target"]["vocab_size"]:,} |
+
+Embedding and LM head are the target's. This folder holds the layer alone.
 
 ## Serve
 
-    pip install ./vllm-mtp      # its checkout, into the environment that has vLLM
+Install vllm-mtp into the environment that has vLLM: `pip install .` in a checkout of its repository. Then
+
     vllm serve TARGET --spec-method mtp --spec-model THIS_FOLDER --spec-tokens 3
 
-or, on any version of vLLM, `--speculative-config '{{"model": "THIS_FOLDER", "num_speculative_tokens": 3}}'`. Who
-samples (temperature above 0) adds `"draft_sample_method": "probabilistic"` to that JSON: more tokens are accepted. Who
-does not may add `"use_local_argmax_reduction": true`: the same drafts, cheaper (1.03x tokens/s where it was measured,
-SmolLM2-135M on two cores of a CPU, k = 3).
+or, on any version of vLLM,
 
-Where the text repeats itself the drafter copies ("lookup" in config.json) instead of asking the layer;
+    vllm serve TARGET --speculative-config '{{"model": "THIS_FOLDER", "num_speculative_tokens": 3}}'
+
+If you sample (temperature above 0), add `"draft_sample_method": "probabilistic"` to that JSON: vLLM then accepts
+more tokens. If you do not, you may add `"use_local_argmax_reduction": true`: the drafts are the same, and cheaper.
+
+Where the text repeats itself, the drafter copies from it instead of asking the layer ("lookup" in config.json).
 `vllm-mtp lookup THIS_FOLDER --off` switches that off.
 
 ## Measured on held-out text
 
 Teacher-forced, with the attention that serving has. Agreement is how often the drafter's most likely token is the
-target's; overlap, the sum of min(p, q), is the acceptance of a sampled draft token at temperature 1.
+target's. Overlap, the sum of min(p, q), is the acceptance of a sampled draft token at temperature 1.
 
 | position | agreement | overlap |
 |---|---|---|
 {rows}
 
-`run_info.json` has the command, the configuration, versions and the training curve.
+`run_info.json` has the command, the configuration and versions, `training_curve.csv` the training curve.
 """

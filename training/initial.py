@@ -55,7 +55,7 @@ def draft_config_for(
 
 
 @torch.no_grad()
-def initialise(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
+def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
     """Normal weights of deviation fan-in^-1/2, half of that for projections into the residual stream; unit norms."""
     for name, parameter in module.named_parameters():
         if parameter.ndim == 2:

@@ -1,4 +1,4 @@
-"""The optimisers of a run."""
+"""The optimizers of a run."""
 
 import torch
 

@@ -17,7 +17,7 @@ from vllm_mtp.benchmarks.claims.text import write_documentation
 from vllm_mtp.benchmarks.harness.checkout import ROOT, run_command
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, sha256_of, tokenized
 from vllm_mtp.common.files import write_atomically
-from vllm_mtp.training.data.conversations import FILE
+from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
 from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.data.sources import documents
@@ -108,7 +108,7 @@ def prepare(
 
 
 def _file_of(path: Path) -> Path:
-    return path / FILE if path.is_dir() else path
+    return path / CONVERSATIONS_FILE if path.is_dir() else path
 
 
 def _spread(prompts: Sequence[BenchmarkPrompt], number: int) -> list[BenchmarkPrompt]:

@@ -13,6 +13,7 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.sources import read_sources
 from vllm_mtp.training.loop import train
+from vllm_mtp.training.run import TrainInputs
 from vllm_mtp.training.target.frozen import config_and_tokenizer
 
 
@@ -47,17 +48,15 @@ def train_arm(
     draft: Path | None = None
     for number, stage in enumerate(arm.stages):
         folder = output / f"{number}-{stage}"
-        infos.append(
-            train(
-                _train_config(arm, seed, config, data.text[stage], target, dtype),
-                target=target,
-                data=data.text[stage],
-                output=folder,
-                draft_vocab=data.draft_vocab if arm.vocabulary == DRAFT else None,
-                initial=draft,
-                store=store,
-            )
+        inputs = TrainInputs(
+            target=target,
+            data=data.text[stage],
+            output=folder,
+            draft_vocab=data.draft_vocab if arm.vocabulary == DRAFT else None,
+            initial=draft,
+            store=store,
         )
+        infos.append(train(_train_config(arm, seed, config, data.text[stage], target, dtype), inputs))
         draft = folder
     assert draft is not None
     write_lookup(draft, None)  # what is compared is what the module learned

@@ -5,6 +5,7 @@ same run, a finished drafter trained anew or overwritten, bad input found only a
 drafter's folder.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -21,8 +22,12 @@ import torch
 from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training import loop
+from vllm_mtp.training import run as run_file
+from vllm_mtp.training.checkpoint import load_checkpoint
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.export import CURVE_FILE
 from vllm_mtp.training.loop import train
+from vllm_mtp.training.run import Run, TrainInputs, prepare
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while seven wizards brew a potion of jade and quartz; "
 TINY: dict[str, Any] = {"sequence_length": 32, "batch_size": 4, "warmup_steps": 2, "dtype": "float32"}
@@ -74,7 +79,18 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def run_train(config: TrainConfig, target: Path, data: Path, output: Path, **more: Any) -> dict[str, Any]:
-    return train(config, target=str(target), data=[data], output=output, device="cpu", show_progress=False, **more)
+    inputs = TrainInputs(target=str(target), data=[data], output=output, device="cpu", show_progress=False, **more)
+    return train(config, inputs)
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """Rows of training_curve.csv, without their empty cells."""
+    with (folder / CURVE_FILE).open(encoding="utf-8") as file:
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +114,11 @@ def test_training_overfits(tied: bool, objective: str, optimizer: str, tmp_path:
         learning_rate=0.02 if optimizer == "muon" else 0.005, **TINY,
     )  # fmt: skip
     info = run_train(config, target, data, tmp_path / "draft")
-    first, last = info["log"][0], info["log"][-1]
+    first, *_, last = curve(tmp_path / "draft")
     assert last["loss"] < 0.1 * first["loss"]
     if objective == "kl":
-        assert max(first["agreement_per_position"]) < 0.3
-        assert min(last["agreement_per_position"]) > 0.9
+        assert first["agreement_0"] < 0.3
+        assert min(last["agreement_0"], last["agreement_1"]) > 0.9
         assert min(info["held_out"]["agreement_per_position"][:2]) > 0.9
     assert files(target) == before
 
@@ -111,7 +127,7 @@ def test_the_target_in_memory_stays_bit_for_bit(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets = []
-    load = loop.FrozenTarget.load
+    load = run_file.FrozenTarget.load
 
     def loaded(*args: Any, **kwargs: Any) -> Any:
         targets.append(load(*args, **kwargs))
@@ -119,7 +135,7 @@ def test_the_target_in_memory_stays_bit_for_bit(
         return targets[0]
 
     states: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(loop.FrozenTarget, "load", loaded)
+    monkeypatch.setattr(run_file.FrozenTarget, "load", loaded)
     run_train(TrainConfig(tokens=3 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
     after = targets[0].model.state_dict()
     assert after.keys() == states[0].keys()
@@ -177,13 +193,11 @@ sys.exit(cli.main(sys.argv[1:]))
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "vllm serve" in result.stdout
-    found, expected = (
-        json.loads((folder / "run_info.json").read_text()) for folder in (checkpoint.parents[1], finished)
-    )
-    assert found["log"] == expected["log"]
-    assert [entry["step"] for entry in found["log"]] == list(range(1, 13))
-    assert [entry["step"] for entry in found["log"] if "held_out" in entry] == [5, 10, 12]
-    assert (checkpoint.parents[1] / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    found = json.loads((checkpoint.parents[1] / "run_info.json").read_text())
+    assert curve(checkpoint.parents[1]) == curve(finished)
+    assert [row["step"] for row in curve(finished)] == [1, 5, 10, 12]
+    assert [row["step"] for row in curve(finished) if "held_out_loss" in row] == [5, 10, 12]
+    assert weights(checkpoint.parents[1]) == weights(finished)
     assert not checkpoint.parent.exists()
     assert not [name for name, content in files(checkpoint.parents[1]).items() if str(tmp_path).encode() in content]
     assert found["argv"][:8] == [
@@ -218,12 +232,46 @@ def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytes
     return output
 
 
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(
+    unfinished: Path, finished: Path, tiny_target: Path, text: Path
+) -> None:
+    """Catches typed records that refuse what was written before some of their fields were."""
+    path = unfinished / "training" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["log"][4].keys() == {"step", "loss", "agreement_per_position", "held_out"}
+    assert state["log"][3].keys() == {"step", "loss", "agreement_per_position"}
+    del state["target_weights_sha256"], state["draft_vocab_size"]
+    torch.save(state, path)
+    run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY), tiny_target, text, unfinished)
+    assert curve(unfinished) == curve(finished)
+    assert weights(unfinished) == weights(finished)
+
+
+def test_steps_of_a_run_that_is_resumed(unfinished: Path, tiny_target: Path, text: Path) -> None:
+    """The four functions by themselves: a step leaves its entry in the log, and at a checkpoint the state on disk."""
+    config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+    inputs = TrainInputs(target=str(tiny_target), data=[text], output=unfinished, device="cpu", show_progress=False)
+    run = prepare(config, inputs)
+    assert isinstance(run, Run)
+    assert (run.first_step, run.log) == (0, [])
+    run.resume()
+    assert (run.first_step, [entry.step for entry in run.log]) == (5, [1, 2, 3, 4, 5])
+    entries = [loop.step(run, index) for index in range(5, 10)]
+    assert run.log[5:] == entries
+    assert [entry.held_out is not None for entry in entries] == [False] * 4 + [True]
+    stored = load_checkpoint(unfinished)
+    assert stored is not None
+    assert (stored.step, stored.log, stored.identity) == (10, run.log, run.identity)
+
+
 def test_the_same_command_goes_on_from_its_checkpoint(
     unfinished: Path, finished: Path, tiny_target: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *arguments(tiny_target, text, unfinished)]) == 0
     found, expected = (json.loads((folder / "run_info.json").read_text()) for folder in (unfinished, finished))
-    assert found["log"] == expected["log"]
+    assert found["held_out"] == expected["held_out"]
+    assert curve(unfinished) == curve(finished)
+    assert weights(unfinished) == weights(finished)
     assert found["argv"][:2] == ["vllm-mtp", "train"]
     assert found["argv"][-2:] == ["--device", "cpu"]
 
@@ -278,8 +326,9 @@ def test_killed_while_the_drafter_was_written(
             run_train(config, tiny_target, text, unfinished)
     assert (unfinished / "model.safetensors").exists()
     assert not (unfinished / "run_info.json").exists()
-    info = run_train(config, tiny_target, text, unfinished)
-    assert info["log"] == json.loads((finished / "run_info.json").read_text())["log"]
+    run_train(config, tiny_target, text, unfinished)
+    assert curve(unfinished) == curve(finished)
+    assert weights(unfinished) == weights(finished)
     assert files(unfinished).keys() == files(finished).keys()
 
 
@@ -298,12 +347,13 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
 
 
 def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
-    assert files(finished).keys() == {"config.json", "model.safetensors", "run_info.json", "README.md"}
+    names = {"config.json", "model.safetensors", "run_info.json", "training_curve.csv", "README.md"}
+    assert files(finished).keys() == names
     info = json.loads((finished / "run_info.json").read_text())
     assert 11 * STEP < info["tokens_seen"] <= 12 * STEP
     assert info["versions"].keys() >= {"python", "torch", "transformers"}
     assert info["target"]["name"] == "tiny-llama"
-    assert info["held_out"] == info["log"][-1]["held_out"]
+    assert info["held_out"]["loss"] == curve(finished)[-1]["held_out_loss"]
     card = (finished / "README.md").read_text()
     assert "vllm serve TARGET --spec-method mtp --spec-model THIS_FOLDER --spec-tokens 3" in card
     for position in range(5):
@@ -319,8 +369,8 @@ def test_another_process_reads_the_trained_weights(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = []
-    initialise = loop.initialise
-    monkeypatch.setattr(loop, "initialise", lambda module, ids: (initialise(module, ids), modules.append(module)))
+    initialize = run_file.initialize
+    monkeypatch.setattr(run_file, "initialize", lambda module, ids: (initialize(module, ids), modules.append(module)))
     run_train(TrainConfig(tokens=3 * STEP, qk_norm=True, **TINY), tiny_target, text, tmp_path / "draft")
     script = (
         "import sys; from pathlib import Path; import torch; from vllm_mtp.contract.checkpoint import load_draft;"
@@ -347,13 +397,14 @@ def test_a_draft_vocabulary_a_store_and_a_second_stage(tiny_target: Path, text: 
     assert first["tokens_per_second"]["target"] > 0
     # Without the store the same course.
     other = run_train(config, tiny_target, text, tmp_path / "other", draft_vocab=vocab)
-    assert other["log"] == first["log"]
+    assert other["held_out"] == first["held_out"]
+    assert weights(tmp_path / "other") == weights(tmp_path / "first")
 
     again = run_train(
         config, tiny_target, text, tmp_path / "again", draft_vocab=vocab, store=store, initial=tmp_path / "first"
     )
     assert again["tokens_per_second"]["target"] is None
-    assert again["log"][0]["loss"] < 0.8 * first["log"][0]["loss"]
+    assert curve(tmp_path / "again")[0]["loss"] < 0.8 * curve(tmp_path / "first")[0]["loss"]
     with pytest.raises(ValueError, match="initial: other weights"):
         run_train(config, tiny_target, text, tmp_path / "again", **made_with)
     with pytest.raises(ValueError, match=r"--initial: .* has another shape than this run"):
@@ -366,10 +417,11 @@ def test_the_last_checkpoint_measures_all_that_is_held_out(
     """Those before it measure less of it where the vocabulary makes that slow, and say so."""
     monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
     config = TrainConfig(tokens=4 * STEP, checkpoint_every=2, **TINY)
-    info = train(config, target=str(tiny_target), data=[text], output=tmp_path / "draft", device="cpu")
-    some, everything = (entry["held_out"] for entry in info["log"] if "held_out" in entry)
-    assert info["held_out"] == everything
-    assert some["positions"] == 32 < everything["positions"]
+    inputs = TrainInputs(target=str(tiny_target), data=[text], output=tmp_path / "draft", device="cpu")
+    info = train(config, inputs)
+    some, everything = (row for row in curve(tmp_path / "draft") if "held_out_positions" in row)
+    assert info["held_out"]["positions"] == everything["held_out_positions"]
+    assert some["held_out_positions"] == 32 < everything["held_out_positions"]
     said = capsys.readouterr().out
     assert "over 32 positions" in said
     assert "5,577 tokens, seen 0.1 times in 4 steps" in said
@@ -383,7 +435,7 @@ def test_bfloat16_and_an_untied_head_on_a_cpu(text: Path, tmp_path: Path) -> Non
         info = run_train(config, target, text, tmp_path / dtype)
         assert info["dtype"] == dtype
         assert len(info["held_out"]["agreement_per_position"]) == 7  # no fewer than were trained
-        losses[dtype] = [entry["loss"] for entry in info["log"]] + [info["held_out"]["loss"]]
+        losses[dtype] = [row["loss"] for row in curve(tmp_path / dtype)] + [info["held_out"]["loss"]]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
     config, tensors = load_draft(tmp_path / "bfloat16")
     assert config.qk_norm

@@ -53,9 +53,7 @@ class Batches:
                     f"--data: expected at least two rows of text (one to train on, one held out), got {len(rows)}. "
                     "Give more text, or a smaller --sequence-length."
                 )
-            every = max(20, -(-len(rows) // _MAX_HELD_OUT_ROWS))
-            # From the middle of each stretch; the last row of very little text.
-            held_out = {index for index in range(len(rows)) if index % every == every // 2} or {len(rows) - 1}
+            held_out = _held_out_places(len(rows))
             self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
             self._held_out.append([rows[index] for index in sorted(held_out)])
         self._seed = seed
@@ -93,6 +91,13 @@ class Batches:
         return [_batch(group) for source in groups for group in source]
 
 
+def _held_out_places(num_rows: int) -> set[int]:
+    """Which rows of a source are held out: the middle of each stretch, or the last row of very little text."""
+    every = max(20, -(-num_rows // _MAX_HELD_OUT_ROWS))
+    places = set(range(every // 2, num_rows, every))
+    return places if places else {num_rows - 1}
+
+
 def _grouped(rows: list[Row], tokens_per_batch: int) -> list[list[Row]]:
     """Rows in a random order, those of like length together."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
@@ -109,7 +114,8 @@ def _grouped(rows: list[Row], tokens_per_batch: int) -> list[list[Row]]:
 def _batch(rows: Sequence[Row]) -> Batch:
     longest = max(len(row.ids_L) for row in rows)
     ids_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
-    text_BS, mask_BS = torch.zeros(2, len(rows), longest - 1, dtype=torch.bool)
+    text_BS = torch.zeros(len(rows), longest - 1, dtype=torch.bool)
+    mask_BS = torch.zeros_like(text_BS)
     for number, row in enumerate(rows):
         ids_BL[number, : len(row.ids_L)] = row.ids_L
         text_BS[number, : len(row.ids_L) - 1] = True

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-FILE = "conversations.npz"
+CONVERSATIONS_FILE = "conversations.npz"
 _SHINGLE = 8
 _MAX_SEEN_SHARE = 0.7
 
@@ -24,7 +24,7 @@ class Conversation:
     prompt_length: int
     """Tokens before the answer."""
     temperature: float
-    """At which the answer was sampled; 0: greedy."""
+    """Sampling temperature of the answer; 0: greedy."""
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def load_conversations(path: Path) -> list[Conversation]:
     Raises:
         ValueError: for a file that is missing, damaged or holds something else.
     """
-    path = path / FILE if path.is_dir() else path
+    path = path / CONVERSATIONS_FILE if path.is_dir() else path
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids_N, length_M, prompt_M = arrays["ids"], arrays["length"], arrays["prompt_length"]

@@ -16,7 +16,7 @@ from vllm_mtp.training.data.sources import Row, check_files, read_sources
 from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids
 
 _ROW_LENGTH = 512
-"""Of text."""
+"""Row length of text, in tokens."""
 PRINTED_SIZES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
@@ -93,18 +93,19 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     sources = read_sources(
         data, tokenizer, _ROW_LENGTH, max_tokens, vocab_size=vocab_size, answers_only=True, cut_conversations=False
     )
-    counts_V = count_tokens([[row for i, row in enumerate(one.rows) if i % 20] for one in sources], vocab_size)
+    counts_V = count_tokens([[row for i, row in enumerate(source.rows) if i % 20] for source in sources], vocab_size)
     if not counts_V.any():
         raise ValueError(f"--data: expected text or answers to count, found none in {', '.join(map(str, data))}")
-    other_V = count_tokens([one.rows[::20] for one in sources], vocab_size)
+    other_V = count_tokens([source.rows[::20] for source in sources], vocab_size)
     # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
     special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)}
     draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
     print(*sources, sep="\n")
     print(f"{int(counts_V.sum()):,} tokens counted, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")
-    for one in sorted({*(n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size), size}):
-        share = coverage(other_V, choose_draft_ids(counts_V, one, special_ids))
-        print(f"{one:>8,} ids cover {share:.2%} of other text{'  <- written' if one == size else ''}")
+    sizes = {n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size} | {size}
+    for num_ids in sorted(sizes):
+        share = coverage(other_V, choose_draft_ids(counts_V, num_ids, special_ids))
+        print(f"{num_ids:>8,} ids cover {share:.2%} of other text{'  <- written' if num_ids == size else ''}")
     unseen = draft_ids_J[counts_V[draft_ids_J] == 0].tolist()
     num_blind = sum(token not in special_ids for token in unseen)
     if num_blind:

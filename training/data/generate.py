@@ -29,7 +29,7 @@ from vllm_mtp.contract.fingerprint import stored_weights_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.config import DTYPES, differences
 from vllm_mtp.training.data.conversations import (
-    FILE,
+    CONVERSATIONS_FILE,
     Conversation,
     load_conversations,
     save_conversations,
@@ -47,8 +47,25 @@ from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 from vllm_mtp.training.target.frozen import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
-Question = tuple[Message, ...] | str
-"""Messages to be answered, or the start of a user turn, maybe empty, that the target writes on first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of a file."""
+
+    messages: tuple[Message, ...]
+    """What is to be answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A question whose user turn the target writes first."""
+
+    text: str
+    """How the turn begins; may be empty."""
+
+
+Question = Asked | Start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,9 +230,9 @@ def _batches(
 ) -> list[list[Question]]:
     """What each batch answers, in a random order that the seed fixes."""
     turns = islice(cycle(starts or [""]), config.self_prompts)
-    items: list[Question] = [*asked, *turns]
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    mixed = [items[index] for index in order]
+    questions: list[Question] = [*map(Asked, asked), *map(Start, turns)]
+    order = torch.randperm(len(questions), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    mixed = [questions[index] for index in order]
     return [mixed[start : start + config.batch_size] for start in range(0, len(mixed), config.batch_size)]
 
 
@@ -261,37 +278,22 @@ def _generate_batch(
     np.random.seed(seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
     counts = dict.fromkeys(("asked", "unusable_user_turns", "too_long", "empty", "loops", "generated_tokens"), 0)
     counts["asked"] = len(batch)
-    written: Iterator[tuple[Message, ...]] = iter(())
-    if starts := [question for question in batch if isinstance(question, str)]:
-        stop_token_ids, stop = user_turn_end(tokenizer)
-        params = SamplingParams(
-            temperature=1.0,
-            min_p=config.min_p,
-            max_tokens=config.max_user_tokens,
-            stop_token_ids=stop_token_ids,
-            stop=stop,
-        )
-        prefix_of = {start: {"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in set(starts)}
-        prefixes = [prefix_of[start] for start in starts]
-        turns = [output.outputs[0] for output in llm.generate(prefixes, params, use_tqdm=False)]
-        counts["generated_tokens"] += sum(len(turn.token_ids) for turn in turns)
-        usable = [
-            (start + turn.text).strip()
-            for start, turn in zip(starts, turns, strict=True)
-            if turn.finish_reason == "stop" and len(turn.text.split()) > 1
-        ]
-        counts["unusable_user_turns"] = len(starts) - len(usable)
-        written = iter(({"role": "user", "content": text},) for text in usable)
-    questions = [next(written, None) if isinstance(question, str) else question for question in batch]
+    messages_at = {place: question.messages for place, question in enumerate(batch) if isinstance(question, Asked)}
+    starts = {place: question.text for place, question in enumerate(batch) if isinstance(question, Start)}
+    if starts:
+        turns, num_tokens = _write_user_turns(llm, tokenizer, list(starts.values()), config)
+        counts["generated_tokens"] += num_tokens
+        counts["unusable_user_turns"] = len(starts) - len(turns)
+        # Usable turns take the first places; as many of the last stay empty as there are unusable ones.
+        for place, text in zip(starts, turns, strict=False):
+            messages_at[place] = ({"role": "user", "content": text},)
     requests = []
-    for number, messages in enumerate(questions):
-        if messages is None:
-            continue
+    for place, messages in sorted(messages_at.items(), key=lambda item: item[0]):
         ids = prompt_ids(tokenizer, messages)
         if len(ids) + config.max_tokens > config.max_model_len:
             counts["too_long"] += 1
         else:
-            requests.append((ids, config.temperatures[number % len(config.temperatures)]))
+            requests.append((ids, config.temperatures[place % len(config.temperatures)]))
     params_M = [
         SamplingParams(temperature=t, min_p=config.min_p if t else 0.0, max_tokens=config.max_tokens, detokenize=False)
         for _, t in requests
@@ -308,6 +310,34 @@ def _generate_batch(
         else:
             conversations.append(Conversation(ids=(*ids, *answer), prompt_length=len(ids), temperature=temperature))
     return conversations, counts
+
+
+def _write_user_turns(llm: Any, tokenizer: Any, starts: Sequence[str], config: GenerateConfig) -> tuple[list[str], int]:
+    """User turns that the target wrote on from their starts.
+
+    Returns:
+        The usable ones, in order: they end by themselves and have more than one word; and how many tokens all of them
+        took.
+    """
+    from vllm import SamplingParams
+
+    stop_token_ids, stop = user_turn_end(tokenizer)
+    params = SamplingParams(
+        temperature=1.0,
+        min_p=config.min_p,
+        max_tokens=config.max_user_tokens,
+        stop_token_ids=stop_token_ids,
+        stop=stop,
+    )
+    prefix_of = {start: {"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in set(starts)}
+    outputs = llm.generate([prefix_of[start] for start in starts], params, use_tqdm=False)
+    turns = [output.outputs[0] for output in outputs]
+    usable = [
+        (start + turn.text).strip()
+        for start, turn in zip(starts, turns, strict=True)
+        if turn.finish_reason == "stop" and len(turn.text.split()) > 1
+    ]
+    return usable, sum(len(turn.token_ids) for turn in turns)
 
 
 def _finish(
@@ -329,7 +359,7 @@ def _finish(
     kept, num_exact, num_near = without_duplicates(everything)
     if not kept:
         raise ValueError(f"nothing is left of {totals['asked']} conversations: {totals}. Give more or other prompts.")
-    save_conversations(output / FILE, kept)
+    save_conversations(output / CONVERSATIONS_FILE, kept)
     info = {
         "argv": [relative(argument) for argument in argv],
         **settings,

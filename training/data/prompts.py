@@ -116,7 +116,8 @@ def check_roles(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
     Raises:
         ValueError: of `prompt_ids`.
     """
-    for messages in {tuple(message["role"] for message in messages): messages for messages in prompts}.values():
+    prompt_of_roles = {tuple(message["role"] for message in prompt): prompt for prompt in prompts}
+    for messages in prompt_of_roles.values():
         prompt_ids(tokenizer, messages)
 
 

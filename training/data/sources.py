@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.data.conversations import FILE, load_conversations
+from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, load_conversations
 
 MIN_ROW_LENGTH = 16
 
@@ -207,4 +207,4 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
 
 def is_conversations(path: Path) -> bool:
     """Whether a path is what `vllm-mtp generate` writes."""
-    return path.suffix == ".npz" or (path / FILE).is_file()
+    return path.suffix == ".npz" or (path / CONVERSATIONS_FILE).is_file()

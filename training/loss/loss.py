@@ -21,6 +21,7 @@ from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
 from vllm_mtp.training.loss.objective import Distillation, WholeHead, distillation, teacher_rows
 from vllm_mtp.training.loss.unroll import unroll
+from vllm_mtp.training.record import HeldOut
 from vllm_mtp.training.target.frozen import FrozenTarget
 from vllm_mtp.training.target.states import BatchStates
 
@@ -71,7 +72,7 @@ class Loss:
     def plain(
         self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False
     ) -> Distillation:
-        """By objective.py; agreement and overlap with the target's whole vocabulary if so asked."""
+        """The objective by objective.py; agreement and overlap with the target's whole vocabulary if so asked."""
         labels_BS = batch.ids_BL[:, 1:].to(states_KBTD.device)
         return distillation(
             states_KBTD,
@@ -110,11 +111,11 @@ def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
 @torch.no_grad()
 def held_out(
     module: MTPModule, loss: Loss, batches: Batches, config: TrainConfig, *, max_tokens: int | None = None
-) -> dict[str, Any]:
-    """On held-out rows: loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least.
+) -> HeldOut:
+    """Loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least, on held-out rows.
 
-    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary. "positions" is
-    how many were measured: all, or, with max_tokens, about as many.
+    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary. All
+    positions are measured, or, with max_tokens, about as many.
     """
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
     parts, sizes = [], []
@@ -128,12 +129,12 @@ def held_out(
     weights_N = torch.tensor(sizes, device=loss.target.device) / sum(sizes)
     loss_K, agreement_K, overlap_K = (torch.stack(parts) * weights_N[:, None, None]).sum(0)
     weights_K = torch.tensor(config.step_weights(config.num_steps_unrolled), device=loss.target.device)
-    return {
-        "loss": round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
-        "agreement_per_position": [round(value, 4) for value in agreement_K.tolist()],
-        "overlap_per_position": [round(value, 4) for value in overlap_K.tolist()],
-        "positions": sum(sizes),
-    }
+    return HeldOut(
+        loss=round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
+        agreement_per_position=[round(value, 4) for value in agreement_K.tolist()],
+        overlap_per_position=[round(value, 4) for value in overlap_K.tolist()],
+        positions=sum(sizes),
+    )
 
 
 def tokens_at_checkpoints(loss: Loss, config: TrainConfig) -> int | None:

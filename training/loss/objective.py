@@ -40,7 +40,7 @@ class Distillation(NamedTuple):
 
 
 class WholeHead(NamedTuple):
-    """For measuring with a draft vocabulary: what the target itself says, tokens outside included."""
+    """The target's own head, to measure what it says itself where there is a draft vocabulary."""
 
     head: SharedHead
     draft_ids_J: Tensor

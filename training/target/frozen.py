@@ -29,7 +29,7 @@ class FrozenTarget:
     device: torch.device
     dtype: torch.dtype
     weights_sha256: str = ""
-    """Of a row of every tensor (`stored_weights_sha256`); empty for a target that is not of safetensors."""
+    """Hash of a row of every tensor (`stored_weights_sha256`); empty for a target that is not of safetensors."""
 
     @classmethod
     def load(cls, path: str, *, name: str = "", device: str = "auto", dtype: str = "auto") -> "FrozenTarget":
@@ -70,7 +70,7 @@ class FrozenTarget:
             embedding_VD=model.get_input_embeddings().weight,
             head_VD=output.weight,
             bias_V=getattr(output, "bias", None),
-            transform=LogitsTransform.of_target(model.config.get_text_config()),
+            transform=LogitsTransform.from_target(model.config.get_text_config()),
         )
         target = cls(
             name=name or _name_of(path),

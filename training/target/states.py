@@ -36,7 +36,7 @@ class BatchStates(NamedTuple):
 
     hidden_BSD: Tensor
     teacher: Teacher | None
-    """At the batch's teacher rows; None where the loss computes it from the hidden states."""
+    """What the loss needs at the batch's teacher rows; None where it computes that from the hidden states."""
 
 
 class TargetStates:
@@ -139,7 +139,7 @@ class TargetStates:
         return _moved(self._kept[index], self._target.device)
 
     def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
-        """Of a batch, with the teacher at the positions of the mask."""
+        """Hidden states of a batch, and the teacher at the positions of the mask."""
         hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
         if not self._with_teacher:
             return BatchStates(hidden_BSD, None)
@@ -192,5 +192,7 @@ def _counted(states: BatchStates, batch: Batch) -> BatchStates:
 
 
 def _moved(states: BatchStates, device: torch.device) -> BatchStates:
-    teacher = states.teacher and Teacher(*(tensor.to(device) for tensor in states.teacher))
-    return BatchStates(states.hidden_BSD.to(device), teacher)
+    hidden_BSD = states.hidden_BSD.to(device)
+    if states.teacher is None:
+        return BatchStates(hidden_BSD, None)
+    return BatchStates(hidden_BSD, Teacher(*(tensor.to(device) for tensor in states.teacher)))

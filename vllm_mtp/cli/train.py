@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.provenance import command_line
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.loop import train
+    from vllm_mtp.training.run import TrainInputs
 
-    info = train(
-        config_of(TrainConfig, args),
+    inputs = TrainInputs(
         target=args.target,
         data=args.data,
         output=args.output,
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         argv=command_line(args.argv),
     )
+    info = train(config_of(TrainConfig, args), inputs)
     agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
     print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
     print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")

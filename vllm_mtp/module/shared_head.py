@@ -20,7 +20,7 @@ class LogitsTransform:
     """Bounds the logits' magnitude; None where the target has no cap."""
 
     @classmethod
-    def of_target(cls, config: Any) -> "LogitsTransform":
+    def from_target(cls, config: Any) -> "LogitsTransform":
         """Reads the transform from a target's config: Gemma 2's cap, Granite's divisor, Cohere's factor."""
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0

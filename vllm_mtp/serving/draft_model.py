@@ -272,7 +272,7 @@ class MTPDraftModel(nn.Module):
         _check_parallelism(self.config, vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
-        transform = LogitsTransform.of_target(target.hf_text_config)
+        transform = LogitsTransform.from_target(target.hf_text_config)
         self.logits_processor = LogitsProcessor(
             self.config.vocab_size, scale=transform.scale, soft_cap=transform.soft_cap
         )

@@ -15,7 +15,9 @@ from vllm_mtp.benchmarks.claims.arms import DRAFT, FULL, Arm, arms_of, compariso
 from vllm_mtp.benchmarks.claims.config import CLAIMS, ClaimsConfig
 from vllm_mtp.benchmarks.claims.data import Sources
 from vllm_mtp.benchmarks.claims.text import documents, is_free, write_documentation
+from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.conversations import Conversation, save_conversations
+from vllm_mtp.training.run import TrainInputs
 
 TINY = ClaimsConfig(
     claims=("objective", "pretraining"),
@@ -68,9 +70,9 @@ def test_end_to_end_and_again(sources: Sources, target: Path, tmp_path: Path, mo
     result = run(replace(TINY, seeds=(0,)), sources, target, tmp_path)
     trained: list[Path] = []
 
-    def train(*args: object, output: Path, **kwargs: object) -> object:
-        trained.append(output)
-        return original(*args, output=output, **kwargs)  # type: ignore[arg-type]
+    def train(config: TrainConfig, inputs: TrainInputs) -> object:
+        trained.append(inputs.output)
+        return original(config, inputs)
 
     original = claims_train.train
     monkeypatch.setattr(claims_train, "train", train)

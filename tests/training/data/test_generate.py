@@ -16,7 +16,7 @@ import pytest
 from vllm_mtp.cli import main
 from vllm_mtp.training.data import generate as generate_file
 from vllm_mtp.training.data.conversations import load_conversations
-from vllm_mtp.training.data.generate import GenerateConfig, generate
+from vllm_mtp.training.data.generate import Asked, GenerateConfig, Start, generate
 
 TEMPLATE = (
     "{% for message in messages %}# {{ message['role'] }}\n{{ message['content'] }}\n{% endfor %}"
@@ -64,9 +64,9 @@ def test_a_target_that_asks_itself(chat_target: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(chat_target)
     engine, config = ScriptedEngine(), GenerateConfig(self_prompts=4, temperatures=(0.0, 0.9), max_tokens=150)
-    asked = ({"role": "user", "content": "def f"},)
-    long = ({"role": "user", "content": "word " * 3000},)
-    batch = [asked, "", "", long, "Sum up:", asked]
+    asked = Asked(({"role": "user", "content": "def f"},))
+    long = Asked(({"role": "user", "content": "word " * 3000},))
+    batch = [asked, Start(""), Start(""), long, Start("Sum up:"), asked]
     kept, counts = generate_file._generate_batch(engine, tokenizer, batch, config, 0)
     (turn_prompts, turn_params), (answer_prompts, answer_params) = engine.calls
     prefixes = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in turn_prompts]
@@ -136,7 +136,7 @@ def test_short_answers_can_loop_too(chat_target: Path) -> None:
         def _output(self, number: int, is_answer: bool) -> Any:
             return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, *[7, 8] * 15])])
 
-    batch = [({"role": "user", "content": "def f"},)]
+    batch = [Asked(({"role": "user", "content": "def f"},))]
     tokenizer = AutoTokenizer.from_pretrained(chat_target)
     _, counts = generate_file._generate_batch(Looping(), tokenizer, batch, GenerateConfig(max_tokens=31), 0)
     assert counts["loops"] == 1
@@ -159,7 +159,7 @@ def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     asked: list[str] = []
 
     def note(llm: Any, tokenizer: Any, batch: list[Any], *_: Any) -> Any:
-        asked.extend(batch)
+        asked.extend(start.text for start in batch)
         raise InterruptedError
 
     monkeypatch.setattr(generate_file, "_engine", lambda *_: nullcontext())

@@ -58,7 +58,7 @@ def random_target(name: str) -> Any:
 )
 def test_logits_are_the_targets_own(name: str, transform: LogitsTransform) -> None:
     model = random_target(name)
-    found = LogitsTransform.of_target(model.config)
+    found = LogitsTransform.from_target(model.config)
     assert found == transform
     head = SharedHead(
         embedding_VD=model.get_input_embeddings().weight, head_VD=model.get_output_embeddings().weight, transform=found

@@ -1,0 +1,221 @@
+"""A training run: what it is made from (`TrainInputs`), and what its steps work on (`Run`)."""
+
+# Shapes: L tokens of a row, J draft vocabulary.
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.tensors import WEIGHTS_FILE
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.checkpoint import Checkpoint, check_same_run, load_checkpoint, load_run_info
+from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.draft_vocab import load_draft_vocab
+from vllm_mtp.training.data.sources import Source, check_files, read_sources
+from vllm_mtp.training.initial import draft_config_for, initialize, load_initial
+from vllm_mtp.training.loss.loss import Loss
+from vllm_mtp.training.optimizers import make_optimizers
+from vllm_mtp.training.record import Entry, RunIdentity
+from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.target.states import TargetStates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainInputs:
+    """What a run reads and where it writes; TrainConfig has what else decides the outcome."""
+
+    target: str
+    """Folder or Hub id of the frozen target."""
+    data: Sequence[Path]
+    """Text or JSONL files, and folders of `vllm-mtp generate`."""
+    output: Path
+    """The drafter's folder."""
+    draft_vocab: Path | None = None
+    """File of `vllm-mtp vocab`; None drafts over the whole vocabulary."""
+    initial: Path | None = None
+    """Folder of a drafter to go on from, instead of random weights."""
+    store: Path | None = None
+    """Folder that keeps what the target says of each batch (target/states.py)."""
+    target_name: str = ""
+    """What the drafter's card calls the target; empty: its Hub id or its folder's name."""
+    device: str = "auto"
+    """ "auto", "cpu" or "cuda"."""
+    argv: Sequence[str] = ()
+    """The command, for run_info.json."""
+    show_progress: bool = True
+    """Say what is done, and draw a progress bar on standard error."""
+
+    def say(self, text: str) -> None:
+        """Prints a line beside the progress bar, where there is one."""
+        if self.show_progress:
+            tqdm.write(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A run that the output folder holds, finished."""
+
+    info: dict[str, Any]
+    """Content of its run_info.json."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """What the steps of a run work on. Module, optimizers, log and counts change with every step."""
+
+    config: TrainConfig
+    inputs: TrainInputs
+    identity: RunIdentity
+    target: FrozenTarget
+    sources: list[Source]
+    batches: Batches
+    module: MTPModule
+    optimizers: list[torch.optim.Optimizer]
+    loss: Loss
+    states: TargetStates
+    checkpoint: Checkpoint | None
+    """Where an earlier process was killed; None once it is taken up."""
+    first_step: int = 0
+    log: list[Entry] = field(default_factory=list)
+    """One entry for every step that is done, by earlier processes too."""
+    target_tokens_per_second: float | None = None
+    """Rate of the target's pass over the data; None where there was nothing to do."""
+    started: float = 0.0
+    """Time at which this process began its first step, seconds of time.perf_counter."""
+    num_tokens: int = 0
+    """Positions that counted in the steps of this process."""
+
+    def resume(self) -> None:
+        """Goes on from the checkpoint, where there is one."""
+        if self.checkpoint is None:
+            return
+        self.module.load_state_dict(self.checkpoint.module)
+        for optimizer, state in zip(self.optimizers, self.checkpoint.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        self.first_step, self.log = self.checkpoint.step, list(self.checkpoint.log)
+        self.checkpoint = None
+        self.inputs.say(f"{self.inputs.output} goes on after step {self.first_step}")
+
+    def state(self) -> Checkpoint:
+        """The state after the last entry of the log."""
+        return Checkpoint(
+            step=self.log[-1].step,
+            log=self.log,
+            module=self.module.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+            identity=self.identity,
+        )
+
+
+def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
+    """Reads and checks everything that a run needs, before any training.
+
+    Returns:
+        The run at its first step, to be resumed; or what the output folder has of it, finished.
+
+    Raises:
+        ValueError: for a target, data or output that cannot be used, or an output that holds another run.
+    """
+    check_files(inputs.data)
+    info = load_run_info(inputs.output)
+    checkpoint = load_checkpoint(inputs.output) if info is None else None
+    earlier = _earlier_identity(info, checkpoint)
+    # The probe behind "auto" may decide otherwise next time: a run keeps the dtype that it began with.
+    dtype = config.dtype if earlier is None else earlier.dtype
+    target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype)
+    fingerprint = target.fingerprint()
+    draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])
+    draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
+    sources = _read(config, inputs.data, target)
+    batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
+    identity = RunIdentity(
+        config=asdict(config),
+        target=fingerprint,
+        target_weights_sha256=target.weights_sha256,
+        data_sha256=_sha256(row.ids_L for source in sources for row in source.rows),
+        draft_vocab_sha256=None if draft_ids_J is None else _sha256([draft_ids_J]),
+        draft_vocab_size=draft_config.draft_vocab_size,
+        initial_sha256=None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE),
+        dtype=target.dtype_name,
+    )
+    if earlier is not None:
+        check_same_run(earlier, identity, config=config, folder=inputs.output, is_finished=info is not None)
+    if info is not None:
+        return Finished(info=info)
+    module = _make_module(draft_config, draft_ids_J, config.seed, inputs.initial).to(target.device)
+    loss = Loss(target, draft_ids_J, config)
+    states = TargetStates(
+        target,
+        batches,
+        config.num_steps,
+        head=loss.head,
+        with_teacher=loss.uses_mean_embedding,
+        store=inputs.store,
+        draft_ids_J=draft_ids_J,
+    )
+    return Run(
+        config=config,
+        inputs=inputs,
+        identity=identity,
+        target=target,
+        sources=sources,
+        batches=batches,
+        module=module,
+        optimizers=make_optimizers(module, config),
+        loss=loss,
+        states=states,
+        checkpoint=checkpoint,
+    )
+
+
+def _earlier_identity(info: dict[str, Any] | None, checkpoint: Checkpoint | None) -> RunIdentity | None:
+    if info is not None:
+        return RunIdentity.from_stored(info)
+    return None if checkpoint is None else checkpoint.identity
+
+
+def _draft_ids(draft_vocab: Path | None, target: FrozenTarget, tokenizer_sha256: str) -> Tensor | None:
+    return None if draft_vocab is None else load_draft_vocab(draft_vocab, target.vocab_size, tokenizer_sha256)
+
+
+def _read(config: TrainConfig, data: Sequence[Path], target: FrozenTarget) -> list[Source]:
+    """What is trained on, and what Batches holds out of it."""
+    row_length = config.sequence_length + 1
+    return read_sources(
+        data,
+        target.tokenizer,
+        row_length,
+        max_tokens=int(1.1 * (config.data_tokens or config.tokens)) + 40 * row_length,
+        vocab_size=target.vocab_size,
+        answers_only=config.answers_only,
+    )
+
+
+def _make_module(draft_config: MTPConfig, draft_ids_J: Tensor | None, seed: int, initial: Path | None) -> MTPModule:
+    torch.manual_seed(seed)
+    module = MTPModule(draft_config)
+    initialize(module, draft_ids_J)
+    if initial is not None:
+        load_initial(module, initial)
+    return module
+
+
+def _sha256(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.long().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sha256_of_file(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"--initial: expected a drafter's folder, found no {path}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
