@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
@@ -37,7 +38,7 @@ def save_checkpoint(
     try:
         torch.save(state, path.with_suffix(".tmp"))
     except RuntimeError as error:  # torch's for a full disk
-        raise OSError(f"--output: {path} cannot be written: {error}") from error
+        raise InputError("output", f"{path} cannot be written: {error}") from error
     os.replace(path.with_suffix(".tmp"), path)
 
 
@@ -65,10 +66,10 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         ValueError: if the folder cannot be written to, or holds a model that is not a drafter of this program.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output: expected a folder, got {folder}, which is a file")
+        raise InputError("output", f"expected a folder, got {folder}, which is a file")
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"--output: {folder} cannot be written to")
+        raise InputError("output", f"{folder} cannot be written to")
     weights, info_path = folder / WEIGHTS_FILE, folder / RUN_INFO
     if not weights.exists() and not (folder / "config.json").exists():
         return None
@@ -77,7 +78,7 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         return info
     if (folder / _FILE).exists():  # killed while it wrote the finished drafter
         return None
-    raise ValueError(f"--output: {folder} holds a model that `vllm-mtp train` did not write. Give another --output.")
+    raise InputError("output", f"{folder} holds a model that `vllm-mtp train` did not write. Give another folder.")
 
 
 def check_same_run(stored: Mapping[str, Any], folder: Path, config: TrainConfig, run: Mapping[str, Any]) -> None:
@@ -97,7 +98,8 @@ def check_same_run(stored: Mapping[str, Any], folder: Path, config: TrainConfig,
             differences.append(f"{name}: other {what}")
     if differences:
         state = "an unfinished run" if "module" in stored else "a finished drafter"
-        raise ValueError(
-            f"--output: {folder} holds {state} with another config ({'; '.join(differences)}). "
-            "Repeat its flags to go on with it, give another --output, or delete the folder to start anew."
+        raise InputError(
+            "output",
+            f"{folder} holds {state} with another config ({'; '.join(differences)}). "
+            "Repeat its settings to go on with it, give another output, or delete the folder to start anew.",
         )

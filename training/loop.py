@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import (
@@ -168,12 +169,12 @@ def train(
             value = (result.loss_K * torch.tensor(config.step_weights(num_steps), device=frozen.device)).sum()
             entry: dict[str, Any] = {"step": step + 1, "loss": float(value.detach())}
             if not math.isfinite(entry["loss"]):
-                raise ValueError(f"the loss of step {step + 1} is {entry['loss']}: lower --learning-rate")
+                raise ValueError(f"the loss of step {step + 1} is {entry['loss']}: lower the learning rate")
             value.backward()
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"out of GPU memory at step {step + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: "
-                "lower --batch-size or --sequence-length in another --output"
+                "give a smaller batch_size or sequence_length, and another output"
             ) from error
         nn.utils.clip_grad_norm_(module.parameters(), _GRADIENT_NORM)
         for optimizer in optimizers:
@@ -233,5 +234,5 @@ def _sha256(tensors: Iterable[Tensor]) -> str:
 
 def _sha256_of_file(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"--initial: expected a drafter's folder, found no {path}")
+        raise InputError("initial", f"expected a drafter's folder, found no {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()

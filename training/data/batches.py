@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.sources import Row
 
 _MAX_HELD_OUT_ROWS = 32
@@ -49,9 +50,10 @@ class Batches:
         self._tokens_per_batch = tokens_per_batch
         for rows in sources:
             if len(rows) < 2:
-                raise ValueError(
-                    f"--data: expected at least two rows of text (one to train on, one held out), got {len(rows)}. "
-                    "Give more text, or a smaller --sequence-length."
+                raise InputError(
+                    "data",
+                    f"expected at least two rows of text (one to train on, one held out), got {len(rows)}. "
+                    "Give more text, or a smaller sequence_length.",
                 )
             every = max(20, -(-len(rows) // _MAX_HELD_OUT_ROWS))
             # From the middle of each stretch; the last row of very little text.

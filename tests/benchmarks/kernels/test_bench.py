@@ -195,8 +195,8 @@ def test_a_row_stands_as_far_below_the_roof_as_it_is_from_its_floor() -> None:
     [
         ({"size": "huge"}, "size: expected one of auto, smoke, quick, full, got 'huge'"),
         ({"device": "tpu"}, "device: expected one of auto, cpu, cuda, got 'tpu'"),
-        ({"kernels": ("softmax",)}, "kernels: expected some of linear_kl, draft_head, .*, got 'softmax'"),
-        ({"seconds": 0.0}, "seconds: expected a positive number, got 0.0"),
+        ({"kernels": ("softmax",)}, "kernels: expected one of linear_kl, draft_head, .*, got 'softmax'"),
+        ({"seconds": 0.0}, "seconds: expected a number above 0, got 0.0"),
     ],
 )
 def test_what_cannot_be(fields: dict[str, object], message: str) -> None:
