@@ -178,7 +178,7 @@ def test_the_tree_keeps_the_law() -> None:
         ),
         ("vllm_mtp/contract/checkpoint.py", "from datasets import load_dataset"),
         ("vllm_mtp/serving/draft_model.py", "from vllm_mtp.training import loop"),
-        ("vllm_mtp/serving/draft_model.py", "import importlib\nimportlib.import_module('vllm_mtp.cli.flags')"),
+        ("vllm_mtp/serving/draft_model.py", "import importlib\nimportlib.import_module('vllm_mtp.cli.train')"),
         ("training/loop.py", "from vllm_mtp.benchmarks.harness import engine"),
         ("training/loop.py", "from ..benchmarks.harness import engine"),
         ("training/loop.py", "from vllm_mtp.serving import target_check"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.record import Entry, RunIdentity
@@ -48,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     try:
         torch.save(state, path.with_suffix(".tmp"))
     except RuntimeError as error:  # torch's for a full disk
-        raise OSError(f"--output: {path} cannot be written: {error}") from error
+        raise InputError("output", f"{path} cannot be written: {error}") from error
     os.replace(path.with_suffix(".tmp"), path)
 
 
@@ -82,10 +83,10 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         ValueError: if the folder cannot be written to, or holds a model that is not a drafter of this program.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output: expected a folder, got {folder}, which is a file")
+        raise InputError("output", f"expected a folder, got {folder}, which is a file")
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"--output: {folder} cannot be written to")
+        raise InputError("output", f"{folder} cannot be written to")
     weights, info_path = folder / WEIGHTS_FILE, folder / RUN_INFO
     if not weights.exists() and not (folder / "config.json").exists():
         return None
@@ -94,7 +95,7 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         return info
     if (folder / _FILE).exists():  # killed while it wrote the finished drafter
         return None
-    raise ValueError(f"--output: {folder} holds a model that `vllm-mtp train` did not write. Give another --output.")
+    raise InputError("output", f"{folder} holds a model that `vllm-mtp train` did not write. Give another folder.")
 
 
 def check_same_run(
@@ -125,8 +126,9 @@ def check_same_run(
     if stored.initial_sha256 != now.initial_sha256:
         differences.append("initial: other weights")
     if differences:
-        raise ValueError(
-            f"--output: {folder} holds {'a finished drafter' if is_finished else 'an unfinished run'} with another "
-            f"config ({'; '.join(differences)}). "
-            "Repeat its flags to go on with it, give another --output, or delete the folder to start anew."
+        state = "a finished drafter" if is_finished else "an unfinished run"
+        raise InputError(
+            "output",
+            f"{folder} holds {state} with another config ({'; '.join(differences)}). "
+            "Repeat its settings to go on with it, give another output, or delete the folder to start anew.",
         )

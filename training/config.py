@@ -1,14 +1,18 @@
 """TrainConfig: everything that decides the outcome of a training run."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.settings import check_at_least, check_choices, setting
 
 OBJECTIVES = ("kl", "lm")
 OPTIMIZERS = ("muon", "adamw")
 DTYPES = ("auto", "float32", "bfloat16")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
+_ONCE_ZERO = ("data_tokens", "learning_rate", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _DEFAULT_LEARNING_RATE = {"muon": 0.02, "adamw": 0.001}
 
 
@@ -16,74 +20,78 @@ _DEFAULT_LEARNING_RATE = {"muon": 0.02, "adamw": 0.001}
 class TrainConfig:
     """One training run; `vllm-mtp train` has a flag for every field."""
 
-    tokens: int = 2_000_000
-    """Target positions to see; data that is smaller repeats."""
-    data_tokens: int = 0
-    """Read no more than this many tokens of the data, which then repeat; 0 reads as many as are seen."""
-    num_steps_unrolled: int = 3
-    """K: draft steps chained in training, each fed with the module's own hidden states of the one before."""
-    single_step_fraction: float = 0.6
-    """Share of the steps, at the start, with one draft step instead of K: cheaper, and the later ones build on it."""
-    step_weight_decay: float = 0.8
-    """Draft step k weighs step_weight_decay^(k-1) in the loss; the weights are normalised to sum 1."""
-    objective: str = "kl"
-    """"kl": forward KL from the target's distribution; "lm": cross entropy with the text's own next token."""
-    answers_only: bool = False
-    """Of conversations, count what the target wrote and not the prompts."""
-    sequence_length: int = 512
-    """Tokens of a row of text, and most of a conversation; train on contexts as long as those that will be served."""
-    batch_size: int = 8
-    """Rows of that length per step; shorter conversations are more of them, for about as many tokens."""
-    optimizer: str = "muon"
-    """"muon": Muon on matrices and AdamW on the rest; "adamw": AdamW on everything."""
-    learning_rate: float = 0.0
-    """Peak learning rate of the matrices; 0: 0.02 for Muon, 0.001 for AdamW. The rest gets a fifth of Muon's."""
-    warmup_steps: int = 20
-    """Steps over which the learning rate rises from zero."""
-    decay_fraction: float = 0.6
-    """Share of the steps, at the end, over which the learning rate falls linearly to zero."""
-    intermediate_size: int = 0
-    """Width of the module's MLP; 0 takes the target's."""
-    num_attention_heads: int = 0
-    """Query heads of the module; 0 takes the target's."""
-    num_key_value_heads: int = 0
-    """Key-value heads of the module; 0 takes the target's."""
-    qk_norm: bool = False
-    """RMSNorm of every query and key head."""
-    dtype: str = "auto"
-    """Of the matrix products; "auto" takes bfloat16 on a GPU, and on a CPU what a short probe shows to be faster."""
-    seed: int = 0
-    """Decides initial weights and the order of the data."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints; a killed run goes on from the last one."""
+    tokens: int = setting(2_000_000, "Target positions to see; data that is smaller repeats.")
+    data_tokens: int | None = setting(
+        None, "Most tokens to read of the data, which then repeat.", none="as many as are seen"
+    )
+    num_steps_unrolled: int = setting(
+        3, "K: draft steps chained in training, each fed with the module's own hidden states of the step before."
+    )
+    single_step_fraction: float = setting(
+        0.6, "Share of the steps, at the start, with one draft step instead of K, which is cheaper."
+    )
+    step_weight_decay: float = setting(
+        0.8, "Draft step k weighs step_weight_decay^(k-1) in the loss; the weights are normalised to sum 1."
+    )
+    objective: str = setting(
+        "kl",
+        "kl: forward KL from the target's distribution. lm: cross entropy with the text's own next token.",
+        choices=OBJECTIVES,
+    )
+    answers_only: bool = setting(False, "Train on what the target wrote in conversations, not on the prompts.")
+    sequence_length: int = setting(
+        512, "Tokens of a row of text, and the most of a conversation. Choose contexts as long as those to be served."
+    )
+    batch_size: int = setting(
+        8, "Rows of that length per step; of shorter conversations more, for about as many tokens."
+    )
+    optimizer: str = setting(
+        "muon", "muon: Muon on matrices and AdamW on the rest. adamw: AdamW on everything.", choices=OPTIMIZERS
+    )
+    learning_rate: float | None = setting(
+        None,
+        "Peak learning rate of the matrices. With Muon the rest gets a fifth of it.",
+        none="0.02 for muon, 0.001 for adamw",
+    )
+    warmup_steps: int = setting(20, "Steps over which the learning rate rises from zero.")
+    decay_fraction: float = setting(
+        0.6, "Share of the steps, at the end, over which the learning rate falls linearly to zero."
+    )
+    intermediate_size: int | None = setting(None, "Width of the module's MLP.", none="the target's")
+    num_attention_heads: int | None = setting(None, "Query heads of the module.", none="the target's")
+    num_key_value_heads: int | None = setting(None, "Key-value heads of the module.", none="the target's")
+    qk_norm: bool = setting(False, "Normalise every query and key head (RMSNorm).")
+    dtype: str = setting(
+        "auto",
+        "Of matrix products. auto: bfloat16 on a GPU; on a CPU the faster one, by a short probe.",
+        choices=DTYPES,
+    )
+    seed: int = setting(0, "Seed of initial weights and of the order of the data.")
+    checkpoint_every: int = setting(100, "Steps between checkpoints; a killed run goes on from the last one.")
 
     def __post_init__(self) -> None:
-        for name, allowed in (("objective", OBJECTIVES), ("optimizer", OPTIMIZERS), ("dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("tokens", "num_steps_unrolled", "batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)}")
+        check_choices(self)
+        check_at_least(self, tokens=1, data_tokens=1, num_steps_unrolled=1, batch_size=1, checkpoint_every=1)
+        check_at_least(self, intermediate_size=1, num_attention_heads=1, num_key_value_heads=1)
         shortest = 2 * max(self.num_steps_unrolled, NUM_HELD_OUT_STEPS) + 2
         if self.sequence_length < shortest:
-            raise ValueError(
-                f"sequence_length: expected at least {shortest} for {self.num_steps_unrolled} draft steps unrolled and "
-                f"{NUM_HELD_OUT_STEPS} measured, got {self.sequence_length}"
+            raise InputError(
+                "sequence_length",
+                f"expected at least {shortest} for {self.num_steps_unrolled} draft steps unrolled and "
+                f"{NUM_HELD_OUT_STEPS} measured, got {self.sequence_length}",
             )
-        if self.learning_rate < 0 or not 0 < self.step_weight_decay <= 1 or not 0 <= self.decay_fraction <= 1:
-            raise ValueError(
-                "expected learning_rate >= 0, 0 < step_weight_decay <= 1 and 0 <= decay_fraction <= 1, got "
-                f"{self.learning_rate}, {self.step_weight_decay}, {self.decay_fraction}"
-            )
-        if not 0 <= self.single_step_fraction < 1 or self.data_tokens < 0:
-            raise ValueError(
-                "expected 0 <= single_step_fraction < 1 and data_tokens >= 0, got "
-                f"{self.single_step_fraction}, {self.data_tokens}"
-            )
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise InputError("learning_rate", f"expected a number above 0, got {self.learning_rate}")
+        if not 0 < self.step_weight_decay <= 1:
+            raise InputError("step_weight_decay", f"expected above 0 and at most 1, got {self.step_weight_decay}")
+        if not 0 <= self.decay_fraction <= 1:
+            raise InputError("decay_fraction", f"expected 0 to 1, got {self.decay_fraction}")
+        if not 0 <= self.single_step_fraction < 1:
+            raise InputError("single_step_fraction", f"expected 0 or more and below 1, got {self.single_step_fraction}")
         if self.num_steps < 1:
-            raise ValueError(
-                f"tokens: expected at least one batch of {self.batch_size} x {self.sequence_length} tokens, "
-                f"got {self.tokens}"
+            raise InputError(
+                "tokens",
+                f"expected at least one batch of {self.batch_size} x {self.sequence_length} tokens, got {self.tokens}",
             )
 
     @property
@@ -110,8 +118,10 @@ class TrainConfig:
         return warmup * decay
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Fields in which a stored config differs, as "name: stored, now"."""
-        return differences((field.name for field in fields(self)), other, asdict(self))
+        """Fields in which a stored config differs, as "name: stored, now"; 0 once stood for today's None."""
+        now = asdict(self)
+        stored = {n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()}
+        return differences(now, stored, now)
 
 
 def differences(names: Iterable[str], stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

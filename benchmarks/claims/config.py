@@ -1,7 +1,9 @@
 """What `vllm-mtp bench claims` trains and measures. Light: the command line is built from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
 
 CLAIMS = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
@@ -12,45 +14,32 @@ ENGINES = ("vllm", "torch")
 class ClaimsConfig:
     """The study: which claims, on how many seeds, at how many tokens."""
 
-    claims: tuple[str, ...] = field(default=CLAIMS, metadata={"help": "which of them"})
-    seeds: tuple[int, ...] = field(default=(0, 1, 2), metadata={"help": "of weights and order; arms are paired by it"})
-    tokens: int = field(default=500_000, metadata={"help": "seen by every arm, over all of its stages"})
-    data_tokens: int = field(
-        default=200_000, metadata={"help": "distinct tokens of a stage, about; a document is read whole"}
+    claims: tuple[str, ...] = setting(CLAIMS, "Claims to test.", choices=CLAIMS)
+    seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of weights and order; arms are paired by seed.")
+    tokens: int = setting(500_000, "Tokens that every arm sees, over all of its stages.")
+    data_tokens: int = setting(200_000, "Distinct tokens of a stage, about; a document is read whole.")
+    num_steps_unrolled: int = setting(3, "K of the arms that unroll.")
+    sequence_length: int = setting(256, "Tokens of a row of training.")
+    batch_size: int = setting(8, "Rows of that length per step.")
+    draft_vocab_size: int = setting(512, "Tokens of the draft vocabulary that is made here.")
+    num_speculative_tokens: int = setting(3, "K at which acceptance is measured.", flag="spec_tokens")
+    temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures at which acceptance is measured.")
+    max_tokens: int = setting(96, "Tokens generated per prompt; end-of-text does not end an output.")
+    num_prompts: int = setting(96, "Most held-out prompts to measure on.")
+    engine: str = setting("vllm", "torch: the plain loop, batch 1, which counts the same.", choices=ENGINES)
+    dtype: str = setting("auto", "Of training and serving. auto: the faster one, by a short probe.", choices=DTYPES)
+    speed_passes: int = setting(
+        3, "Passes over the prompts for tokens/s of the vocabulary claim; with 0 no speed is measured."
     )
-    num_steps_unrolled: int = field(default=3, metadata={"help": "K of the arms that unroll"})
-    sequence_length: int = field(default=256, metadata={"help": "of a row of training"})
-    batch_size: int = field(default=8, metadata={"help": "rows of that length per step"})
-    draft_vocab_size: int = field(default=512, metadata={"help": "of the draft vocabulary that is made here"})
-    num_speculative_tokens: int = field(default=3, metadata={"help": "k at which acceptance is measured"})
-    temperature: tuple[float, ...] = field(default=(0.0, 1.0), metadata={"help": "at which it is measured"})
-    max_tokens: int = field(default=96, metadata={"help": "generated per prompt; end-of-text does not stop it"})
-    num_prompts: int = field(default=96, metadata={"help": "held-out prompts, at most"})
-    engine: str = field(default="vllm", metadata={"help": "torch: the plain loop, batch 1, which counts the same"})
-    dtype: str = field(default="auto", metadata={"help": "of training and serving; auto: the faster one by a probe"})
-    speed_passes: int = field(
-        default=3, metadata={"help": "over the prompts for tokens/s of the vocabulary claim; 0: not measured"}
-    )
-    speed_prompts: int = field(default=16, metadata={"help": "prompts of each of those passes"})
-    enforce_eager: bool = field(default=False, metadata={"help": "no torch.compile where tokens/s are measured"})
+    speed_prompts: int = setting(16, "Prompts of each of those passes.")
+    enforce_eager: bool = setting(False, "Run without torch.compile where tokens/s are measured.")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("claims", "seeds", "temperature"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"--{name}: expected at least one and no two alike, got {list(values)}")
-        if unknown := [name for name in self.claims if name not in CLAIMS]:
-            raise ValueError(f"--claims: expected some of {', '.join(CLAIMS)}, got {', '.join(unknown)}")
-        for name, value, allowed in (("engine", self.engine, ENGINES), ("dtype", self.dtype, DTYPES)):
-            if value not in allowed:
-                raise ValueError(f"--{name}: expected one of {', '.join(allowed)}, got {value!r}")
-        for name, least in (
-            *((name, 1) for name in ("data_tokens", "num_prompts", "draft_vocab_size", "num_speculative_tokens")),
-            *(("num_steps_unrolled", 2), ("max_tokens", 3), ("speed_passes", 0), ("speed_prompts", 1)),
-            ("tokens", 4 * self.batch_size * self.sequence_length),
-        ):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag}: expected an integer of at least {least}, got {getattr(self, name)}")
-        if min(self.temperature) < 0:
-            raise ValueError(f"--temperature: expected numbers of at least 0, got {list(self.temperature)}")
+                raise InputError(name, f"expected at least one and no two alike, got {list(values)}")
+        check_at_least(self, tokens=4 * self.batch_size * self.sequence_length, data_tokens=1, num_steps_unrolled=2)
+        check_at_least(self, num_prompts=1, draft_vocab_size=1, num_speculative_tokens=1, temperature=0, max_tokens=3)
+        check_at_least(self, speed_passes=0, speed_prompts=1)

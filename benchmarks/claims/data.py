@@ -16,6 +16,7 @@ from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 from vllm_mtp.benchmarks.claims.text import write_documentation
 from vllm_mtp.benchmarks.harness.checkout import ROOT, run_command
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, sha256_of, tokenized
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
@@ -70,7 +71,7 @@ def prepare(
     stages = {stage for arm in arms for stage in arm.stages}
     needs_vocab = any(arm.vocabulary == DRAFT for arm in arms) and sources.draft_vocab is None
     if tokenizer.chat_template and not (sources.generated and sources.prompts):
-        raise ValueError("--generated and --prompts: expected both for a target that answers by a chat template")
+        raise InputError("generated", "expected it and prompts for a target that answers by a chat template")
     text: dict[str, tuple[Path, ...]] = {}
     about: dict[str, Any] = {}
     if GENERATED in stages or needs_vocab:
@@ -123,7 +124,7 @@ def _cut_prompts(path: Path, split: str, per_document: int) -> Path:
         return path
     corpus = path.with_name(f"{split}.jsonl")
     if not (EXAMPLE / "corpus.py").is_file():
-        raise ValueError("--generated and --prompts: expected both outside a checkout of the repository")
+        raise InputError("generated", "expected it and prompts outside a checkout of the repository")
     run_command([sys.executable, str(EXAMPLE / "corpus.py"), "--split", split, "--output", str(corpus)])
     found = []
     for text in documents([corpus]):
@@ -150,5 +151,5 @@ def _generate(config: ClaimsConfig, target: str, folder: Path) -> Path:
     flags = {"prompts": wanted, "output": output, "dtype": config.dtype}
     flags |= {"max-tokens": _ANSWER_TOKENS, "max-model-len": 768}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    run_command([sys.executable, "-m", "vllm_mtp.cli", "generate", "--target", target, *arguments])
+    run_command([sys.executable, "-m", "vllm_mtp.cli", "generate", target, *arguments])
     return output

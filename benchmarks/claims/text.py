@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 
 FOLDER = Path("/usr/share/doc")
@@ -35,9 +36,10 @@ def write_documentation(output: Path, folder: Path = FOLDER) -> dict[str, Any]:
     """
     found = sorted(documents(folder), key=lambda document: hashlib.sha256(document[0].encode()).hexdigest())
     if not found:
-        raise ValueError(
-            f"general text: expected documentation of Debian packages with free licences in {folder}, found none (this "
-            "machine is no Debian, or was installed without documentation). Give text or JSONL files with --general."
+        raise InputError(
+            "general",
+            f"expected documentation of Debian packages with free licences in {folder}, found none (this machine is "
+            "no Debian, or was installed without documentation). Give text or JSONL files.",
         )
     lines = [json.dumps({"path": path, "text": text}) for path, text in found]
     output.parent.mkdir(parents=True, exist_ok=True)

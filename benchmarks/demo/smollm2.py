@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_mtp.benchmarks.demo.report import rows_of, write_report
@@ -24,7 +24,10 @@ from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, Method, mtp
 from vllm_mtp.benchmarks.harness.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.harness.prompts import limited, sha256_of, tokenized
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.flags import add_fields, config_of, message_of
 from vllm_mtp.common.provenance import provenance
+from vllm_mtp.common.settings import setting
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.training.data.prompts import read_prompts
 
@@ -34,18 +37,18 @@ DEFAULT_OUTPUT = Path("runs/smollm2")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmolLM2Config:
-    """What the demo measures."""
+    """What the demo measures; the command line has a flag for every `setting`."""
 
-    output: Path
-    target: Path
-    """Made by examples/smollm2/target.py where it is missing."""
-    draft: Path
-    prompts: Path
-    """Spec-Bench's layout."""
-    limit_per_category: int = 10
-    """Prompts of each task; 0: all."""
-    max_tokens: int = 48
-    """New tokens per prompt; end-of-text does not stop generation, so that every method generates the same number."""
+    output: Path = setting(ROOT / DEFAULT_OUTPUT, "Folder of the target, the figures and the plot.")
+    target: Path | None = setting(
+        None, "Folder of the target, made if it is missing.", none="target in the output folder"
+    )
+    draft: Path = setting(EXAMPLE / "draft", "Folder of the drafter.")
+    prompts: Path = setting(EXAMPLE / "prompts.jsonl", "Prompts in Spec-Bench's layout.")
+    limit_per_task: int | None = setting(10, "Most prompts of each task; 0 takes all.", old=("limit_per_category",))
+    max_tokens: int = setting(
+        48, "New tokens per prompt; end-of-text does not end an output, so that every method generates the same number."
+    )
     lookup_num_speculative_tokens: tuple[int, ...] = (3, 5)
     """Every K of the drafter with lookup at temperature 0, with local argmax."""
     num_speculative_tokens: tuple[int, ...] = (2, 3)
@@ -53,30 +56,31 @@ class SmolLM2Config:
     sampled_num_speculative_tokens: int = 3
     """The one K at temperature 1, where local argmax does not exist, with lookup and without."""
 
+    def from_root(self) -> "SmolLM2Config":
+        """With every path as seen from the repository's root, where the demo runs, and the target's named."""
+        return replace(
+            self,
+            output=_from_root(self.output),
+            target=_from_root(self.target or self.output / "target"),
+            draft=_from_root(self.draft),
+            prompts=_from_root(self.prompts),
+        )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_fields(parser, SmolLM2Config)
+    return parser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; returns 0, or 2 with one line on standard error if it cannot run here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / DEFAULT_OUTPUT, help=f"default {DEFAULT_OUTPUT}")
-    parser.add_argument("--target", type=Path, help="default: target in the output folder, made if it is missing")
-    parser.add_argument("--draft", type=Path, default=EXAMPLE / "draft", help="default: the shipped one")
-    parser.add_argument("--prompts", type=Path, default=EXAMPLE / "prompts.jsonl", help="default: the shipped ones")
-    parser.add_argument("--limit-per-category", type=int, default=10, help="prompts of each task; default 10; 0: all")
-    parser.add_argument("--max-tokens", type=int, default=48, help="new tokens per prompt; default 48")
-    args = parser.parse_args(argv)
-    config = SmolLM2Config(
-        output=_from_root(args.output),
-        target=_from_root(args.target or args.output / "target"),
-        draft=_from_root(args.draft),
-        prompts=_from_root(args.prompts),
-        limit_per_category=args.limit_per_category,
-        max_tokens=args.max_tokens,
-    )
+    config = config_of(SmolLM2Config, make_parser().parse_args(argv)).from_root()
     os.chdir(ROOT)
     try:
         run(config)
     except (ValueError, RuntimeError) as error:
-        print(f"demo-smollm2: {error}", file=sys.stderr)
+        print(f"demo-smollm2: {message_of(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -91,23 +95,24 @@ def run(config: SmolLM2Config) -> None:
     from transformers import AutoTokenizer
 
     start = time.perf_counter()
+    target = config.target or config.output / "target"
     check_vllm()
     if not (config.draft / "config.json").is_file():
-        raise ValueError(f"--draft: expected the folder of a drafter, got {config.draft}, which has no config.json")
+        raise InputError("draft", f"expected the folder of a drafter, got {config.draft}, which has no config.json")
     read = read_prompts([config.prompts])
     config.output.mkdir(parents=True, exist_ok=True)
-    print(f"1. The target: {config.target}", flush=True)
-    if not (config.target / "model.safetensors").is_file():
-        run_command([sys.executable, str(EXAMPLE / "target.py"), "--output", str(config.target)])
-    tokenizer = AutoTokenizer.from_pretrained(config.target)
-    prompts = limited(tokenized(read, tokenizer, chat=True), config.limit_per_category)
+    print(f"1. The target: {target}", flush=True)
+    if not (target / "model.safetensors").is_file():
+        run_command([sys.executable, str(EXAMPLE / "target.py"), "--output", str(target)])
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    prompts = limited(tokenized(read, tokenizer, chat=True), config.limit_per_task)
     max_model_len = max(len(prompt.token_ids) for prompt in prompts) + config.max_tokens + 16
-    dtype = faster_dtype(config.target)
+    dtype = faster_dtype(target)
     print(f"2. Start one vLLM engine per method and compile them (in {dtype})", flush=True)
     if not can_compile():
         print("   no C++ compiler here: torch.compile is off on both sides", flush=True)
     plan = Plan(
-        target=config.target,
+        target=target,
         draft=config.draft,
         logs=config.output,
         methods=methods_of(config),

@@ -21,7 +21,9 @@ from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.method import NONE, mtp
 from vllm_mtp.benchmarks.harness.passes import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.harness.prompts import read_prompts
+from vllm_mtp.common.flags import add_fields, config_of, message_of
 from vllm_mtp.common.provenance import provenance
+from vllm_mtp.common.settings import setting
 from vllm_mtp.training.checkpoint import RUN_INFO
 
 EXAMPLE = ROOT / "examples" / "stdlib"
@@ -37,9 +39,9 @@ TRAIN_FLAGS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """What the demo measures."""
+    """What the demo measures; the command line has a flag for every `setting`."""
 
-    output: Path
+    output: Path = setting(DEFAULT_OUTPUT, "Folder of the drafter, the figures and the plot.")
     num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 5)
     """Every K; no speculation is measured beside them."""
     max_tokens: int = 96
@@ -49,16 +51,20 @@ class DemoConfig:
     max_model_len: int = 1024
 
 
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_fields(parser, DemoConfig)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; returns 0, or 2 with one line on standard error if it cannot run here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help=f"default {DEFAULT_OUTPUT}")
-    args = parser.parse_args(argv)
+    config = config_of(DemoConfig, make_parser().parse_args(argv))
     os.chdir(ROOT)
     try:
-        run(DemoConfig(output=args.output))
+        run(config)
     except (ValueError, RuntimeError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {message_of(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -110,7 +116,7 @@ def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
     commands = [
         [sys.executable, str(EXAMPLE / "corpus.py"), "--split", "train", "--output", str(corpus)],
         [
-            *(sys.executable, "-m", "vllm_mtp.cli", "train", "--target", str(target.relative_to(ROOT))),
+            *(sys.executable, "-m", "vllm_mtp.cli", "train", str(target.relative_to(ROOT))),
             *("--data", str(corpus), "--output", str(draft), "--dtype", dtype, *TRAIN_FLAGS),
             *("--tokens", str(EPOCHS * DATA_TOKENS[dtype]), "--data-tokens", str(DATA_TOKENS[dtype])),
         ],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.lookup import Lookup
 
 DRAFTER, OFF = "drafter", "off"
@@ -141,7 +142,7 @@ def rivals(names: Iterable[str]) -> list[Method]:
     wanted = [name for name in names if name != "none"]
     unknown = [name for name in wanted if name not in RIVALS]
     if unknown:
-        raise ValueError(f"--rivals: expected none or some of {', '.join(RIVALS)}, got {', '.join(unknown)}")
+        raise InputError("baselines", f"expected some of {', '.join(RIVALS)}, got {', '.join(unknown)}")
     return [RIVALS[name] for name in dict.fromkeys(wanted)]
 
 
@@ -157,7 +158,7 @@ def lookups(words: Iterable[str]) -> list[Lookup | str]:
             return word if word in (DRAFTER, OFF) else Lookup.of(json.loads(word)) or OFF
         except ValueError as error:
             example = json.dumps(Lookup().fields())
-            raise ValueError(f"--lookup: expected {DRAFTER}, {OFF} or {example}, got {word} ({error})") from error
+            raise InputError("lookup", f"expected {DRAFTER}, {OFF} or {example}, got {word} ({error})") from error
 
     return list(dict.fromkeys(of(word) for word in words))
 
@@ -181,9 +182,10 @@ def schedule_of(words: Iterable[str]) -> Schedule:
     ends = [0, *(last for _, last, _ in ranges)]
     ordered = all(end < first <= last and k >= 0 for end, (first, last, k) in zip(ends, ranges, strict=False))
     if ranges and (not ordered or ranges[0][0] != 1 or not any(k for _, _, k in ranges)):
-        raise ValueError(
-            "--schedule: expected none, or ranges of batch sizes FIRST:LAST:K that begin with 1, do not overlap and "
-            f"draft in one of them, such as 1:4:5 5:16:1; got {' '.join(wanted)}"
+        raise InputError(
+            "schedule",
+            "expected ranges of batch sizes FIRST:LAST:K that begin with 1, do not overlap and draft in one of them, "
+            f"such as 1:4:5 5:16:1; got {' '.join(wanted)}",
         )
     return tuple(ranges)
 

@@ -61,9 +61,9 @@ def sha256_of_tokens(prompts: Sequence[BenchmarkPrompt]) -> str:
     return hashlib.sha256(json.dumps([prompt.token_ids for prompt in prompts]).encode()).hexdigest()
 
 
-def limited(prompts: Sequence[BenchmarkPrompt], per_task: int) -> list[BenchmarkPrompt]:
-    """The first prompts of each task, at most per_task (0: all), taken in turn from its categories; in file order."""
-    if not per_task:
+def limited(prompts: Sequence[BenchmarkPrompt], per_task: int | None) -> list[BenchmarkPrompt]:
+    """The first prompts of each task, at most per_task (None: all), in turn from its categories; in file order."""
+    if per_task is None:
         return list(prompts)
     kept: list[BenchmarkPrompt] = []
     for task in dict.fromkeys(prompt.task for prompt in prompts):

@@ -5,8 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.config import differences
+
+_RENAMED = {
+    "limit_per_category": "limit_per_task",
+    "speed_prompts_per_category": "speed_prompts_per_task",
+}
 
 
 class RowStore:
@@ -23,7 +29,7 @@ class RowStore:
 
     def __init__(self, folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--output: expected a folder, got {folder}, which is a file")
+            raise InputError("output", f"expected a folder, got {folder}, which is a file")
         self._rows = folder / "rows"
         self._settings = settings
         self._rows.mkdir(parents=True, exist_ok=True)
@@ -63,14 +69,21 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged ({error.msg}); remove it to have it measured again") from error
-    return content
+    return content | {"settings": _with_names_of_today(content["settings"])} if "settings" in content else content
+
+
+def _with_names_of_today(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a row that an earlier version may have stored; its 0 for all prompts is None today."""
+    renamed = {_RENAMED.get(name, name): value for name, value in settings.items()}
+    return renamed | ({"limit_per_task": renamed["limit_per_task"] or None} if "limit_per_task" in renamed else {})
 
 
 def _check_same(stored: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
     now = json.loads(json.dumps(settings))
     differing = differences(sorted({*stored, *now}), stored, now)
     if differing:
-        raise ValueError(
-            f"--output: {path.parent.parent} holds rows of other settings ({'; '.join(differing)}). "
-            "Give another folder, or the same settings."
+        raise InputError(
+            "output",
+            f"{path.parent.parent} holds rows of other settings ({'; '.join(differing)}). "
+            "Give another folder, or the same settings.",
         )

@@ -23,6 +23,7 @@ from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_k
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import plot
 from vllm_mtp.benchmarks.kernels.timing import measure_run, times, why
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import provenance, versions
 from vllm_mtp.kernels.common.registration import uses_triton
 
@@ -40,7 +41,7 @@ def bench(config: KernelsConfig, *, output: Path, command: str) -> int:
         ValueError: if a GPU is asked for, and there is none.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: expected a GPU for cuda, found none; leave it out, or take cpu")
+        raise InputError("device", "expected a GPU for cuda, found none; leave it out, or take cpu")
     cuda = torch.cuda.is_available() and config.device != "cpu"
     device = torch.device("cuda" if cuda else "cpu")
     size = config.size if config.size != "auto" else "full" if cuda else "smoke"

@@ -1,6 +1,9 @@
-"""KernelsConfig: what `vllm-mtp bench kernels` measures. Imports no torch: the command line reads it."""
+"""What `vllm-mtp bench kernels` and `tune-kernels` measure. Imports no torch: the command line is built from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.settings import check_choices, setting
 
 SIZES = ("auto", "smoke", "quick", "full")
 DEVICES = ("auto", "cpu", "cuda")
@@ -9,24 +12,20 @@ KERNELS = ("linear_kl", "draft_head", "embed_hidden_projection")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelsConfig:
-    """What is measured; `vllm-mtp bench kernels` has a flag for every field."""
+    """What is measured; the commands have a flag for every field."""
 
-    size: str = "auto"
-    """"smoke": tiny, for tests; "quick": the shapes that decide; "full": all; "auto": full on a GPU, else smoke."""
-    device: str = "auto"
-    """"auto": a GPU where there is one."""
-    seconds: float = 0.5
-    """How long each is run, three times at least."""
-    kernels: tuple[str, ...] = KERNELS
-    """Which of them."""
-    tune: bool = field(default=False, metadata={"help": "time every launch worth trying, and write table entries"})
-    """Instead: time every launch that is worth trying, and write the entries of the tables that won; on a GPU."""
+    size: str = setting(
+        "auto",
+        "smoke: tiny shapes, for tests. quick: the shapes that decide. full: all. auto: full on a GPU, else smoke.",
+        choices=SIZES,
+    )
+    device: str = setting("auto", "auto: a GPU where there is one.", choices=DEVICES)
+    seconds: float = setting(0.5, "Seconds that each one is run for, three times at least.")
+    kernels: tuple[str, ...] = setting(KERNELS, "Kernels to measure.", choices=KERNELS)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("size", SIZES), ("device", DEVICES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not self.kernels or not set(self.kernels) <= set(KERNELS):
-            raise ValueError(f"kernels: expected some of {', '.join(KERNELS)}, got {' '.join(self.kernels)!r}")
+        check_choices(self)
+        if not self.kernels:
+            raise InputError("kernels", f"expected some of {', '.join(KERNELS)}, got none")
         if self.seconds <= 0:
-            raise ValueError(f"seconds: expected a positive number, got {self.seconds}")
+            raise InputError("seconds", f"expected a number above 0, got {self.seconds}")

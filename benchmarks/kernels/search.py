@@ -1,4 +1,4 @@
-"""Which of several launches is the fastest: the search of `vllm-mtp bench kernels --tune`, whatever a launch is."""
+"""Which of several launches is the fastest: the search of `vllm-mtp bench tune-kernels`, whatever a launch is."""
 
 import math
 from collections.abc import Callable, Sequence

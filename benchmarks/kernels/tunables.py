@@ -1,4 +1,4 @@
-"""What `vllm-mtp bench kernels --tune` tunes: every static table, bucket by bucket, on the shapes of the benchmark.
+"""What `vllm-mtp bench tune-kernels` tunes: every static table, bucket by bucket, on the shapes of the benchmark.
 
 Tables for float32 are left out: no shape of the benchmark is in float32. Triton is imported when a function is called.
 """

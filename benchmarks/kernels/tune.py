@@ -1,4 +1,4 @@
-"""`vllm-mtp bench kernels --tune`: entries of the static tables, measured on this GPU, ready to be pasted.
+"""`vllm-mtp bench tune-kernels`: entries of the static tables, measured on this GPU, ready to be pasted.
 
 Every launch that a kernel's file names as worth trying is timed on the benchmark's shapes, beside the shipped entry;
 the geometric mean over the shapes decides. A launch that does not compile or run is reported, and loses.
@@ -20,6 +20,7 @@ from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.search import search
 from vllm_mtp.benchmarks.kernels.timing import measure_run
 from vllm_mtp.benchmarks.kernels.tunables import Tunable, tunables
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import provenance, versions
 from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.common.tables import Launch, architecture
@@ -32,9 +33,9 @@ def tune(config: KernelsConfig, *, output: Path, command: str) -> int:
         ValueError: if there is no GPU, or its kernels are not Triton's.
     """
     if config.device == "cpu" or not torch.cuda.is_available():
-        raise ValueError("tune: expected a GPU, whose launches are to be timed; there is none, or --device is cpu")
+        raise InputError("device", "expected a GPU, whose launches are to be timed; there is none, or it is cpu")
     if not uses_triton("cuda"):
-        raise ValueError("tune: expected the Triton kernels; unset VLLM_MTP_KERNELS, or install Triton")
+        raise ValueError("expected the Triton kernels; unset VLLM_MTP_KERNELS, or install Triton")
     size = "full" if config.size == "auto" else config.size
     device = torch.device("cuda")
     result: dict[str, Any] = {**provenance(command), "architecture": architecture(device), "size": size, "rows": []}

@@ -1,4 +1,4 @@
-"""`vllm-mtp eval --engine torch`: speculative decoding in plain PyTorch, exact and batch 1.
+"""`vllm-mtp eval`: speculative decoding in plain PyTorch, exact and batch 1.
 
 The target is run by transformers in float32 with a KV cache, the drafter by `DraftLoop`. Greedy verification accepts a
 draft token that is the target's argmax. Sampling accepts draft token x with probability min(1, p(x) / q(x)) and draws
@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance, acceptance_length_interval, total
 from vllm_mtp.benchmarks.harness.prompts import tokenized
+from vllm_mtp.benchmarks.simulation.config import SimulationConfig
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.module.draft_loop import SOURCES, DraftLoop
@@ -31,36 +33,6 @@ from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 from vllm_mtp.training.target.frozen import FrozenTarget, end_ids
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SimulationConfig:
-    """What is simulated."""
-
-    num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Every K measured; 0, no drafting, is always run as the reference of greedy output."""
-    temperatures: tuple[float, ...] = (0.0, 1.0)
-    max_tokens: int = 96
-    """Generated per prompt; end-of-text stops an answer in a chat template, not text that is continued."""
-    max_prompt_tokens: int = 512
-    """Longer prompts of text lose their beginning; those in a chat template, which would break, are left out."""
-    no_chat_template: bool = False
-    """Prompts are text to be continued also to a target that has a chat template."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.num_speculative_tokens or min(self.num_speculative_tokens) < 1:
-            raise ValueError(
-                "--num-speculative-tokens: expected integers of at least 1 (no drafting is always measured), got "
-                f"{list(self.num_speculative_tokens)}"
-            )
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise ValueError(f"--temperature: expected numbers of at least 0, got {list(self.temperatures)}")
-        if self.max_tokens < 1 or self.max_prompt_tokens < 1:
-            raise ValueError(
-                "--max-tokens and --max-prompt-tokens: expected at least 1, got "
-                f"{self.max_tokens} and {self.max_prompt_tokens}"
-            )
 
 
 class Sampler:
@@ -224,14 +196,15 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     if chat:
         ids_of_prompts = [ids for ids in ids_of_prompts if len(ids) <= config.max_prompt_tokens]
     if not ids_of_prompts:
-        raise ValueError(
-            f"--prompts: all {len(read)} are longer than {config.max_prompt_tokens} tokens in the target's chat "
-            "template; give shorter ones or a larger --max-prompt-tokens"
+        raise InputError(
+            "prompts",
+            f"all {len(read)} are longer than {config.max_prompt_tokens} tokens in the target's chat template; give "
+            "shorter ones or a larger max_prompt_tokens",
         )
     prompt_ids = [torch.tensor(ids[-config.max_prompt_tokens :], device=frozen.device) for ids in ids_of_prompts]
     stops = end_ids(target, frozen.config, frozen.tokenizer) if chat else frozenset()
     rows = []
-    for temperature in config.temperatures:
+    for temperature in config.temperature:
         reference: list[list[int]] = []
         for k in (0, *config.num_speculative_tokens):
             if k == 0 and temperature > 0:
@@ -272,9 +245,10 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
 def _check_pair(fingerprint: dict[str, Any] | None, found: dict[str, Any]) -> None:
     for name in ("hidden_size", "vocab_size", "tokenizer_sha256"):
         if fingerprint and fingerprint.get(name, found[name]) != found[name]:
-            raise ValueError(
-                f"--draft: this drafter was made for another target ({fingerprint.get('name', 'not named')}): {name} "
-                f"{fingerprint[name]}, {found['name']} has {found[name]}"
+            raise InputError(
+                "draft",
+                f"this drafter was made for another target ({fingerprint.get('name', 'not named')}): {name} "
+                f"{fingerprint[name]}, {found['name']} has {found[name]}",
             )
 
 

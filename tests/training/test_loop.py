@@ -407,7 +407,7 @@ def test_a_draft_vocabulary_a_store_and_a_second_stage(tiny_target: Path, text: 
     assert curve(tmp_path / "again")[0]["loss"] < 0.8 * curve(tmp_path / "first")[0]["loss"]
     with pytest.raises(ValueError, match="initial: other weights"):
         run_train(config, tiny_target, text, tmp_path / "again", **made_with)
-    with pytest.raises(ValueError, match=r"--initial: .* has another shape than this run"):
+    with pytest.raises(ValueError, match=r"^initial: .* has another shape than this run"):
         run_train(config, tiny_target, text, tmp_path / "whole", initial=tmp_path / "first")
 
 
@@ -465,11 +465,11 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     ),
     "output is a file": (["--output", "short.txt"], "--output: expected a folder, got short.txt, which is a file"),
     "output holds a model": (["--output", "TARGET"], "holds a model that `vllm-mtp train` did not write"),
-    "too few tokens": (["--tokens", "100"], "tokens: expected at least one batch of 4 x 32 tokens, got 100"),
-    "short sequences": (["--sequence-length", "8"], "sequence_length: expected at least 12"),
-    "long sequences": (["--sequence-length", "300"], "sequence_length: expected at most the target's 256, got 300"),
-    "no draft steps": (["--num-steps-unrolled", "0"], "num_steps_unrolled: expected a positive integer, got 0"),
-    "learning rate": (["--learning-rate", "-1"], "expected learning_rate >= 0"),
+    "too few tokens": (["--tokens", "100"], "--tokens: expected at least one batch of 4 x 32 tokens, got 100"),
+    "short sequences": (["--sequence-length", "8"], "--sequence-length: expected at least 12"),
+    "long sequences": (["--sequence-length", "300"], "--sequence-length: expected at most the target's 256, got 300"),
+    "no draft steps": (["--num-steps-unrolled", "0"], "--num-steps-unrolled: expected at least 1, got 0"),
+    "learning rate": (["--learning-rate", "-1"], "--learning-rate: expected a number above 0, got -1.0"),
     "heads": (
         ["--num-attention-heads", "3"],
         "num_attention_heads must be a multiple of num_key_value_heads, got 3 and 2",
@@ -517,7 +517,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
 ) -> None:
     compare = loop.compare
     monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.tensor(float("nan"))))
-    with pytest.raises(ValueError, match="the loss of step 1 is nan: lower --learning-rate"):
+    with pytest.raises(ValueError, match="the loss of step 1 is nan: lower the learning rate"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
 
@@ -528,7 +528,7 @@ def test_a_gpu_that_is_too_small_is_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loop, "compare", too_much)
-    with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* lower --batch-size or"):
+    with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* give a smaller batch_size or"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
 

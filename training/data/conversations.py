@@ -60,9 +60,9 @@ def load_conversations(path: Path) -> list[Conversation]:
             ids_N, length_M, prompt_M = arrays["ids"], arrays["length"], arrays["prompt_length"]
             temperature_M = arrays["temperature"]
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ValueError(f"--data: expected conversations of `vllm-mtp generate` in {path}: {error}") from error
+        raise ValueError(f"expected conversations of `vllm-mtp generate` in {path}: {error}") from error
     if length_M.sum() != len(ids_N) or len(prompt_M) != len(length_M) or (prompt_M > length_M).any():
-        raise ValueError(f"--data: {path} is damaged: its lengths do not fit its {len(ids_N)} ids")
+        raise ValueError(f"{path} is damaged: its lengths do not fit its {len(ids_N)} ids")
     ends_M = length_M.cumsum()
     return [
         Conversation(

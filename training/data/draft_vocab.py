@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.data.sources import Row, check_files, read_sources
@@ -38,8 +39,8 @@ def choose_draft_ids(counts_V: Tensor, size: int, special_ids: Collection[int]) 
     special = sorted({token for token in special_ids if 0 <= token < len(counts_V)})
     fewest = max(1, len(special))
     if not fewest <= size <= len(counts_V):
-        raise ValueError(
-            f"--size: expected {fewest} (the special tokens) to {len(counts_V)} (the vocabulary), got {size}"
+        raise InputError(
+            "size", f"expected {fewest} (the special tokens) to {len(counts_V)} (the vocabulary), got {size}"
         )
     ranked_V = counts_V.clone()
     ranked_V[special] = counts_V.max() + 1
@@ -71,11 +72,11 @@ def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
         content = json.loads(path.read_text(encoding="utf-8"))
         ids_J = torch.tensor(content["draft_ids"], dtype=torch.int64)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--draft-vocab: expected a file of `vllm-mtp vocab`, got {path}: {error}") from error
+        raise InputError("draft_vocab", f"expected a file of `vllm-mtp vocab`, got {path}: {error}") from error
     if ids_J.ndim != 1 or not len(ids_J) or (ids_J.diff() <= 0).any() or ids_J[0] < 0 or ids_J[-1] >= vocab_size:
-        raise ValueError(f"--draft-vocab: expected ascending token ids below {vocab_size} in {path}; make it anew")
+        raise InputError("draft_vocab", f"expected ascending token ids below {vocab_size} in {path}; make it anew")
     if content.get("tokenizer_sha256", tokenizer) != tokenizer:
-        raise ValueError(f"--draft-vocab: {path} was made for another tokenizer than the target's; make it anew")
+        raise InputError("draft_vocab", f"{path} was made for another tokenizer than the target's; make it anew")
     return ids_J
 
 
@@ -95,7 +96,7 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     )
     counts_V = count_tokens([[row for i, row in enumerate(source.rows) if i % 20] for source in sources], vocab_size)
     if not counts_V.any():
-        raise ValueError(f"--data: expected text or answers to count, found none in {', '.join(map(str, data))}")
+        raise InputError("data", f"expected text or answers to count, found none in {', '.join(map(str, data))}")
     other_V = count_tokens([source.rows[::20] for source in sources], vocab_size)
     # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
     special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)}
@@ -110,7 +111,7 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     num_blind = sum(token not in special_ids for token in unseen)
     if num_blind:
         print(
-            f"{num_blind:,} of these ids never occur and are merely the lowest: count more text, or take a lower --size"
+            f"{num_blind:,} of these ids never occur and are merely the lowest: count more text, or take a smaller size"
         )
     info = {
         "size": size,

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.config import DTYPES, differences
 from vllm_mtp.training.data.conversations import (
     CONVERSATIONS_FILE,
     Conversation,
@@ -35,6 +35,7 @@ from vllm_mtp.training.data.conversations import (
     save_conversations,
     without_duplicates,
 )
+from vllm_mtp.training.data.generate_config import GenerateConfig, config_differences
 from vllm_mtp.training.data.prompts import (
     Message,
     check_roles,
@@ -66,48 +67,6 @@ class Start:
 
 
 Question = Asked | Start
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateConfig:
-    """What decides the data; `vllm-mtp generate` has a flag for every field."""
-
-    self_prompts: int = 0
-    """User turns that the target writes itself, beside those of the files."""
-    temperatures: tuple[float, ...] = (0.0, 0.6, 1.0)
-    """Of the answers, in turn."""
-    min_p: float = 0.05
-    """Sampled tokens have at least this share of the most likely one's probability. Unlike a nucleus (top_p) it needs
-    no sort of the vocabulary, which on a CPU takes longer than the model."""
-    max_tokens: int = 256
-    """Longest answer."""
-    max_user_tokens: int = 96
-    """Most that the target writes of a user turn; one that does not end by itself is dropped."""
-    max_model_len: int = 2048
-    """Longest prompt and answer together; longer prompts are dropped."""
-    batch_size: int = 384
-    """Conversations of a batch, the unit that is written and resumed."""
-    max_num_seqs: int = 128
-    """Conversations that vLLM generates at a time."""
-    dtype: str = "auto"
-    """ "auto" takes the checkpoint's dtype on a GPU, and on a CPU what a short probe shows to be faster."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "max_user_tokens", "batch_size", "max_num_seqs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: expected a positive integer, got {getattr(self, name)}")
-        if not self.temperatures or min(self.temperatures) < 0 or not 0 <= self.min_p < 1 or self.self_prompts < 0:
-            raise ValueError(
-                "expected temperatures >= 0, 0 <= min_p < 1 and self_prompts >= 0, got "
-                f"{list(self.temperatures)}, {self.min_p}, {self.self_prompts}"
-            )
-        if self.max_model_len <= self.max_tokens:
-            raise ValueError(
-                f"--max-model-len: expected more than max_tokens {self.max_tokens}, got {self.max_model_len}"
-            )
-        if self.dtype not in DTYPES:
-            raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
 def generate(
@@ -143,21 +102,22 @@ def generate(
     """
     asked = [prompt.messages for prompt in read_prompts(prompts)]
     if not asked and not config.self_prompts:
-        raise ValueError("expected --prompts FILE or --self-prompts N, got neither")
-    starts = [start.text for start in read_prompts(self_prompt_starts, flag="--self-prompt-starts")]
+        raise InputError("prompts", "expected files, or a number of self_prompts, got neither")
+    starts = [start.text for start in read_prompts(self_prompt_starts, field="self_prompt_starts")]
     if starts and not config.self_prompts:
-        raise ValueError("--self-prompt-starts: expected --self-prompts N with it, got none")
-    target_config, tokenizer = config_and_tokenizer(target)
-    fingerprint = fingerprint_of(target, target_config, tokenizer)
+        raise InputError("self_prompt_starts", "expected a number of self_prompts with them, got none")
+    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
+    target_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
+    fingerprint = fingerprint_of(target, target_config, tokenizer, revision=revision)
     check_roles(tokenizer, asked)
     if config.self_prompts:
         user_turn_prefix(tokenizer)
     settings = json.loads(
         json.dumps(
             {
-                "config": asdict(config),
+                "config": config.stored(),
                 "target": fingerprint,
-                "target_weights_sha256": stored_weights_sha256(target),
+                "target_weights_sha256": stored_weights_sha256(target, revision=revision),
                 "prompts_sha256": hashlib.sha256(json.dumps([asked, starts] if starts else asked).encode()).hexdigest(),
             }
         )
@@ -168,7 +128,7 @@ def generate(
             tqdm.write(f"{output} holds these conversations, finished: nothing to do")
         return finished
     # The dtype is a setting that the probe decides: a run keeps the one that it began with.
-    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype)
+    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype, revision=revision, trust_remote_code=trusted)
     write_atomically(output / _SETTINGS, json.dumps(settings | {"dtype": dtype}, indent=1) + "\n")
 
     batches = _batches(asked, starts, config)
@@ -204,19 +164,20 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         ValueError: if the folder holds a run with other settings, or cannot be used.
     """
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output: expected a folder, got {output}, which is a file")
+        raise InputError("output", f"expected a folder, got {output}, which is a file")
     (output / "batches").mkdir(parents=True, exist_ok=True)
     path = output / RUN_INFO if (output / RUN_INFO).exists() else output / _SETTINGS
     if not path.exists():
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
-    differing = differences(sorted(settings["config"]), stored["config"], settings["config"])
+    differing = config_differences(stored["config"], settings["config"])
     names = ("target", "target_weights_sha256", "prompts_sha256")
     differing += [name for name in names if stored.get(name, settings[name]) != settings[name]]
     if differing:
-        raise ValueError(
-            f"--output: {output} holds conversations with other settings ({'; '.join(differing)}). "
-            "Repeat its flags to go on with it, give another --output, or delete the folder to start anew."
+        raise InputError(
+            "output",
+            f"{output} holds conversations with other settings ({'; '.join(differing)}). "
+            "Repeat its settings to go on with it, give another output, or delete the folder to start anew.",
         )
     return stored if path.name == RUN_INFO else None
 
@@ -241,6 +202,8 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
     """A vLLM engine in this process, whose sampling torch's own seed decides.
 
     It ends an answer where the target's generation_config.json says, which is not always the tokenizer's end of text.
+    With tensor parallelism the sampler is in another process, which that seed does not reach: a batch made again may
+    differ.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
@@ -256,6 +219,7 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
         max_num_seqs=config.max_num_seqs,
         enforce_eager=not torch.cuda.is_available(),
         seed=config.seed,
+        **config.engine_options.engine_args(),
     )
     try:
         yield llm
@@ -293,7 +257,7 @@ def _generate_batch(
         if len(ids) + config.max_tokens > config.max_model_len:
             counts["too_long"] += 1
         else:
-            requests.append((ids, config.temperatures[place % len(config.temperatures)]))
+            requests.append((ids, config.temperature[place % len(config.temperature)]))
     params_M = [
         SamplingParams(temperature=t, min_p=config.min_p if t else 0.0, max_tokens=config.max_tokens, detokenize=False)
         for _, t in requests

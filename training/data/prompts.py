@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.common.errors import InputError
+
 SEPARATOR = "-----"
 Message = dict[str, str]
 
@@ -25,8 +27,8 @@ class Prompt:
         return self.messages[-1]["content"]
 
 
-def read_prompts(paths: Iterable[Path], *, flag: str = "--prompts") -> list[Prompt]:
-    """Every prompt of the files that a flag named, in order.
+def read_prompts(paths: Iterable[Path], *, field: str = "prompts") -> list[Prompt]:
+    """Every prompt of the files, in order; errors name the field that they came by.
 
     A text file has prompts between lines of five dashes. A line of a .jsonl file has a "prompt" string, or a list of
     "messages", or, as Spec-Bench has, "turns", of which the first is taken; "category" is optional.
@@ -37,19 +39,19 @@ def read_prompts(paths: Iterable[Path], *, flag: str = "--prompts") -> list[Prom
     prompts: list[Prompt] = []
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{flag}: expected a text or JSONL file, got {path}, which is no file")
+            raise InputError(field, f"expected a text or JSONL file, got {path}, which is no file")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{flag}: {path} is not UTF-8 text ({error.reason})") from error
+            raise InputError(field, f"{path} is not UTF-8 text ({error.reason})") from error
         if path.suffix == ".jsonl":
             lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-            found = [_prompt_of_line(line, f"{flag}: {path}:{number}") for number, line in lines]
+            found = [_prompt_of_line(line, field, f"{path}:{number}") for number, line in lines]
         else:
             parts = [part.strip("\n") for part in f"\n{text}\n".split(f"\n{SEPARATOR}\n")]
             found = [_user_prompt(part) for part in parts if part.strip()]
         if not found:
-            raise ValueError(f"{flag}: {path} holds no prompt")
+            raise InputError(field, f"{path} holds no prompt")
         prompts += found
     return prompts
 
@@ -58,11 +60,11 @@ def _user_prompt(text: str, category: str = "") -> Prompt:
     return Prompt(messages=({"role": "user", "content": text},), category=category)
 
 
-def _prompt_of_line(line: str, where: str) -> Prompt:
+def _prompt_of_line(line: str, field: str, where: str) -> Prompt:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not valid JSON ({error.msg})") from error
+        raise InputError(field, f"{where} is not valid JSON ({error.msg})") from error
     if isinstance(record, dict):
         category = str(record.get("category", ""))
         messages, turns = record.get("messages"), record.get("turns")
@@ -76,9 +78,10 @@ def _prompt_of_line(line: str, where: str) -> Prompt:
             if last >= 0:
                 kept = tuple({"role": m["role"], "content": m["content"]} for m in messages[: last + 1])
                 return Prompt(messages=kept, category=category)
-    raise ValueError(
+    raise InputError(
+        field,
         f'{where}: expected a "prompt" string, "messages" with one of the user, or "turns" of strings, '
-        f"got {line.strip()[:60]}"
+        f"got {line.strip()[:60]}",
     )
 
 
@@ -101,9 +104,10 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, chat: bool = True
             ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(
-                f"--prompts: expected messages that the target's chat template takes, it refuses {roles}: {error}. "
-                "Write what a system message says into the user's first message, as that target is served."
+            raise InputError(
+                "prompts",
+                f"expected messages that the target's chat template takes, it refuses {roles}: {error}. "
+                "Write what a system message says into the user's first message, as that target is served.",
             ) from error
     else:
         ids = tokenizer(messages[-1]["content"]).input_ids
@@ -148,7 +152,7 @@ def user_turn_prefix(tokenizer: Any, start: str = "") -> list[int]:
         ValueError: for a target without a chat template.
     """
     if not tokenizer.chat_template:
-        raise ValueError("--self-prompts: expected a target with a chat template, this one has none; give --prompts")
+        raise InputError("self_prompts", "expected a target with a chat template, this one has none; give prompts")
     marker = "user-turn-marker"
     text = tokenizer.apply_chat_template([{"role": "user", "content": marker}], tokenize=False)
     return [int(token) for token in tokenizer(text[: text.index(marker)] + start, add_special_tokens=False).input_ids]

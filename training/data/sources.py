@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, load_conversations
@@ -26,8 +27,9 @@ def check_files(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         if not path.is_file() and not is_conversations(path):
-            raise ValueError(
-                f"--data: expected text or JSONL files, or folders of `vllm-mtp generate`, got {path}, which is no file"
+            raise InputError(
+                "data",
+                f"expected text or JSONL files, or folders of `vllm-mtp generate`, got {path}, which is no file",
             )
 
 
@@ -48,21 +50,21 @@ def documents(paths: Sequence[Path]) -> Iterator[str]:
             else:
                 yield path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"--data: {path} is not UTF-8 text ({error.reason})") from error
+            raise InputError("data", f"{path} is not UTF-8 text ({error.reason})") from error
 
 
 def _text_of_line(line: str, where: str) -> str:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--data: {where} is not valid JSON ({error.msg})") from error
+        raise InputError("data", f"{where} is not valid JSON ({error.msg})") from error
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
-        raise ValueError(f'--data: {where}: expected an object with a "text" string, got {line.strip()[:60]}')
+        raise InputError("data", f'{where}: expected an object with a "text" string, got {line.strip()[:60]}')
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"--data: {where}: the text is not Unicode ({error.reason})") from error
+        raise InputError("data", f"{where}: the text is not Unicode ({error.reason})") from error
     return text
 
 
@@ -108,7 +110,7 @@ class Source:
         if not self.complete:
             parts.append("its share of what is to be read")
         if self.num_left_out:
-            parts.append(f"{self.num_left_out:,} conversations left out, without an answer within --sequence-length")
+            parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
         return ", ".join(parts)
 
 
@@ -157,9 +159,10 @@ def read_sources(
     for source in sources:
         largest = max((int(row.ids_L.max()) for row in source.rows), default=0)
         if largest >= vocab_size:
-            raise ValueError(
-                f"--data: expected token ids below {vocab_size}, the target's vocabulary, got {largest} in "
-                f"{source.name}: it belongs to another target"
+            raise InputError(
+                "data",
+                f"expected token ids below {vocab_size}, the target's vocabulary, got {largest} in {source.name}: "
+                "it belongs to another target",
             )
     return sources
 
@@ -180,7 +183,11 @@ def _text(paths: Sequence[Path], tokenizer: Any, row_length: int, max_tokens: in
 def _conversations(path: Path, longest: int | None, max_tokens: int, answers_only: bool) -> Source:
     rows: list[Row] = []
     num_left_out = 0
-    for conversation in load_conversations(path):
+    try:
+        conversations = load_conversations(path)
+    except ValueError as error:
+        raise InputError("data", str(error)) from error
+    for conversation in conversations:
         if max_tokens <= 0:
             return Source(name=str(path), rows=rows, complete=False, num_left_out=num_left_out)
         loss_from = conversation.prompt_length if answers_only else 1
@@ -199,9 +206,10 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
         return
     target = json.loads((path / RUN_INFO).read_text(encoding="utf-8"))["target"]
     if target["tokenizer_sha256"] != tokenizer_sha256(tokenizer.get_vocab()):
-        raise ValueError(
-            f"--data: expected conversations in the target's own tokens, got {path}, which {target['name']} wrote with "
-            "another tokenizer"
+        raise InputError(
+            "data",
+            f"expected conversations in the target's own tokens, got {path}, which {target['name']} wrote with "
+            "another tokenizer",
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.fingerprint import fingerprint_rows, stored_rows, stored_weights_sha256, target_fingerprint
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 
@@ -48,7 +49,7 @@ class FrozenTarget:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device: expected a CUDA GPU, torch finds none. Leave the flag out, or give cpu.")
+            raise InputError("device", "expected a CUDA GPU, torch finds none. Leave it out, or give cpu.")
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         try:
             # transformers' other kinds of attention pass over a soft cap of the scores (Gemma 2); vLLM does not.
@@ -65,7 +66,7 @@ class FrozenTarget:
         model = model.to(_choose_dtype(model, where, dtype))
         output = model.get_output_embeddings()
         if output is None:
-            raise ValueError(f"--target: {type(model).__name__} has no LM head that a drafter could share")
+            raise InputError("target", f"{type(model).__name__} has no LM head that a drafter could share")
         head = SharedHead(
             embedding_VD=model.get_input_embeddings().weight,
             head_VD=output.weight,
@@ -123,9 +124,10 @@ class FrozenTarget:
         found_TV = self.head.logits(self.hidden_states(ids_BT)[0])
         difference = (expected_TV - found_TV).abs().max() / expected_TV.abs().max().clamp(min=1e-6)
         if not difference < _MAX_LOGIT_DIFFERENCE:
-            raise ValueError(
-                f"--target: the logits of {type(self.model).__name__} are not its LM head applied to its last hidden "
-                f"states (relative difference {difference:.2g}): vllm-mtp does not know this architecture's head."
+            raise InputError(
+                "target",
+                f"the logits of {type(self.model).__name__} are not its LM head applied to its last hidden states "
+                f"(relative difference {difference:.2g}): vllm-mtp does not know this architecture's head.",
             )
 
 
@@ -139,13 +141,14 @@ def _choose_dtype(model: Any, device: torch.device, dtype: str) -> torch.dtype:
     return torch.bfloat16 if device.type != "cpu" else faster_cpu_dtype(model.config.get_text_config().hidden_size)
 
 
-def serving_dtype(target: str, dtype: str) -> str:
+def serving_dtype(target: str, dtype: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """What to give vLLM as dtype: "auto" stays on a GPU, and becomes the faster of both on a CPU."""
     from transformers import AutoConfig
 
     if dtype != "auto" or torch.cuda.is_available():
         return dtype
-    hidden_size = AutoConfig.from_pretrained(target).get_text_config().hidden_size
+    config = AutoConfig.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code)
+    hidden_size = config.get_text_config().hidden_size
     return str(faster_cpu_dtype(hidden_size)).removeprefix("torch.")
 
 
@@ -167,8 +170,15 @@ def faster_cpu_dtype(hidden_size: int, num_tokens: int = 256) -> torch.dtype:
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
-def config_and_tokenizer(target: str) -> tuple[Any, Any]:
+def config_and_tokenizer(
+    target: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
     """A target's transformers config and tokenizer, without its weights.
+
+    Args:
+        target: folder or Hub id.
+        revision: branch, tag or commit of a Hub id; None: its default branch.
+        trust_remote_code: run code that comes with the target.
 
     Raises:
         ValueError: if there is no such model.
@@ -176,23 +186,27 @@ def config_and_tokenizer(target: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        return AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+        return (
+            AutoConfig.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code),
+            AutoTokenizer.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code),
+        )
     except (OSError, ValueError) as error:
         raise _not_a_target(target, error) from error
 
 
-def end_ids(target: str, config: Any, tokenizer: Any) -> frozenset[int]:
+def end_ids(target: str, config: Any, tokenizer: Any, *, revision: str | None = None) -> frozenset[int]:
     """Token ids that end an answer: those of generation_config.json, where some chat models alone name their end of
     turn, of the config, and the tokenizer's end of text.
 
     Args:
         target: folder or Hub id.
         config, tokenizer: the target's (`config_and_tokenizer`).
+        revision: of a Hub id.
     """
     from transformers import GenerationConfig
 
     try:
-        generation = GenerationConfig.from_pretrained(target).eos_token_id
+        generation = GenerationConfig.from_pretrained(target, revision=revision).eos_token_id
     except (OSError, ValueError):  # most small models have no such file
         generation = None
     named = (generation, config.get_text_config().eos_token_id, tokenizer.eos_token_id)
@@ -200,31 +214,33 @@ def end_ids(target: str, config: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for ids in lists for token in ids)
 
 
-def _not_a_target(path: str, error: Exception) -> ValueError:
+def _not_a_target(path: str, error: Exception) -> InputError:
     reason = str(error).partition("\n")[0]
-    return ValueError(f"--target: expected a causal LM's folder or Hub id, got {path}: {reason}")
+    return InputError("target", f"expected a causal LM's folder or Hub id, got {path}: {reason}")
 
 
-def fingerprint_of(target: str, config: Any, tokenizer: Any) -> dict[str, Any]:
+def fingerprint_of(target: str, config: Any, tokenizer: Any, *, revision: str | None = None) -> dict[str, Any]:
     """The fingerprint of a target without loading it; the weights of a Hub id are fetched where they are missing.
 
     Args:
         target: folder or Hub id.
         config, tokenizer: the target's (`config_and_tokenizer`).
+        revision: of a Hub id.
 
     Raises:
         ValueError: if its embedding is not stored in safetensors.
     """
     text_config = config.get_text_config()
-    embedding_RD = stored_rows(target, "embed_tokens.weight", text_config.vocab_size, download=True)
+    vocab_size = text_config.vocab_size
+    embedding_RD = stored_rows(target, "embed_tokens.weight", vocab_size, download=True, revision=revision)
     if embedding_RD is None:
-        raise ValueError(f"--target: expected embed_tokens.weight in safetensors files of {target}, found none")
-    head_RD = stored_rows(target, "lm_head.weight", text_config.vocab_size)
+        raise InputError("target", f"expected embed_tokens.weight in safetensors files of {target}, found none")
+    head_RD = stored_rows(target, "lm_head.weight", vocab_size, revision=revision)
     return target_fingerprint(
         name=_name_of(target),
         architecture=config.architectures[0] if config.architectures else "unknown",
         hidden_size=text_config.hidden_size,
-        vocab_size=text_config.vocab_size,
+        vocab_size=vocab_size,
         vocabulary=tokenizer.get_vocab(),
         embedding_RD=embedding_RD,
         head_RD=embedding_RD if head_RD is None else head_RD,

@@ -1,6 +1,6 @@
 """What the frozen target says of each batch, made once: its hidden states and, for the KL loss, the teacher.
 
-Kept in memory while the data repeats and it fits, or on disk (`--store FOLDER`), where every further run on the same
+Kept in memory while the data repeats and it fits, or on disk (`store`), where every further run on the same
 rows finds it. A stored batch is a safetensors file named by the hash of its rows, in a folder named by target, dtype
 and draft vocabulary: read through a memory map, written whole or not at all, never out of date. It has the teacher of
 every position, so that runs which count all of the text and runs which count the answers share it.
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.loss.mean_embedding import Teacher, teacher_of
@@ -84,7 +85,7 @@ class TargetStates:
             else:
                 logger.warning(
                     "The data repeats, but what the target says of it would need %.1f GiB of memory, more than %.0f: "
-                    "the target runs in every epoch. --store FOLDER keeps it on disk, --data-tokens reads less.",
+                    "the target runs in every epoch. A store keeps it on disk, fewer data_tokens read less.",
                     num_bytes / 2**30,
                     MAX_KEPT_BYTES / 2**30,
                 )
@@ -112,9 +113,10 @@ class TargetStates:
         num_bytes = self._batches.num_tokens * self.bytes_per_token * len(missing) // len(self._batches)
         free = shutil.disk_usage(self._folder).free
         if num_bytes > 0.95 * free:
-            raise ValueError(
-                f"--store: expected room for {num_bytes / 2**30:.1f} GiB in {self._folder}, found {free / 2**30:.1f}. "
-                "Give another folder, or read less with --data-tokens."
+            raise InputError(
+                "store",
+                f"expected room for {num_bytes / 2**30:.1f} GiB in {self._folder}, found {free / 2**30:.1f}. "
+                "Give another folder, or fewer data_tokens.",
             )
         if show_progress:
             tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
@@ -166,7 +168,7 @@ class TargetStates:
         try:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         except SafetensorError as error:  # a full disk
-            raise OSError(f"--store: {temporary} cannot be written: {error}") from error
+            raise InputError("store", f"{temporary} cannot be written: {error}") from error
         os.replace(temporary, path)
 
     def _load(self, path: Path) -> BatchStates:
@@ -176,7 +178,7 @@ class TargetStates:
             with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except SafetensorError as error:
-            raise ValueError(f"--store: {path} is damaged ({error}): delete it, it is made again") from error
+            raise InputError("store", f"{path} is damaged ({error}): delete it, it is made again") from error
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Sequence
 
 from vllm_mtp.cli import bench, evaluate, generate, lookup, train, vocab
+from vllm_mtp.cli.target import choose_target, take_last_word
+from vllm_mtp.common.flags import message_of
 
 DESCRIPTION = "Train an MTP drafter for a frozen target, and measure it."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; a bad input is one line on standard error and exit status 2."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="vllm-mtp", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
     train.add(commands.add_parser("train", help="distil a drafter from a frozen target"))
@@ -19,12 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     lookup.add(commands.add_parser("lookup", help="let a drafter copy where the text repeats itself, or no longer"))
     evaluate.add(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
     bench.add(commands.add_parser("bench", help="measure a drafter in vLLM"))
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; a bad input is one line on standard error and exit status 2."""
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest := take_last_word(args, rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.argv = argv
     try:
+        choose_target(args)
         return int(args.run(args))
     except (ValueError, OSError) as error:
-        print(f"vllm-mtp {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"vllm-mtp {args.command}: {' '.join(message_of(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"vllm-mtp {args.command}: interrupted; the same command goes on", file=sys.stderr)

@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 
-from vllm_mtp.cli import bench_acceptance, bench_claims, bench_kernels
+from vllm_mtp.cli import bench_acceptance, bench_claims, bench_kernels, bench_tune_kernels
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -12,5 +12,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     # Studies of this project's own are in no wheel.
     if importlib.util.find_spec("vllm_mtp.benchmarks.kernels"):
         bench_kernels.add(what.add_parser("kernels", help="time and memory of the kernels, beside the floor"))
+        bench_tune_kernels.add(what.add_parser("tune-kernels", help="find the fastest launches on this GPU"))
     if importlib.util.find_spec("vllm_mtp.benchmarks.claims"):
         bench_claims.add(what.add_parser("claims", help="train and compare what the paper compares, on several seeds"))

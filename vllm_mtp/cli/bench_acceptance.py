@@ -3,18 +3,19 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.flags import add_fields, config_of
+from vllm_mtp.cli.target import add_target
+from vllm_mtp.common.flags import add_fields, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 
-    parser.add_argument("--target", required=True, help="folder or Hub id of the drafter's target")
-    parser.add_argument("--draft", required=True, type=Path, help="folder of the drafter")
+    add_target(parser, "Folder or Hub id of the drafter's target.")
+    parser.add_argument("--draft", required=True, type=Path, help="Folder of the drafter.")
     parser.add_argument(
-        "--prompts", required=True, type=Path, help='text, or JSONL with "prompt", "messages" or "turns" (Spec-Bench)'
+        "--prompts", required=True, type=Path, help='Text, or JSONL with "prompt", "messages" or "turns" (Spec-Bench).'
     )
-    parser.add_argument("--output", required=True, type=Path, help="folder; rows that are in it are not measured again")
+    parser.add_argument("--output", required=True, type=Path, help="Folder; rows found in it are not measured again.")
     add_fields(parser, AcceptanceConfig)
     parser.set_defaults(run=run)
 

@@ -3,24 +3,29 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.flags import add_fields, config_of
+from vllm_mtp.cli.target import add_target
+from vllm_mtp.common.flags import add_fields, config_of
+
+_SHIPPED = "examples/stdlib/target"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    from vllm_mtp.benchmarks.claims.config import CLAIMS, ENGINES, ClaimsConfig
-    from vllm_mtp.training.config import DTYPES
+    from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 
-    parser.add_argument("--target", default="examples/stdlib/target", help="folder or Hub id; default: the shipped one")
-    parser.add_argument("--output", required=True, type=Path, help="folder; arms that are in it are not trained again")
+    add_target(parser, "Folder or Hub id.", default=_SHIPPED)
+    parser.add_argument("--output", required=True, type=Path, help="Folder; arms found in it are not trained again.")
     parser.add_argument(
-        "--generated", nargs="+", type=Path, default=[], help="the target's own text, of `vllm-mtp generate`"
-    )
+        "--generated", nargs="+", type=Path, default=[],
+        help="The target's own text, made by `vllm-mtp generate` (default: made here)",
+    )  # fmt: skip
     parser.add_argument(
-        "--general", nargs="+", type=Path, default=[], help="general text; default: documentation of Debian packages"
+        "--general", nargs="+", type=Path, default=[], help="General text (default: documentation of Debian packages)"
     )
-    parser.add_argument("--prompts", type=Path, help="held-out prompts to measure on")
-    parser.add_argument("--draft-vocab", type=Path, help="every arm drafts from it but that of the full vocabulary")
-    add_fields(parser, ClaimsConfig, {"claims": CLAIMS, "engine": ENGINES, "dtype": DTYPES})
+    parser.add_argument("--prompts", type=Path, help="Held-out prompts to measure on (default: made here)")
+    parser.add_argument(
+        "--draft-vocab", type=Path, help="Draft vocabulary of every arm except the one with the full vocabulary."
+    )
+    add_fields(parser, ClaimsConfig)
     parser.set_defaults(run=run)
 
 

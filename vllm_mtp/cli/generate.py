@@ -3,28 +3,31 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.flags import add_fields, config_of
+from vllm_mtp.cli.target import add_target
+from vllm_mtp.common.flags import add_fields, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    from vllm_mtp.training.data.generate import GenerateConfig
+    from vllm_mtp.training.data.generate_config import GenerateConfig
 
-    parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
+    add_target(parser, "Folder or Hub id of a causal LM.")
     parser.add_argument(
-        "--prompts", nargs="+", type=Path, default=[], help='text, or JSONL with "prompt", "messages" or "turns"'
-    )
+        "--prompts", nargs="+", type=Path, default=[],
+        help='Text, or JSONL with "prompt", "messages" or "turns" (default: none, with --self-prompts)',
+    )  # fmt: skip
     parser.add_argument(
         "--self-prompt-starts", nargs="+", type=Path, default=[], metavar="FILE",
-        help="starts of user turns that the self-prompts go on with, in files like those of --prompts",
+        help="Starts of user turns that the target writes on, in files like those of --prompts (default: none)",
     )  # fmt: skip
-    parser.add_argument("--output", required=True, type=Path, help="folder for the conversations")
+    parser.add_argument("--output", required=True, type=Path, help="Folder for the conversations.")
     add_fields(parser, GenerateConfig)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.provenance import command_line
-    from vllm_mtp.training.data.generate import GenerateConfig, generate
+    from vllm_mtp.training.data.generate import generate
+    from vllm_mtp.training.data.generate_config import GenerateConfig
 
     config = config_of(GenerateConfig, args)
     info = generate(
@@ -43,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     )
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
-    print(f"Train on them: vllm-mtp train --target {args.target} --data {args.output} --output DRAFT_DIR")
+    print(f"Train on them: vllm-mtp train {args.target} --data {args.output} --output DRAFT_DIR")
     return 0

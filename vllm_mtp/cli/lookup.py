@@ -4,17 +4,23 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.flags import flag_of
+from vllm_mtp.common.settings import setting_of
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.contract.lookup import Lookup
 
     parser.add_argument(
-        "draft", type=Path, metavar="DRAFT_DIR", help="folder of the drafter; its config.json is changed"
+        "draft", type=Path, metavar="DRAFT_DIR", help="Folder of the drafter; its config.json is changed."
     )
-    parser.add_argument("--off", action="store_true", help="the module drafts every token")
+    parser.add_argument("--off", action="store_true", help="Let the module draft every token.")
     for field in fields(Lookup):
-        flag, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
-        parser.add_argument(flag, type=int, help=f"{text}; default: as it is, else {field.default}")
+        about = setting_of(field)
+        assert about is not None
+        text = f"{about.help} (default: as it is, else {field.default})"
+        parser.add_argument(flag_of(field.name), type=int, help=text)
     parser.set_defaults(run=run)
 
 
@@ -24,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     given = {f.name: getattr(args, f.name) for f in fields(Lookup) if getattr(args, f.name) is not None}
     if args.off and given:
-        raise ValueError(f"--off: expected no other setting beside it, got {', '.join(given)}")
+        raise InputError("off", f"expected no other setting beside it, got {', '.join(given)}")
     stored = read_config(args.draft).get("lookup") or {}
     kept = {} if lookup_faults(stored) else stored
     lookup = None if args.off else Lookup.of(kept | given)

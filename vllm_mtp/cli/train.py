@@ -3,24 +3,30 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.flags import add_fields, config_of
+from vllm_mtp.cli.target import add_target
+from vllm_mtp.common.flags import add_fields, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    from vllm_mtp.training.config import DTYPES, OBJECTIVES, OPTIMIZERS, TrainConfig
+    from vllm_mtp.training.config import TrainConfig
 
-    parser.add_argument("--target", required=True, help="folder or Hub id of a causal LM")
+    add_target(parser, "Folder or Hub id of a causal LM.")
     parser.add_argument(
-        "--data", required=True, nargs="+", type=Path, help='text, JSONL with "text", folders of `vllm-mtp generate`'
+        "--data", required=True, nargs="+", type=Path, help='Text, JSONL with "text", folders of `vllm-mtp generate`.'
     )
-    parser.add_argument("--output", required=True, type=Path, help="folder of the drafter")
-    parser.add_argument("--draft-vocab", type=Path, help="file of `vllm-mtp vocab`; default: the whole vocabulary")
-    parser.add_argument("--initial", type=Path, help="folder of a drafter to go on from")
-    parser.add_argument("--store", type=Path, help="folder that keeps the target's hidden states on disk")
-    parser.add_argument("--target-name", default="", help="for the model card; default: Hub id, or the folder's name")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    choices = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "dtype": DTYPES}
-    add_fields(parser, TrainConfig, choices)
+    parser.add_argument("--output", required=True, type=Path, help="Folder of the drafter.")
+    parser.add_argument("--draft-vocab", type=Path, help="File of `vllm-mtp vocab` (default: the whole vocabulary)")
+    parser.add_argument("--initial", type=Path, help="Folder of a drafter to go on from (default: random weights)")
+    parser.add_argument(
+        "--store", type=Path, help="Folder that keeps the target's hidden states on disk (default: kept in memory)"
+    )
+    parser.add_argument(
+        "--target-name", default="", help="The target's name on the model card (default: Hub id, or the folder's name)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one."
+    )
+    add_fields(parser, TrainConfig)
     parser.set_defaults(run=run)
 
 

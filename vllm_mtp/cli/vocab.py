@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
+from vllm_mtp.cli.target import add_target
+
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", required=True, help="folder or Hub id of the target: its tokenizer")
-    parser.add_argument("--data", required=True, nargs="+", type=Path, help="what `vllm-mtp train --data` takes")
-    parser.add_argument("--size", type=int, required=True, help="tokens of the draft vocabulary")
-    parser.add_argument("--output", required=True, type=Path, help="JSON file for `vllm-mtp train --draft-vocab`")
-    parser.add_argument("--max-tokens", type=int, default=20_000_000, help="counts no more; default 20,000,000")
+    add_target(parser, "Folder or Hub id of the target; its tokenizer is used.")
+    parser.add_argument("--data", required=True, nargs="+", type=Path, help="What `vllm-mtp train --data` takes.")
+    parser.add_argument("--size", type=int, required=True, help="Tokens of the draft vocabulary.")
+    parser.add_argument("--output", required=True, type=Path, help="JSON file for `vllm-mtp train --draft-vocab`.")
+    parser.add_argument("--max-tokens", type=int, default=20_000_000, help="Most tokens to count (default: 20,000,000)")
     parser.set_defaults(run=run)
 
 

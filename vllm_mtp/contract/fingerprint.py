@@ -89,7 +89,7 @@ def stored_rows(
     return None
 
 
-def stored_weights_sha256(model: str) -> str:
+def stored_weights_sha256(model: str, *, revision: str | None = None) -> str:
     """Hash over one row of every tensor of a target; "" where it has no safetensors that can be read.
 
     Unlike the fingerprint, which a drafter's config.json has of its target, it knows a fine-tuned or quantised copy
@@ -97,6 +97,7 @@ def stored_weights_sha256(model: str) -> str:
 
     Args:
         model: folder, or Hub id that is in the cache.
+        revision: of a Hub id.
     """
     import torch
     from safetensors import SafetensorError
@@ -104,7 +105,7 @@ def stored_weights_sha256(model: str) -> str:
     digest = hashlib.sha256()
     found = False
     try:
-        for name, table in _stored_tensors(model):
+        for name, table in _stored_tensors(model, revision=revision):
             found = True
             shape = table.get_shape()
             row = table[shape[0] // 2 : shape[0] // 2 + 1] if shape else table[...]

@@ -13,11 +13,13 @@ or the text has a hole.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vllm_mtp.common.settings import setting
 
 NO_TOKEN = -1
 """In place of a token: none was found."""
@@ -32,11 +34,9 @@ _FIRST_UNKNOWN = _FIRST_POINT + LARGEST_VOCABULARY
 class Lookup:
     """What a drafter's config.json says under "lookup"."""
 
-    min_match: int = field(default=2, metadata={"help": "tokens that must match for the module to be overruled"})
-    max_match: int = field(default=8, metadata={"help": "longest match looked for; of equals the latest counts"})
-    module_steps: int = field(
-        default=3, metadata={"help": "tokens of a draft that the module computes at most, on a CPU and in eval"}
-    )
+    min_match: int = setting(2, "Tokens that must match for the module to be overruled.")
+    max_match: int = setting(8, "Longest match that is looked for; of equal ones the latest counts.")
+    module_steps: int = setting(3, "Most tokens of a draft that the module computes, on a CPU and in eval.")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any] | None) -> "Lookup | None":

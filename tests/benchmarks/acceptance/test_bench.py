@@ -20,7 +20,8 @@ from vllm_mtp.benchmarks.harness.acceptance import total
 from vllm_mtp.benchmarks.harness.engine import EngineError
 from vllm_mtp.benchmarks.harness.figures import counts_of
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, mtp
-from vllm_mtp.cli import _add_fields, _config_of, main
+from vllm_mtp.cli import main
+from vllm_mtp.common.flags import add_fields, config_of
 
 K = 2
 
@@ -28,26 +29,26 @@ K = 2
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_speculative_tokens": (0,)}, "--num-speculative-tokens: expected integers of at least 1"),
-        ({"temperature": (-1.0,)}, "--temperature: expected numbers of at least 0"),
-        ({"rivals": ("eagle",)}, "--rivals: expected none or some of"),
-        ({"dtype": "fp8"}, "--dtype: expected one of"),
-        ({"speed_batch": ()}, "--speed-batch: expected integers"),
-        ({"max_tokens": 1}, "--max-tokens: expected an integer of at least 2"),
-        ({"speed_pairs": 0}, "--speed-pairs: expected an integer of at least 1"),
-        ({"lookup": ("on",)}, "--lookup: expected drafter, off or"),
-        ({"schedule": ("4:5",)}, "--schedule: expected none, or ranges of batch sizes FIRST:LAST:K"),
+        ({"num_speculative_tokens": (0,)}, "num_speculative_tokens: expected at least 1, got 0"),
+        ({"temperature": (-1.0,)}, "temperature: expected at least 0, got -1.0"),
+        ({"baselines": ("eagle",)}, "baselines: expected some of"),
+        ({"dtype": "fp8"}, "dtype: expected one of"),
+        ({"speed_batch": ()}, "speed_batch: expected at least one number"),
+        ({"max_tokens": 1}, "max_tokens: expected at least 2, got 1"),
+        ({"speed_pairs": 0}, "speed_pairs: expected at least 1, got 0"),
+        ({"lookup": ("on",)}, "lookup: expected drafter, off or"),
+        ({"schedule": ("4:5",)}, "schedule: expected ranges of batch sizes FIRST:LAST:K"),
     ],
 )
 def test_bad_settings_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         AcceptanceConfig(**fields)
 
 
 def test_rows_and_the_engines_that_serve_them() -> None:
     """The reference comes first; a method that remembers outputs gets a new engine for every row."""
     config = AcceptanceConfig(
-        num_speculative_tokens=(1,), rivals=("suffix",), speed_prompts_per_category=2, speed_batch=(1, 4)
+        num_speculative_tokens=(1,), baselines=("suffix",), speed_prompts_per_task=2, speed_batch=(1, 4)
     )
     rows = rows_of(config)
     assert rows[0] == Row(kind="acceptance", method=NONE, temperature=0.0)
@@ -71,7 +72,7 @@ def test_a_rival_that_is_gone_is_missing_only_where_it_was_not_measured() -> Non
 
 def test_local_argmax_is_for_speed_at_temperature_0() -> None:
     """vLLM has it for greedy drafting alone, and acceptance is the same with and without."""
-    config = AcceptanceConfig(num_speculative_tokens=(1,), speed_prompts_per_category=2, local_argmax=True)
+    config = AcceptanceConfig(num_speculative_tokens=(1,), speed_prompts_per_task=2, local_argmax=True)
     assert [row.name for row in rows_of(config) if row.method == mtp(1, local_argmax=True)] == [
         "speed-mtp-k1-argmax-t0-b1"
     ]
@@ -84,7 +85,7 @@ def test_every_k_with_each_lookup_and_a_schedule_after_them() -> None:
         temperature=(0.0,),
         lookup=("drafter", "off"),
         schedule=("1:4:5", "5:16:0"),
-        speed_prompts_per_category=2,
+        speed_prompts_per_task=2,
         local_argmax=True,
     )
     schedule = ((1, 4, 5), (5, 16, 0))
@@ -100,19 +101,17 @@ def test_every_k_with_each_lookup_and_a_schedule_after_them() -> None:
 def test_flags_become_the_config() -> None:
     """JSON and ranges as they are typed: the command line knows nothing of either."""
     parser = argparse.ArgumentParser()
-    _add_fields(parser, AcceptanceConfig)
+    add_fields(parser, AcceptanceConfig)
     given = parser.parse_args(["--lookup", "off", '{"min_match": 3}', "--schedule", "1:4:5", "5:16:1"])
-    config = _config_of(AcceptanceConfig, given)
+    config = config_of(AcceptanceConfig, given)
     assert config.lookup == ("off", '{"min_match": 3}')
     assert config.schedule == ("1:4:5", "5:16:1")
-    assert _config_of(AcceptanceConfig, parser.parse_args([])) == AcceptanceConfig()
+    assert config_of(AcceptanceConfig, parser.parse_args([])) == AcceptanceConfig()
 
 
 def test_a_second_pair_has_rows_and_engines_of_its_own() -> None:
     """The first keeps its name: a folder with one pair gets the second alone."""
-    config = AcceptanceConfig(
-        num_speculative_tokens=(1,), temperature=(0.0,), speed_prompts_per_category=2, speed_pairs=2
-    )
+    config = AcceptanceConfig(num_speculative_tokens=(1,), temperature=(0.0,), speed_prompts_per_task=2, speed_pairs=2)
     assert [[row.name for row in some] for some in _by_engine(rows_of(config))[1:]] == [
         ["acceptance-mtp-k1-t0", "speed-mtp-k1-t0-b1"],
         ["speed-mtp-k1-t0-b1-pair2"],
@@ -145,7 +144,7 @@ def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.Monke
     monkeypatch.setattr(acceptance, "_engine", engine_of)
     monkeypatch.setattr(acceptance, "_measure_speed", measure_speed)
     monkeypatch.setattr(acceptance, "_measure_acceptance", lambda *_: {})
-    config = AcceptanceConfig(num_speculative_tokens=(1, 2), temperature=(0.0,), speed_prompts_per_category=2)
+    config = AcceptanceConfig(num_speculative_tokens=(1, 2), temperature=(0.0,), speed_prompts_per_task=2)
     store: Any = SimpleNamespace(save=lambda *_: None)
     acceptance.measure(Any, store, rows_of(config), {}, SimpleNamespace(set_description=str, update=int))
     assert baselines["speed-mtp-k1-t0-b1"] is not baselines["speed-mtp-k2-t0-b1"]

@@ -161,18 +161,18 @@ def test_documentation(tmp_path: Path) -> None:
     counts = write_documentation(tmp_path / "general.jsonl", tmp_path / "doc")
     assert counts["packages"] == ["free"]
     assert len((tmp_path / "general.jsonl").read_text().splitlines()) == counts["num_documents"] == 2
-    with pytest.raises(ValueError, match="--general"):
+    with pytest.raises(ValueError, match=r"^general: "):
         write_documentation(tmp_path / "general.jsonl", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"claims": ("objectives",)}, "expected some of objective"),
+        ({"claims": ("objectives",)}, "^claims: expected one of objective"),
         ({"seeds": (1, 1)}, "no two alike"),
         ({"seeds": ()}, "at least one"),
-        ({"tokens": 100}, "--tokens"),
-        ({"engine": "sglang"}, "--engine"),
+        ({"tokens": 100}, "^tokens: "),
+        ({"engine": "sglang"}, "^engine: "),
         ({"temperature": (-1.0,)}, "at least 0"),
     ],
 )

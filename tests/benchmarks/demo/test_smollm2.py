@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tests.drafts import small_config, write_random_draft
-from vllm_mtp.benchmarks.demo.smollm2 import SmolLM2Config, methods_of
+from vllm_mtp.benchmarks.demo.smollm2 import SmolLM2Config, make_parser, methods_of
 from vllm_mtp.benchmarks.harness.method import OFF
+from vllm_mtp.common.flags import config_of
 from vllm_mtp.contract.checkpoint import write_lookup
 from vllm_mtp.contract.lookup import Lookup
 
@@ -19,3 +20,18 @@ def test_with_lookup_and_without(tmp_path: Path) -> None:
         assert found == {0.0: [(3, lookup), (5, lookup), (2, OFF), (3, OFF)], 1.0: [(3, lookup), (3, OFF)]}
         assert [method.name for method in methods[0.0] if method.is_rival] == ["ngram", "suffix", "suffix-f2"]
         write_lookup(draft, Lookup(min_match=3))
+
+
+def test_flags_become_the_config() -> None:
+    """The target lies in the output folder unless it is named; an earlier spelling and its 0 are taken."""
+
+    def parsed(*words: str) -> SmolLM2Config:
+        config: SmolLM2Config = config_of(SmolLM2Config, make_parser().parse_args(words))
+        return config.from_root()
+
+    assert parsed() == SmolLM2Config().from_root()
+    assert parsed().target == Path("runs/smollm2/target")
+    assert parsed("--output", "/o").target == Path("/o/target")
+    assert parsed("--target", "/t", "--output", "/o").target == Path("/t")
+    assert parsed("--limit-per-category", "0").limit_per_task is None
+    assert parsed("--limit-per-task", "3").limit_per_task == parsed("--limit-per-category", "3").limit_per_task == 3

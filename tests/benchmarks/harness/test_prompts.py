@@ -69,7 +69,7 @@ def test_a_limit_takes_from_every_category_of_a_task() -> None:
     prompts = [prompt(number, "writing" if number < 10 else "coding") for number in range(20)]
     prompts += [prompt(number, "qa") for number in range(20, 24)]
     assert [one.number for one in limited(prompts, 3)] == [0, 1, 10, 20, 21, 22]
-    assert limited(prompts, 0) == prompts
+    assert limited(prompts, None) == prompts
     assert len(limited(prompts, 100)) == 24
 
 

@@ -44,3 +44,15 @@ def test_a_damaged_row_and_a_file_in_the_way(tmp_path: Path) -> None:
         RowStore(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="which is a file"):
         RowStore(tmp_path / "rows" / "acceptance-x.json", SETTINGS)
+
+
+def test_rows_that_were_stored_under_earlier_names(tmp_path: Path) -> None:
+    """Catches a renamed setting that makes the rows of an earlier version look like those of other settings."""
+    old = {"acceptance": {"limit_per_category": 0}, "speed": {"speed_prompts_per_category": 10}}
+    store = RowStore(tmp_path, old)
+    store.save("acceptance-none-k0-t0", "acceptance", {})
+    store.save("speed-mtp-k3-t0-b1", "speed", {})
+    again = RowStore(tmp_path, {"acceptance": {"limit_per_task": None}, "speed": {"speed_prompts_per_task": 10}})
+    assert again.load("speed-mtp-k3-t0-b1")["settings"] == {"speed_prompts_per_task": 10}
+    with pytest.raises(ValueError, match="limit_per_task: None, now 5"):
+        RowStore(tmp_path, {"acceptance": {"limit_per_task": 5}})

@@ -1,4 +1,4 @@
-"""The search of `bench kernels --tune` and what it writes, with a clock that is made up: there is no GPU here.
+"""The search of `bench tune-kernels` and what it writes, with a clock that is made up: there is no GPU here.
 
 Catches: a shipped entry that is displaced by noise, a launch that fails and stops the others or wins, an entry that
 cannot be pasted, a GPU that is asked for in vain with a traceback. The real kernels are tuned once in the interpreter:
@@ -107,8 +107,8 @@ def test_entries_can_be_pasted() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "kernels", "--tune", "--output", str(tmp_path / "new")]) == 2
+    assert main(["bench", "tune-kernels", "--output", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "vllm-mtp bench: tune: expected a GPU, whose launches are to be timed; there is none, or --device is cpu"
+        "vllm-mtp bench: --device: expected a GPU, whose launches are to be timed; there is none, or it is cpu"
     ]
     assert not (tmp_path / "new").exists()

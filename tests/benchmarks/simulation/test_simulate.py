@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from tests.drafts import config_for, write_random_draft
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 from vllm_mtp.benchmarks.simulation import simulate as simulation
-from vllm_mtp.benchmarks.simulation.simulate import Generated, Sampler, SimulationConfig, Sources, generate
+from vllm_mtp.benchmarks.simulation.config import SimulationConfig
+from vllm_mtp.benchmarks.simulation.simulate import Generated, Sampler, Sources, generate
 from vllm_mtp.cli import main
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.module.draft_loop import Draft, DraftLoop
@@ -228,7 +229,7 @@ def test_rejection_sampling_keeps_the_distribution(temperature: float, draft_ids
     ("fields", "message"),
     [
         ({"num_speculative_tokens": (0,)}, "at least 1"),
-        ({"temperatures": (-1.0,)}, "at least 0"),
+        ({"temperature": (-1.0,)}, "at least 0"),
         ({"max_tokens": 0}, "at least 1"),
     ],
 )

@@ -33,11 +33,11 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "conversations.npz"
     for make in (lambda: None, lambda: path.write_bytes(b"PK"), lambda: np.savez(path, ids=[1])):
         make()
-        with pytest.raises(ValueError, match=rf"^--data: expected conversations of `vllm-mtp generate` in {path}"):
+        with pytest.raises(ValueError, match=rf"^expected conversations of `vllm-mtp generate` in {path}"):
             load_conversations(path)
     save_conversations(path, [conversation([1, 2], list(range(500)))])
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"^--data: expected conversations"):
+    with pytest.raises(ValueError, match=r"^expected conversations"):
         load_conversations(path)
     np.savez(path, ids=[1, 2, 3], length=[2], prompt_length=[1], temperature=[0.0])
     with pytest.raises(ValueError, match=r"conversations\.npz is damaged: its lengths do not fit its 3 ids"):

@@ -29,7 +29,7 @@ def test_special_tokens_and_the_most_frequent() -> None:
     assert choose_draft_ids(counts_V, 3, []).tolist() == [1, 2, 4]  # of 1 and 5, equally frequent, the lower
     assert choose_draft_ids(counts_V, 7, []).tolist() == list(range(7))
     for size in (0, 1, 8):
-        with pytest.raises(ValueError, match=rf"--size: expected 2 .* to 7 .*, got {size}"):
+        with pytest.raises(ValueError, match=rf"^size: expected 2 .* to 7 .*, got {size}"):
             choose_draft_ids(counts_V, size, [6, 0])
 
 
@@ -49,13 +49,13 @@ def test_the_file(tmp_path: Path) -> None:
         load_draft_vocab(path, 9, "a")
     save_draft_vocab(path, torch.tensor([0, 4, 9]), {"tokenizer_sha256": "a"})
     assert load_draft_vocab(path, 10, "a").tolist() == [0, 4, 9]
-    with pytest.raises(ValueError, match=r"--draft-vocab: .*vocab\.json was made for another tokenizer"):
+    with pytest.raises(ValueError, match=r"^draft_vocab: .*vocab\.json was made for another tokenizer"):
         load_draft_vocab(path, 10, "b")
     for content in ({"draft_ids": [3, 3]}, {"draft_ids": [-1, 3]}, {"draft_ids": []}, {"draft_ids": "x"}, {}, []):
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=r"^--draft-vocab: expected"):
+        with pytest.raises(ValueError, match=r"^draft_vocab: expected"):
             load_draft_vocab(path, 10, "a")
-    with pytest.raises(ValueError, match=r"^--draft-vocab: expected a file of `vllm-mtp vocab`"):
+    with pytest.raises(ValueError, match=r"^draft_vocab: expected a file of `vllm-mtp vocab`"):
         load_draft_vocab(tmp_path / "absent.json", 10, "a")
 
 

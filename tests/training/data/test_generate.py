@@ -6,6 +6,7 @@ change in the middle of a run, bad input found after the engine has started.
 
 import json
 import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from vllm_mtp.cli import main
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.training.data import generate as generate_file
 from vllm_mtp.training.data.conversations import load_conversations
-from vllm_mtp.training.data.generate import Asked, GenerateConfig, Start, generate
+from vllm_mtp.training.data.generate import Asked, Start, generate
+from vllm_mtp.training.data.generate_config import GenerateConfig
 
 TEMPLATE = (
     "{% for message in messages %}# {{ message['role'] }}\n{{ message['content'] }}\n{% endfor %}"
@@ -63,7 +66,7 @@ def test_a_target_that_asks_itself(chat_target: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(chat_target)
-    engine, config = ScriptedEngine(), GenerateConfig(self_prompts=4, temperatures=(0.0, 0.9), max_tokens=150)
+    engine, config = ScriptedEngine(), GenerateConfig(self_prompts=4, temperature=(0.0, 0.9), max_tokens=150)
     asked = Asked(({"role": "user", "content": "def f"},))
     long = Asked(({"role": "user", "content": "word " * 3000},))
     batch = [asked, Start(""), Start(""), long, Start("Sum up:"), asked]
@@ -85,7 +88,7 @@ def test_a_target_that_asks_itself(chat_target: Path) -> None:
 @pytest.mark.vllm
 def test_a_batch_made_again_is_the_same(chat_target: Path, questions: Path, tmp_path: Path) -> None:
     config = GenerateConfig(
-        temperatures=(0.0, 1.0), max_tokens=24, batch_size=4, max_num_seqs=4, max_model_len=128, dtype="float32"
+        temperature=(0.0, 1.0), max_tokens=24, batch_size=4, max_num_seqs=4, max_model_len=128, dtype="float32"
     )
     output = tmp_path / "set"
     arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [questions], "show_progress": False}
@@ -147,7 +150,7 @@ def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, caps
     counts = {"asked": 1200, "unusable_user_turns": 35, "too_long": 0, "generated_tokens": 9, "near_duplicates": 5}
     info = {"num_conversations": 1160, "num_tokens": 99999, "dropped": counts}
     monkeypatch.setattr(generate_file, "generate", lambda *args, **kwargs: info)
-    assert main(["generate", "--target", "t", "--self-prompts", "1200", "--output", "out"]) == 0
+    assert main(["generate", "t", "--self-prompts", "1200", "--output", "out"]) == 0
     said = capsys.readouterr().out
     assert "out: 1,160 conversations of 1,200 asked, 99,999 tokens\nDropped: 35 unusable user turns, 5 near dup" in said
 
@@ -173,9 +176,29 @@ def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         generate(config, show_progress=False, **arguments)
 
 
+def test_engine_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what the command decides, under vLLM's own names."""
+    given: dict[str, Any] = {}
+
+    def make(**arguments: Any) -> Any:
+        given.update(arguments)
+        return SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: None)))
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=make))  # type: ignore[arg-type]
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    options = EngineOptions(tensor_parallel_size=2, vllm_args='{"block_size": 32}')
+    with generate_file._engine(GenerateConfig(engine_options=options), "t", "float32"):
+        pass
+    assert {"model": "t", "max_num_seqs": 128, "tensor_parallel_size": 2, "block_size": 32}.items() <= given.items()
+
+
 ERRORS = {
-    "nothing asked": ([], "expected --prompts FILE or --self-prompts N, got neither"),
-    "starts alone": (["--self-prompt-starts", "a.txt", "--prompts", "a.txt"], "expected --self-prompts N with it"),
+    "nothing asked": ([], "--prompts: expected files, or a number of self_prompts, got neither"),
+    "starts alone": (
+        ["--self-prompt-starts", "a.txt", "--prompts", "a.txt"],
+        "--self-prompt-starts: expected a number of self_prompts",
+    ),
     "no such starts": (
         ["--self-prompts", "3", "--self-prompt-starts", "absent.txt"],
         "--self-prompt-starts: expected a text or JSONL file, got absent.txt",
@@ -183,8 +206,7 @@ ERRORS = {
     "no such file": (["--prompts", "absent.txt"], "--prompts: expected a text or JSONL file, got absent.txt"),
     "no chat template": (["--self-prompts", "3"], "--self-prompts: expected a target with a chat template"),
     "no model": (["--self-prompts", "3", "--target", "absent"], "--target: expected a causal LM's folder or Hub id"),
-    "temperature": (["--self-prompts", "3", "--temperatures", "-1"], "expected temperatures >= 0"),
-    "dtype": (["--self-prompts", "3", "--dtype", "int8"], "--dtype: expected one of auto, float32, bfloat16"),
+    "temperature": (["--self-prompts", "3", "--temperature", "-1"], "--temperature: expected at least 0, got -1.0"),
     "length": (["--self-prompts", "3", "--max-model-len", "9"], "--max-model-len: expected more than max_tokens 256"),
     "output": (["--prompts", "a.txt", "--output", "a.txt"], "--output: expected a folder, got a.txt"),
 }

@@ -43,7 +43,7 @@ def test_a_line_ends_where_json_says(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(ValueError, match=r"^--prompts: .*prompts\.jsonl:2"):
+    with pytest.raises(ValueError, match=r"^prompts: .*prompts\.jsonl:2"):
         read_prompts([path])
 
 
@@ -80,7 +80,7 @@ def test_ids_of_a_prompt() -> None:
 
 def test_where_the_users_turn_begins() -> None:
     assert bytes(user_turn_prefix(CharacterTokenizer())) == b"!<u>"
-    with pytest.raises(ValueError, match="--self-prompts: expected a target with a chat template"):
+    with pytest.raises(ValueError, match="self_prompts: expected a target with a chat template"):
         user_turn_prefix(CharacterTokenizer(None))
 
 

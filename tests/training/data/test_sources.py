@@ -39,19 +39,19 @@ def test_documents(tmp_path: Path) -> None:
 def test_bad_lines_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^--data: .*{message}"):
+    with pytest.raises(ValueError, match=f"^data: .*{message}"):
         list(documents([path]))
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"^--data: .*latin\.txt is not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"^data: .*latin\.txt is not UTF-8 text"):
         list(documents([tmp_path / "latin.txt"]))
     for path in (tmp_path, tmp_path / "absent.txt"):
         for check in (check_files, lambda paths: next(documents(paths))):
             with pytest.raises(
                 ValueError,
-                match=rf"^--data: expected text or JSONL files, or folders of .*, got {path}, which is no file$",
+                match=rf"^data: expected text or JSONL files, or folders of .*, got {path}, which is no file$",
             ):
                 check([path])
 
@@ -110,7 +110,7 @@ def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
     assert [row.loss_from for row in answers] == [10, 20]
     [prompts] = read_sources(paths[1:2], byte_tokenizer(0), 19, 1000, vocab_size=1000, answers_only=True)
     assert [row.ids_L.tolist() for row in prompts.rows] == [list(range(19))]
-    assert str(prompts).endswith("19 tokens, 2 conversations left out, without an answer within --sequence-length")
+    assert str(prompts).endswith("19 tokens, 2 conversations left out, without an answer within a row's length")
     [whole] = rows_of(paths[1:2], 1000, row_length=15, answers_only=True, cut_conversations=False)
     assert [len(row.ids_L) for row in whole] == [30, 90]
 
@@ -148,7 +148,7 @@ def test_tokens_of_another_target_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     save_conversations(folder / "conversations.npz", [conversation(30, 10)])
     with pytest.raises(
-        ValueError, match=r"^--data: expected token ids below 29, the target's vocabulary, got 29 in .*set"
+        ValueError, match=r"^data: expected token ids below 29, the target's vocabulary, got 29 in .*set"
     ):
         read_sources([folder], byte_tokenizer(0), 40, 100, vocab_size=29)
     for vocabulary, refused in (({"a": 97}, False), ({"a": 98}, True)):

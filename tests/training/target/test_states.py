@@ -79,7 +79,7 @@ def test_states_too_large_to_keep_are_made_again(
     all_of(states, of)
     all_of(states, of)
     assert target.num_calls == 2 * len(of)
-    assert "--store FOLDER keeps it on disk, --data-tokens" in caplog.text
+    assert "A store keeps it on disk, fewer data_tokens" in caplog.text
 
 
 def test_a_store_gives_what_the_target_gives(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_other_rows_targets_and_vocabularies_are_kept_apart(tmp_path: Path) -> N
 def test_a_disk_that_is_too_small_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_states.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     target = CountingTarget()
-    with pytest.raises(ValueError, match=r"--store: expected room for .* GiB in .*--data-tokens"):
+    with pytest.raises(ValueError, match=r"^store: expected room for .* GiB in .*data_tokens"):
         states_of(target, batches(), store=tmp_path).fill(show_progress=False)
     assert target.num_calls == 0
 
@@ -154,5 +154,5 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     states.fill(show_progress=False)
     for path in tmp_path.rglob("*.safetensors"):
         path.write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"^--store: .*safetensors is damaged .* delete it"):
+    with pytest.raises(ValueError, match=r"^store: .*safetensors is damaged .* delete it"):
         all_of(states, of)

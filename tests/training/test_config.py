@@ -1,0 +1,36 @@
+"""TrainConfig beside what earlier versions stored. Catches a drafter that cannot be gone on with after an update."""
+
+from dataclasses import asdict
+
+import pytest
+
+from vllm_mtp.training.config import TrainConfig
+
+
+def test_a_config_that_was_stored_with_zeros() -> None:
+    old = asdict(TrainConfig()) | {"data_tokens": 0, "learning_rate": 0.0, "intermediate_size": 0}
+    old |= {"num_attention_heads": 0, "num_key_value_heads": 0}
+    assert TrainConfig().differences(old) == []
+    assert TrainConfig(data_tokens=9).differences(old) == ["data_tokens: None, now 9"]
+    assert TrainConfig().differences(old | {"seed": 1, "warmup_steps": 0}) == [
+        "warmup_steps: 0, now 20", "seed: 1, now 0"
+    ]  # fmt: skip
+
+
+def test_automatic_learning_rates() -> None:
+    assert TrainConfig().peak_learning_rate == 0.02
+    assert TrainConfig(optimizer="adamw").peak_learning_rate == 0.001
+    assert TrainConfig(learning_rate=0.5).peak_learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens", 0), ("data_tokens", 0), ("batch_size", 0), ("intermediate_size", 0), ("learning_rate", 0.0),
+        ("step_weight_decay", 0.0), ("decay_fraction", 1.1), ("single_step_fraction", 1.0), ("sequence_length", 8),
+        ("objective", "mse"), ("optimizer", "sgd"), ("dtype", "int8"),
+    ],
+)  # fmt: skip
+def test_the_field_is_named(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        TrainConfig(**{name: value})  # type: ignore[arg-type]

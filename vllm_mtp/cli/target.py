@@ -1,0 +1,38 @@
+"""TARGET: the first word of a command, as in `vllm serve MODEL`; `--target` is an earlier spelling."""
+
+import argparse
+
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.flags import add_hidden
+
+
+def add_target(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    """TARGET and `--target`; without a default one of them must be given."""
+    shown = f"{text} (default: {default})" if default else text
+    parser.usage = f"%(prog)s {'[TARGET]' if default else 'TARGET'} [options]"
+    parser.add_argument("target", nargs="?", metavar="TARGET", help=shown)
+    add_hidden(parser, "target", dest="target_flag")
+    parser.set_defaults(target_default=default)
+
+
+def take_last_word(args: argparse.Namespace, rest: list[str]) -> list[str]:
+    """Takes a TARGET that stands behind the flags, where some versions of argparse leave it; returns what is left."""
+    waits = hasattr(args, "target_flag") and args.target is None
+    if waits and len(rest) == 1 and not rest[0].startswith("-"):
+        args.target = rest.pop()
+    return rest
+
+
+def choose_target(args: argparse.Namespace) -> None:
+    """Leaves in `args.target` what was given either way.
+
+    Raises:
+        InputError: if the target was given twice, or not at all.
+    """
+    if not hasattr(args, "target_flag"):
+        return
+    if args.target is not None and args.target_flag is not None:
+        raise InputError("target", f"expected one target, got {args.target} and {args.target_flag}")
+    args.target = args.target or args.target_flag or args.target_default
+    if args.target is None:
+        raise InputError("target", "expected a folder or Hub id as TARGET, the first word of the command, got none")

@@ -1,0 +1,65 @@
+"""What a user of vLLM may say of its engine, besides what our commands decide."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.settings import check_at_least, setting
+
+_DECIDED = (
+    "model",
+    "dtype",
+    "seed",
+    "max_model_len",
+    "max_num_seqs",
+    "enforce_eager",
+    "enable_prefix_caching",
+    "speculative_config",
+)
+"""Arguments of `vllm.LLM` that the commands give."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """Options of the vLLM engine, under vLLM's own names."""
+
+    tensor_parallel_size: int | None = setting(None, "GPUs that share the target.", none="1")
+    gpu_memory_utilization: float | None = setting(None, "Share of a GPU's memory that one engine may take.")
+    quantization: str | None = setting(None, "Quantization of the target.", none="as its config says")
+    trust_remote_code: bool = setting(False, "Run code that comes with the target.")
+    revision: str | None = setting(None, "Branch, tag or commit of a Hub id.", none="its default branch")
+    vllm_args: str | None = setting(
+        None, """Further arguments of vllm.LLM as a JSON object, such as '{"kv_cache_dtype": "fp8"}'.""", none="none"
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(self, tensor_parallel_size=1)
+        if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
+            found = self.gpu_memory_utilization
+            raise InputError("gpu_memory_utilization", f"expected more than 0 and at most 1, got {found}")
+        own = {name for name in asdict(self) if name != "vllm_args"}
+        for name in self._further():
+            if name in own or name in _DECIDED:
+                what = "has a flag of its own" if name in own else "is decided by the command"
+                raise InputError("vllm_args", f"expected other arguments than {name}, which {what}")
+
+    def engine_args(self) -> dict[str, Any]:
+        """Keyword arguments of `vllm.LLM`: what was given, nothing of what was not."""
+        given = {name: value for name, value in asdict(self).items() if name != "vllm_args"}
+        return {name: value for name, value in given.items() if value not in (None, False)} | self._further()
+
+    def stored(self) -> dict[str, Any]:
+        """What of it decides figures and texts, to be kept beside them; empty where nothing was given."""
+        return {name: value for name, value in self.engine_args().items() if name != "trust_remote_code"}
+
+    def _further(self) -> dict[str, Any]:
+        if self.vllm_args is None:
+            return {}
+        try:
+            further = json.loads(self.vllm_args)
+        except json.JSONDecodeError as error:
+            raise InputError("vllm_args", f"expected a JSON object, got {self.vllm_args} ({error.msg})") from error
+        if not isinstance(further, dict):
+            raise InputError("vllm_args", f"expected a JSON object, got {self.vllm_args}")
+        return further

@@ -1,0 +1,84 @@
+"""Settings: fields of config classes, with their help, choices and earlier names beside them.
+
+A command line is made from them (flags.py), and classes check their choices and bounds here, so that a default, its
+help and its check are written once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from vllm_mtp.common.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What a field says of itself besides its type and default."""
+
+    help: str
+    """One or two sentences, for `--help`."""
+    choices: tuple[str, ...] = ()
+    """All that a text, or each text of a tuple, may be; empty: anything."""
+    none: str = "automatic"
+    """How the help calls a default of None."""
+    flag: str = ""
+    """The name that the help shows, where it is shorter than the field's."""
+    old: tuple[str, ...] = ()
+    """Earlier names, which the command line still takes."""
+
+
+def setting(
+    default: T,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    none: str = "automatic",
+    flag: str = "",
+    old: Sequence[str] = (),
+) -> T:
+    """A field of a config class; see `Setting`."""
+    about = Setting(help=help, choices=tuple(choices or ()), none=none, flag=flag, old=tuple(old))
+    made: T = field(default=default, metadata={"setting": about})
+    return made
+
+
+def setting_of(one: "Field[Any]") -> Setting | None:
+    """What `setting` was told of a field; None for a field that was made without it."""
+    about: Setting | None = one.metadata.get("setting")
+    return about
+
+
+def check_choices(config: Any) -> None:
+    """Refuses a text that is not one of its field's choices.
+
+    Raises:
+        InputError: naming the first such field.
+    """
+    for one in fields(config):
+        about = setting_of(one)
+        if about is None or not about.choices:
+            continue
+        for value in _values(config, one.name):
+            if value not in about.choices:
+                raise InputError(one.name, f"expected one of {', '.join(about.choices)}, got {value!r}")
+
+
+def check_at_least(config: Any, **least: float) -> None:
+    """Refuses a number, or any number of a tuple, below its bound, and an empty tuple; None is fine.
+
+    Raises:
+        InputError: naming the first such field.
+    """
+    for name, bound in least.items():
+        values = _values(config, name)
+        if not values and getattr(config, name) is not None:
+            raise InputError(name, f"expected at least one number of at least {bound}, got none")
+        if values and min(values) < bound:
+            raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
+
+
+def _values(config: Any, name: str) -> tuple[Any, ...]:
+    value = getattr(config, name)
+    return value if isinstance(value, tuple) else () if value is None else (value,)
