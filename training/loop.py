@@ -130,12 +130,12 @@ def _loss_and_gradient(run: Run, index: int, batch: Batch, states: BatchStates) 
         loss = _weighted(result.loss_K, run.config.step_weights(num_steps))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ValueError(f"the loss of step {index + 1} is {value}: lower --learning-rate")
+            raise ValueError(f"the loss of step {index + 1} is {value}: lower the learning rate")
         loss.backward()
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"out of GPU memory at step {index + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: "
-            "lower --batch-size or --sequence-length in another --output"
+            "give a smaller batch_size or sequence_length, and another output"
         ) from error
     return value, result
 
