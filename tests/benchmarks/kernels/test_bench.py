@@ -18,15 +18,13 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from vllm_mtp.benchmarks import (
-    kernel_cases_draft_head,
-    kernel_cases_embed_hidden_projection,
-    kernel_cases_linear_kl,
-    kernels,
-    kernels_timing,
-)
+from vllm_mtp.benchmarks.kernels import bench as kernels
+from vllm_mtp.benchmarks.kernels import timing as kernels_timing
 from vllm_mtp.benchmarks.kernels.bench import bench, measure, table
 from vllm_mtp.benchmarks.kernels.case import KernelCase, Run
+from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
+from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_cases_embed_hidden_projection
+from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import point, roof
 from vllm_mtp.benchmarks.kernels.timing import measure_run
