@@ -29,14 +29,14 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     kernels = list(dict.fromkeys(row["kernel"] for row in rows))
     providers = list(dict.fromkeys(row["provider"] for row in rows))
     markers = dict(zip(kernels, _MARKERS * (1 + len(kernels) // len(_MARKERS)), strict=False))
-    colours = {provider: f"C{number}" if number < 10 else f"{number / 20}" for number, provider in enumerate(providers)}
+    colors = {provider: f"C{number}" if number < 10 else f"{number / 20}" for number, provider in enumerate(providers)}
 
     figure, axes = pyplot.subplots(figsize=(11, 6.5))
     for row in rows:
         axes.plot(
             *point(row),
             markers[row["kernel"]],
-            color=colours[row["provider"]],
+            color=colors[row["provider"]],
             markersize=9,
             markeredgecolor="white",
             markeredgewidth=0.5,
@@ -57,8 +57,8 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         fontsize=10,
     )
 
-    def handle(marker: str, colour: str, label: str) -> Any:
-        return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=8, label=label)
+    def handle(marker: str, color: str, label: str) -> Any:
+        return Line2D([], [], linestyle="", marker=marker, color=color, markersize=8, label=label)
 
     of_kernels = axes.legend(
         handles=[handle(markers[kernel], "0.4", kernel) for kernel in kernels],
@@ -70,7 +70,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     )
     axes.add_artist(of_kernels)
     axes.legend(
-        handles=[handle("o", colours[provider], provider) for provider in providers],
+        handles=[handle("o", colors[provider], provider) for provider in providers],
         title="by",
         loc="lower left",
         bbox_to_anchor=(1.02, 0.0),

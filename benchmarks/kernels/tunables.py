@@ -8,46 +8,43 @@ Tables for float32 are left out: no shape of the benchmark is in float32. Triton
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
-from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_cases_embed_hidden_projection
 from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
-from vllm_mtp.kernels.common.tables import TOKEN_BUCKETS, Launch, Table, architecture, loss_chunk
-from vllm_mtp.kernels.ops import draft_head, embed_hidden_projection, quantize_head
+from vllm_mtp.kernels.common.tables import TOKEN_BUCKETS, Launch, Table, architecture, loss_chunk_size
+from vllm_mtp.kernels.ops import HeadRows, draft_head, quantize_head
 
 
 class Tunable(NamedTuple):
-    """One entry of a table, or the choice of a form."""
+    """One entry of a table."""
 
     table: str
     """Where the entry stands, 'kernels/draft_head/kernel.py: TABLES["16 bits"]'."""
     bucket: int
     """Tokens, as in the table, all of which are there when it is measured; 0 where they do not matter."""
-    shipped: Any
-    """A Launch; of the form, whether it is one launch."""
-    candidates: Sequence[Any]
-    runs: Mapping[str, Callable[[Any], object]]
+    shipped: Launch
+    candidates: Sequence[Launch]
+    runs: Mapping[str, Callable[[Launch], object]]
     """By shape, what runs with a candidate."""
     in_graph: bool = True
     """Whether it is timed replayed from a CUDA graph, as serving runs it."""
-    keep: Callable[[Any], None] = lambda best: None
-    """Takes the best, for those that are tuned after it."""
 
 
 def tunables(kernels: Sequence[str], size: str, device: torch.device) -> Iterator[Tunable]:
     """All of these kernels, one after the other, so that the inputs of one table exist at a time.
 
     Args:
-        kernels: of KERNELS in config.py.
+        kernels: of KERNELS in config.py; one without a table has nothing to tune.
         size: of the benchmark's shapes.
         device: where they run.
     """
     for kernel in kernels:
-        yield from _TUNABLES[kernel](size, device)
+        if kernel in _TUNABLES:
+            yield from _TUNABLES[kernel](size, device)
 
 
 @contextlib.contextmanager
@@ -82,27 +79,23 @@ def _draft_head(size: str, device: torch.device) -> Iterator[Tunable]:
         "8 bits, hidden states wider": torch.int8,
     }
 
-    def run(
-        table: Table, h: Tensor, w: Tensor, scale: Tensor | None, hidden_scale: Tensor | None, chosen: Launch
-    ) -> object:
+    def run(table: Table, hidden_TD: Tensor, rows: HeadRows, hidden_scale_T: Tensor | None, chosen: Launch) -> object:
         with entry(table, name, chosen):
-            return draft_head(h, w, scale=scale, hidden_scale=hidden_scale)
+            return draft_head(hidden_TD, rows, hidden_scale_T)
 
     for bits, dtype in dtypes.items():
         table, inputs = kernels.TABLES[bits], {}
         for shape in shapes:
-            h, w = cases.make_inputs(device, max(TOKEN_BUCKETS), *shape)
-            scale = None
-            if dtype is not None:
-                w, scale = quantize_head(w, dtype)
-            inputs[f"hidden {shape[0]} vocabulary {shape[1]}"] = h, w, scale
+            hidden_TD, weight_VD = cases.make_inputs(device, max(TOKEN_BUCKETS), *shape)
+            rows = HeadRows(weight_VD) if dtype is None else HeadRows(*quantize_head(weight_VD, dtype))
+            inputs[f"hidden {shape[0]} vocabulary {shape[1]}"] = hidden_TD, rows
         for bucket in TOKEN_BUCKETS:
             runs = {}
-            for text, (h, w, scale) in inputs.items():
-                hidden, hidden_scale = h[:bucket], None
+            for text, (hidden_TD, rows) in inputs.items():
+                few_TD, hidden_scale_T = hidden_TD[:bucket], None
                 if dtype is not None and bits == "8 bits":
-                    hidden, hidden_scale = quantize_head(hidden, dtype)
-                runs[text] = partial(run, table, hidden, w, scale, hidden_scale)
+                    few_TD, hidden_scale_T = quantize_head(few_TD, dtype)
+                runs[text] = partial(run, table, few_TD, rows, hidden_scale_T)
             yield Tunable(
                 f'kernels/draft_head/kernel.py: TABLES["{bits}"]',
                 bucket,
@@ -112,47 +105,6 @@ def _draft_head(size: str, device: torch.device) -> Iterator[Tunable]:
             )
 
 
-def _embed_hidden_projection(size: str, device: torch.device) -> Iterator[Tunable]:
-    """The entry of one launch, then whether one launch with the best entry is the faster form.
-
-    Norm weights are arguments, not folded into the projection, as in a draft step.
-    """
-    from vllm_mtp.kernels.embed_hidden_projection import kernel as kernels
-
-    cases, name, table = kernel_cases_embed_hidden_projection, architecture(device), kernels.PROJECTION["16 bits"]
-    inputs = {
-        hidden_size: cases.make_inputs(device, max(TOKEN_BUCKETS), hidden_size, wants_gradient=False)
-        for hidden_size in sorted({hidden_size for _, hidden_size in cases.SHAPES[size]})
-    }
-    best = {bucket: _shipped(table, name, bucket) for bucket in TOKEN_BUCKETS}
-
-    def run(hidden_size: int, bucket: int, one_launch: bool, chosen: Launch) -> object:
-        given = inputs[hidden_size]
-        few = {"ids": given["ids"][:bucket], "h": given["h"][:bucket]}
-        with entry(table, name, chosen):
-            return embed_hidden_projection(**given | few, eps=cases.EPS, one_launch=one_launch)
-
-    def run_form(hidden_size: int, bucket: int, one_launch: bool) -> object:
-        return run(hidden_size, bucket, one_launch, best[bucket])
-
-    for bucket in TOKEN_BUCKETS:
-        yield Tunable(
-            'kernels/embed_hidden_projection/kernel.py: PROJECTION["16 bits"]',
-            bucket,
-            best[bucket],
-            kernels.launches_to_try("16 bits", bucket, name),
-            {f"hidden {hidden_size}": partial(run, hidden_size, bucket, True) for hidden_size in inputs},
-            keep=partial(best.__setitem__, bucket),
-        )
-        yield Tunable(
-            "kernels/embed_hidden_projection/kernel.py: ONE_LAUNCH",
-            bucket,
-            bucket in kernels.ONE_LAUNCH.get(name, ()),
-            (False, True),
-            {f"hidden {hidden_size}": partial(run_form, hidden_size, bucket) for hidden_size in inputs},
-        )
-
-
 def _linear_kl(size: str, device: torch.device) -> Iterator[Tunable]:
     """The row kernels alone, on float32 logits of a chunk, with results in bfloat16: the products are the library's."""
     from vllm_mtp.kernels.linear_kl import kernel as kernels
@@ -160,7 +112,7 @@ def _linear_kl(size: str, device: torch.device) -> Iterator[Tunable]:
     name = architecture(device)
     runs: dict[str, dict[str, Callable[[Launch], object]]] = {"SOFTMAX": {}, "DIVERGENCE": {}}
     for hidden_size, vocab_size in sorted({shape[1:] for shape in kernel_cases_linear_kl.SHAPES[size]}):
-        num_rows = loss_chunk(device, hidden_size, vocab_size, mean_embedding=False)
+        num_rows = loss_chunk_size(device, hidden_size, vocab_size, mean_embedding=False)
         generator = torch.Generator(device).manual_seed(0)
         student_CV, teacher_CV = (
             3 * torch.randn(num_rows, vocab_size, generator=generator, device=device) for _ in range(2)
@@ -219,5 +171,4 @@ def _run_divergence(student_CV: Tensor, teacher_CV: Tensor, gradient_CV: Tensor,
 _TUNABLES: Mapping[str, Callable[[str, torch.device], Iterator[Tunable]]] = {
     "linear_kl": _linear_kl,
     "draft_head": _draft_head,
-    "embed_hidden_projection": _embed_hidden_projection,
 }

@@ -51,14 +51,9 @@ def tune(config: KernelsConfig, *, output: Path, command: str) -> int:
 
 
 def tune_rows(kernels: Sequence[str], size: str, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
-    """A row for each entry: what won, by how much, and all that was tried.
-
-    Launches stand in it as Python, forms as True and False.
-    """
+    """A row for each entry: what won, by how much, and all that was tried, launches as Python."""
     for tunable in tunables(kernels, size, device):
         found = search(tunable.shipped, tunable.candidates, partial(_time_us, tunable, device, seconds))
-        if found.best is not None:
-            tunable.keep(found.best)
         yield {
             "table": tunable.table,
             "bucket": tunable.bucket,
@@ -71,10 +66,8 @@ def tune_rows(kernels: Sequence[str], size: str, device: torch.device, seconds: 
         }
 
 
-def python(candidate: Any) -> str:
-    """A launch or a form as it would stand in a table."""
-    if not isinstance(candidate, Launch):
-        return repr(candidate)
+def python(candidate: Launch) -> str:
+    """A launch as it would stand in a table."""
     tiles = ", ".join(f'"{name}": {size}' for name, size in candidate.tiles.items())
     stages = f", num_stages={candidate.num_stages}" if candidate.num_stages != 1 else ""
     return f"Launch({{{tiles}}}, num_warps={candidate.num_warps}{stages})"
@@ -115,12 +108,6 @@ def entries(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for table in dict.fromkeys(row["table"] for row in rows):
         own = [row for row in rows if row["table"] == table]
         lines.append(f"# {table}")
-        if table.endswith("ONE_LAUNCH"):
-            buckets = ", ".join(str(row["bucket"]) for row in own if row["best"] == "True")
-            lines.append(
-                f'"{name}": frozenset({{{buckets}}}),' if buckets else f'# "{name}": two launches win everywhere'
-            )
-            continue
         lines.append(f'"{name}": {{')
         for row in own:
             entry = "" if row["best"] is None else f"{row['bucket']}: {row['best']},  "
@@ -129,7 +116,7 @@ def entries(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _time_us(tunable: Tunable, device: torch.device, seconds: float, candidate: Any) -> float:
+def _time_us(tunable: Tunable, device: torch.device, seconds: float, candidate: Launch) -> float:
     """The geometric mean over the shapes."""
     logarithms = []
     for run in tunable.runs.values():

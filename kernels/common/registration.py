@@ -1,5 +1,7 @@
 """The operators of this folder as torch sees them: `torch.ops.vllm_mtp.*`, one schema with two implementations each.
 
+The arguments of an operator are one NamedTuple, which its implementations take: the schema is read from it.
+
 An operator is registered through `torch.library.Library` (define and impl: a call costs a few microseconds, where
 `custom_op` takes tens), with a fake for tracing and a backward for autograd, so that torch.compile and CUDA graphs see
 one node. Which implementation runs is decided at the first call for a kind of device, and kept:
@@ -18,60 +20,99 @@ Registering imports no Triton: an implementation is named by its module, which i
 
 import functools
 import importlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 
 CHOICE = "VLLM_MTP_KERNELS"
 _CHOICES = ("reference", "triton")
 _LIBRARY = torch.library.Library("vllm_mtp", "FRAGMENT")
+Arguments = TypeVar("Arguments", bound=tuple[Any, ...])
+Result = TypeVar("Result")
 
 
 def register(
     name: str,
-    schema: str,
+    reference: Callable[[Arguments], Result],
     *,
-    reference: Callable[..., Any],
     triton: str,
-    fake: Callable[..., Any],
+    fake: Callable[[Arguments], Result],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
-) -> Callable[..., Any]:
+) -> Callable[[Arguments], Result]:
     """Defines torch.ops.vllm_mtp.NAME.
 
     Args:
         name: of the operator.
-        schema: its arguments and results, "(Tensor x, *, float eps) -> Tensor".
-        reference: plain PyTorch, any device.
+        reference: plain PyTorch, any device. Its first parameter is a NamedTuple of the operator's arguments, its
+            result a tensor or a NamedTuple of tensors; the annotations are the operator's schema.
         triton: the same on Triton, "module:function" of a module below vllm_mtp.kernels.
         fake: results of the right shape, dtype and device, without values.
         setup_context: saves for backward what it needs; `torch.library.register_autograd`.
         backward: gradients of all arguments; None where the operator is not differentiable.
 
     Returns:
-        The operator, to be called with the schema's arguments.
+        The operator, to be called as the reference is.
     """
+    arguments, result = _annotations(reference)
+    has_fields = hasattr(result, "_fields")
+
+    def plainly(implementation: Callable[[Arguments], Any], args: Sequence[Any]) -> Any:
+        found = implementation(arguments(*args))
+        return tuple(found) if has_fields else found
 
     def run_on(device_type: str) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: Any) -> Any:
             implementation = _implementation(name, reference, triton, device_type)
             with _on_their_device(device_type, args), _without_autocast(device_type):
-                return implementation(*args, **kwargs)
+                return plainly(implementation, args)
 
         return run
 
-    _LIBRARY.define(name + schema)
+    _LIBRARY.define(name + schema(reference))
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, run_on(key.lower()), key)
-    torch.library.register_fake(f"vllm_mtp::{name}", fake, lib=_LIBRARY)
+    torch.library.register_fake(f"vllm_mtp::{name}", lambda *args: plainly(fake, args), lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"vllm_mtp::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
-    operator: Callable[..., Any] = getattr(torch.ops.vllm_mtp, name).default
-    return operator
+    operator = getattr(torch.ops.vllm_mtp, name).default
+
+    def call(given: Arguments) -> Result:
+        found = operator(*given)
+        return result(*found) if has_fields else found  # type: ignore[no-any-return]
+
+    return call
+
+
+def schema(reference: Callable[..., Any]) -> str:
+    """The arguments and results of an operator as torch writes them, "(Tensor x_TD, float eps) -> Tensor"."""
+    arguments, result = _annotations(reference)
+    results = tuple[tuple(_fields(result).values())] if hasattr(result, "_fields") else result  # type: ignore[misc]
+    prototype: Any = lambda: None  # noqa: E731
+    prototype.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+            for name, kind in _fields(arguments).items()
+        ],
+        return_annotation=results,
+    )
+    return torch.library.infer_schema(prototype, mutates_args=())
+
+
+def _annotations(reference: Callable[..., Any]) -> tuple[Any, Any]:
+    """What a reference takes and what it returns."""
+    parameter = next(iter(inspect.signature(reference).parameters))
+    hints = get_type_hints(reference)
+    return hints[parameter], hints["return"]
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    return {name: get_type_hints(kind)[name] for name in kind._fields}
 
 
 def _on_their_device(device_type: str, args: Sequence[Any]) -> AbstractContextManager[Any]:

@@ -72,7 +72,7 @@ def shared_bytes(architecture: str) -> int:
     return 1024 * _SHARED_KIB.get(architecture, min(_SHARED_KIB.values()))
 
 
-def loss_chunk(device: torch.device, hidden_size: int, vocab_size: int = 0, *, mean_embedding: bool) -> int:
+def loss_chunk_size(device: torch.device, hidden_size: int, vocab_size: int = 0, *, mean_embedding: bool) -> int:
     """Tokens whose logits `linear_kl` makes at a time.
 
     On a GPU, as few as fill it in the gradient's product [C, V] x [V, D], whose output has C D / 128 / 256 tiles, and

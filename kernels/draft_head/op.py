@@ -1,6 +1,9 @@
 """The tokens that a draft head chooses: `draft_head`, and its parts for a head that lies on several ranks."""
 
-# Shapes: T tokens, V rows of the head, D hidden size, P parts of a head (tensor-parallel ranks).
+# Shapes: T tokens, V rows of the head, D hidden size, R rows, P parts of a head (tensor-parallel ranks).
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,214 +11,128 @@ from torch import Tensor
 from vllm_mtp.kernels.common.registration import register
 from vllm_mtp.kernels.common.tables import TOKEN_BUCKETS
 from vllm_mtp.kernels.draft_head import reference
-from vllm_mtp.kernels.draft_head.reference import DraftPart
+from vllm_mtp.kernels.draft_head.reference import DraftPart, HeadArguments, HeadRows, QuantizedRows, RowsArguments
 
-QUANTISED = (torch.float8_e4m3fn, torch.int8)
-"""What rows of a head can be quantised to."""
+QUANTIZED = (torch.float8_e4m3fn, torch.int8)
+"""What rows of a head can be quantized to."""
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def draft_head(
-    h: Tensor,
-    w: Tensor,
-    *,
-    scale: Tensor | None = None,
-    hidden_scale: Tensor | None = None,
-    bias: Tensor | None = None,
-    d2t: Tensor | None = None,
-    logit_scale: float = 1.0,
-    soft_cap: float | None = None,
-    return_confidence: bool = False,
-    gumbel_seed: int | Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """The token with the largest logit, or a sample of softmax(logits), without the logits.
+@dataclass(frozen=True)
+class DraftHeads:
+    """The public functions on an implementation: torch's operators, or plain PyTorch."""
 
-    logits = logit_scale * soft_cap * tanh(z / soft_cap), z = scale * hidden_scale * (h w^T) + bias. The largest is
-    looked for in z: a cap so low that it makes logits equal does not make them equal here. Of equal ones the lowest row
-    wins, which is the lowest id where d2t ascends in ids; NaN loses against any number. Sums are in float32.
+    best_rows: Callable[[HeadArguments], DraftPart]
+    quantize_rows: Callable[[RowsArguments], QuantizedRows]
 
-    Args:
-        h: hidden states, [T, D]: float32, bfloat16 or float16; or rows of `quantize_head` in the dtype of w.
-        w: rows of the head, [V, D]: in the dtype of h; or float8_e4m3fn or int8 of `quantize_head`.
-        scale: of quantised w, float32 [V].
-        hidden_scale: of quantised h, float32 [T].
-        bias: of the head, [V].
-        d2t: int64 [V], offsets of a draft vocabulary: the id of row i is i + d2t[i]; None: i.
-        logit_scale: factor of the logits, positive; 1 / temperature in it samples at that temperature.
-        soft_cap: bounds the logits' magnitude, before the factor.
-        return_confidence: give the returned token's probability under softmax(logits), float32 [T], too.
-        gumbel_seed: sample with it: the same seed and inputs give the same tokens, in whatever parts the head lies. A
-            tensor (int64 [1], on the device) can change between replays of a CUDA graph.
-        out: int64 [T], takes the ids, and is what is returned.
+    def draft_head(self, hidden_TD: Tensor, rows: HeadRows, hidden_scale_T: Tensor | None = None) -> Tensor:
+        """The token with the largest logit, without the logits: argmax_v of scale_v hidden_scale <h, w_v> + bias_v.
 
-    Returns:
-        Ids, int64 [T]; with `return_confidence`, their probabilities as well.
+        Of equal ones the lowest row wins, which is the lowest id where d2t ascends in ids; NaN loses against any
+        number. A soft cap and a positive factor of the logits would change nothing. Sums are in float32.
 
-    Raises:
-        ValueError: for shapes, dtypes or options that do not fit together.
-    """
-    if not w.size(0):
-        raise ValueError("w: expected rows of a head, got none")
-    part = draft_head_part(
-        h,
-        w,
-        scale=scale,
-        hidden_scale=hidden_scale,
-        bias=bias,
-        d2t=d2t,
-        logit_scale=logit_scale,
-        soft_cap=soft_cap,
-        confidence=return_confidence,
-        gumbel_seed=gumbel_seed,
-    )
-    ids = part.id_T if out is None else out.copy_(part.id_T)
-    return (ids, torch.exp(part.logit_T - part.lse_T)) if return_confidence else ids
+        Args:
+            hidden_TD: hidden states in the dtype of the rows; beside rows in 8 bits float32, bfloat16 or float16, or
+                in 8 bits too, of `quantize_head`.
+            rows: of the head, at least one.
+            hidden_scale_T: of quantized hidden states, float32.
 
+        Returns:
+            Ids, int64 [T].
 
-def draft_head_part(
-    h: Tensor,
-    w: Tensor,
-    *,
-    scale: Tensor | None = None,
-    hidden_scale: Tensor | None = None,
-    bias: Tensor | None = None,
-    d2t: Tensor | None = None,
-    first_id: int = 0,
-    logit_scale: float = 1.0,
-    soft_cap: float | None = None,
-    confidence: bool = False,
-    gumbel_seed: int | Tensor | None = None,
-) -> DraftPart:
-    """`draft_head` over some rows of a head, as a tensor-parallel rank has them; `combine_draft_parts` finds the best.
+        Raises:
+            ValueError: for shapes or dtypes that do not fit together.
+        """
+        if not rows.weight_VD.size(0):
+            raise ValueError("weight: expected rows of a head, got none")
+        return self.draft_head_part(hidden_TD, rows, hidden_scale_T).id_T
 
-    Args, besides those of `draft_head`:
-        w: may have no rows: such a part never wins.
-        first_id: the id of the first row, where there is no d2t.
-
-    Raises:
-        ValueError: for shapes, dtypes or options that do not fit together.
-    """
-    _check(h, w, scale, hidden_scale, bias, d2t, logit_scale, soft_cap)
-    if isinstance(gumbel_seed, int):
-        gumbel_seed = torch.full((1,), gumbel_seed, dtype=torch.int64, device=h.device)
-    if not w.size(0):
-        return reference.part_without_rows(h, confidence)
-    h = h if h.stride(-1) == 1 else h.contiguous()
-    scale, hidden_scale, bias, d2t = (x if x is None else x.contiguous() for x in (scale, hidden_scale, bias, d2t))
-    return DraftPart(
-        *_draft_head(h, w, scale, hidden_scale, bias, d2t, gumbel_seed, first_id, logit_scale, soft_cap, confidence)
-    )
-
-
-def quantize_head(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows of a head, or hidden states, in 8 bits: w ~ q * scale, every row over its own scale, max |w| / largest.
-
-    Args:
-        w: [V, D] or [T, D], finite.
-        dtype: torch.float8_e4m3fn or torch.int8.
-
-    Returns:
-        q [V, D] in the dtype, scale [V] float32.
-
-    Raises:
-        ValueError: for another dtype or shape.
-    """
-    if dtype not in QUANTISED:
-        raise ValueError(f"dtype: expected one of {', '.join(map(str, QUANTISED))}, got {dtype}")
-    if w.dim() != 2 or w.dtype not in _FLOATING:
-        raise ValueError(f"w: expected floating-point rows [V, D], got {w.dtype} {list(w.shape)}")
-    q, scale = _quantize_rows(w if w.stride(-1) == 1 else w.contiguous(), dtype)
-    return q, scale
-
-
-def warm_up_draft_head(w: Tensor, hidden_dtype: torch.dtype, **options: Tensor | float | None) -> None:
-    """Runs `draft_head_part` once for every token bucket, so that none is compiled while a CUDA graph is captured.
-
-    Args:
-        w: the head's rows.
-        hidden_dtype: of the hidden states that are to come; that of w if they will be quantised.
-        **options: as they will be given to `draft_head_part`, but for `hidden_scale`.
-    """
-    for num_tokens in TOKEN_BUCKETS:
-        if hidden_dtype in QUANTISED:
-            for dtype in _FLOATING:  # of the activations: any of these
-                rows = torch.zeros(num_tokens, w.size(1), dtype=dtype, device=w.device)
-                h, options["hidden_scale"] = quantize_head(rows, hidden_dtype)
-        else:
-            h = torch.zeros(num_tokens, w.size(1), dtype=hidden_dtype, device=w.device)
-        draft_head_part(h, w, **options)  # type: ignore[arg-type]
-
-
-def _check(
-    h: Tensor,
-    w: Tensor,
-    scale: Tensor | None,
-    hidden_scale: Tensor | None,
-    bias: Tensor | None,
-    d2t: Tensor | None,
-    logit_scale: float,
-    soft_cap: float | None,
-) -> None:
-    if h.dim() != 2 or w.dim() != 2 or h.size(1) != w.size(1):
-        raise ValueError(f"Expected h [T, D] and w [V, D], got {list(h.shape)} and {list(w.shape)}")
-    if w.stride(1) != 1:
-        raise ValueError("w: expected rows without gaps between their numbers, got a transposed or strided tensor")
-    if w.dtype not in (*_FLOATING, *QUANTISED) or h.dtype not in (*_FLOATING, w.dtype):
-        raise ValueError(f"h, w: expected floating-point or quantised rows, got {h.dtype} and {w.dtype}")
-    if w.dtype in _FLOATING and h.dtype != w.dtype:
-        raise ValueError(f"h: expected the dtype of w, {w.dtype}, got {h.dtype}")
-    for name, dtype, found, rows in (("scale", w.dtype, scale, w), ("hidden_scale", h.dtype, hidden_scale, h)):
-        if (dtype in QUANTISED) != (found is not None):
-            raise ValueError(f"{name}: expected one with quantised rows, and only there; the dtype is {dtype}")
-        if found is not None and (found.dtype != torch.float32 or found.shape != rows.shape[:1]):
-            raise ValueError(f"{name}: expected float32 [{len(rows)}], got {found.dtype} {list(found.shape)}")
-    if bias is not None and bias.shape != w.shape[:1]:
-        raise ValueError(f"bias: expected [{len(w)}], a number for each row of w, got {list(bias.shape)}")
-    if d2t is not None and (d2t.dtype != torch.int64 or d2t.shape != w.shape[:1]):
-        raise ValueError(
-            f"d2t: expected int64 [{len(w)}], an offset for each row of w, got {d2t.dtype} {list(d2t.shape)}"
+    def draft_head_part(self, hidden_TD: Tensor, rows: HeadRows, hidden_scale_T: Tensor | None = None) -> DraftPart:
+        """`draft_head` over a rank's rows, which may be none; `combine_draft_parts` finds the best of all ranks."""
+        hidden_TD = hidden_TD if hidden_TD.stride(-1) == 1 else hidden_TD.contiguous()
+        weight_VD, scale_V, bias_V, d2t_V, first_id = rows
+        hidden_scale_T, scale_V, bias_V, d2t_V = (
+            x if x is None else x.contiguous() for x in (hidden_scale_T, scale_V, bias_V, d2t_V)
         )
-    if not logit_scale > 0:
-        raise ValueError(f"logit_scale: expected a positive number, got {logit_scale}")
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"soft_cap: expected a positive number or None, got {soft_cap}")
+        a = HeadArguments(hidden_TD, hidden_scale_T, weight_VD, scale_V, bias_V, d2t_V, first_id)
+        _check(a)
+        return self.best_rows(a) if weight_VD.size(0) else reference.part_without_rows(hidden_TD)
+
+    def quantize_head(self, rows_RD: Tensor, dtype: torch.dtype) -> QuantizedRows:
+        """Rows of a head, or hidden states, in 8 bits: every row over its own scale, max |x| / largest.
+
+        Args:
+            rows_RD: finite rows.
+            dtype: torch.float8_e4m3fn or torch.int8.
+
+        Returns:
+            Rows in the dtype, and their scales in float32.
+
+        Raises:
+            ValueError: for another dtype or shape.
+        """
+        if dtype not in QUANTIZED:
+            raise ValueError(f"dtype: expected one of {', '.join(map(str, QUANTIZED))}, got {dtype}")
+        if rows_RD.dim() != 2 or rows_RD.dtype not in _FLOATING:
+            raise ValueError(f"rows: expected floating-point rows [R, D], got {rows_RD.dtype} {list(rows_RD.shape)}")
+        return self.quantize_rows(RowsArguments(rows_RD if rows_RD.stride(-1) == 1 else rows_RD.contiguous(), dtype))
+
+    def warm_up_draft_head(self, rows: HeadRows, hidden_dtype: torch.dtype) -> None:
+        """Runs `draft_head_part` once for every token bucket, so that none is compiled while a CUDA graph is captured.
+
+        Args:
+            rows: of the head, as they will be given.
+            hidden_dtype: of the hidden states that are to come; that of the rows if they will be quantized.
+        """
+        is_quantized = hidden_dtype in QUANTIZED
+        for num_tokens in TOKEN_BUCKETS:
+            for dtype in _FLOATING if is_quantized else (hidden_dtype,):  # activations may be any of these
+                hidden_TD, scale_T = rows.weight_VD.new_zeros(num_tokens, rows.weight_VD.size(1), dtype=dtype), None
+                if is_quantized:
+                    hidden_TD, scale_T = self.quantize_head(hidden_TD, hidden_dtype)
+                self.draft_head_part(hidden_TD, rows, scale_T)
 
 
-def _fake_draft_head(
-    hidden: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    hidden_scale: Tensor | None,
-    bias: Tensor | None,
-    d2t: Tensor | None,
-    seed: Tensor | None,
-    first_id: int,
-    logit_scale: float,
-    soft_cap: float | None,
-    confidence: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    key_T = hidden.new_empty(hidden.size(0), dtype=torch.float32)
-    last = (torch.empty_like(key_T) if confidence else key_T.new_empty(0) for _ in range(2))
-    return (hidden.new_empty(hidden.size(0), dtype=torch.int64), key_T, *last)  # type: ignore[return-value]
+def _check(a: HeadArguments) -> None:
+    hidden_TD, weight_VD, num_rows = a.hidden_TD, a.weight_VD, a.weight_VD.size(0)
+    if hidden_TD.dim() != 2 or weight_VD.dim() != 2 or hidden_TD.size(1) != weight_VD.size(1):
+        found = f"{list(hidden_TD.shape)} and {list(weight_VD.shape)}"
+        raise ValueError(f"Expected hidden [T, D] and weight [V, D], got {found}")
+    if weight_VD.stride(1) != 1:
+        raise ValueError("weight: expected rows without gaps between their numbers, got a transposed or strided tensor")
+    if weight_VD.dtype not in (*_FLOATING, *QUANTIZED) or hidden_TD.dtype not in (*_FLOATING, weight_VD.dtype):
+        dtypes = f"{hidden_TD.dtype} and {weight_VD.dtype}"
+        raise ValueError(f"hidden, weight: expected floating-point or quantized rows, got {dtypes}")
+    if weight_VD.dtype in _FLOATING and hidden_TD.dtype != weight_VD.dtype:
+        raise ValueError(f"hidden: expected the dtype of the weight, {weight_VD.dtype}, got {hidden_TD.dtype}")
+    for name, scale, rows in (("scale", a.scale_V, weight_VD), ("hidden_scale", a.hidden_scale_T, hidden_TD)):
+        if (rows.dtype in QUANTIZED) != (scale is not None):
+            raise ValueError(f"{name}: expected one with quantized rows, and only there; the dtype is {rows.dtype}")
+        if scale is not None and (scale.dtype != torch.float32 or scale.shape != rows.shape[:1]):
+            raise ValueError(f"{name}: expected float32 [{rows.size(0)}], got {scale.dtype} {list(scale.shape)}")
+    if a.bias_V is not None and a.bias_V.shape != weight_VD.shape[:1]:
+        raise ValueError(f"bias: expected [{num_rows}], a number for each row, got {list(a.bias_V.shape)}")
+    if a.d2t_V is not None and (a.d2t_V.dtype != torch.int64 or a.d2t_V.shape != weight_VD.shape[:1]):
+        found = f"{a.d2t_V.dtype} {list(a.d2t_V.shape)}"
+        raise ValueError(f"d2t: expected int64 [{num_rows}], an offset for each row, got {found}")
 
 
-def _fake_quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return rows.new_empty(rows.shape, dtype=dtype), rows.new_empty(rows.size(0), dtype=torch.float32)
+def _fake_best_rows(a: HeadArguments) -> DraftPart:
+    num_tokens = a.hidden_TD.size(0)
+    return DraftPart(
+        a.hidden_TD.new_empty(num_tokens, dtype=torch.int64), a.hidden_TD.new_empty(num_tokens, dtype=torch.float32)
+    )
 
 
-_draft_head = register(
-    "draft_head",
-    "(Tensor hidden, Tensor weight, Tensor? scale, Tensor? hidden_scale, Tensor? bias, Tensor? d2t, Tensor? seed, "
-    "int first_id, float logit_scale, float? soft_cap, bool confidence) -> (Tensor, Tensor, Tensor, Tensor)",
-    reference=reference.best_rows,
-    triton="draft_head.kernel:draft_head_part",
-    fake=_fake_draft_head,
+def _fake_quantize_rows(a: RowsArguments) -> QuantizedRows:
+    scale_R = a.rows_RD.new_empty(a.rows_RD.size(0), dtype=torch.float32)
+    return QuantizedRows(a.rows_RD.new_empty(a.rows_RD.shape, dtype=a.dtype), scale_R)
+
+
+OPERATORS = DraftHeads(
+    register("draft_head", reference.best_rows, triton="draft_head.kernel:best_rows", fake=_fake_best_rows),
+    register(
+        "quantize_rows", reference.quantize_rows, triton="draft_head.kernel:quantize_rows", fake=_fake_quantize_rows
+    ),
 )
-_quantize_rows = register(
-    "quantize_rows",
-    "(Tensor rows, ScalarType dtype) -> (Tensor, Tensor)",
-    reference=reference.quantize_head,
-    triton="draft_head.kernel:quantize_rows",
-    fake=_fake_quantize_rows,
-)
+PLAIN = DraftHeads(reference.best_rows, reference.quantize_rows)

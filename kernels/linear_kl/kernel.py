@@ -1,14 +1,14 @@
 """KL divergence of two heads' outputs from their hidden states: logits by chunks, and one row kernel for the rest.
 
-    z = (scale / tau) cap(h w^T + b)      cap(x) = soft_cap tanh(x / soft_cap)
+    z = scale cap(h w^T + b)      cap(x) = soft_cap tanh(x / soft_cap)
     q = softmax(z_s)   p = softmax(z_t)   objectives and their gradients g in z_s: objectives.py
-    dh_s = (scale / tau) (g cap'(h_s w^T + b)) w
+    dh_s = scale (g cap'(h_s w^T + b)) w
 
 For a chunk of C tokens:
 
     z_t [C, V]    library product, float32 out      once for all K draft steps
     z_s [C, V]    library product, float32 out      once for each
-    row kernel    one program per row: log-sum-exp and argmax of z_s in one pass; value, acceptance and g in the next;
+    row kernel    one program per row: log-sum-exp and argmax of z_s in one pass; value, overlap and g in the next;
                   g overwrites z_s where the head is float32, and is a buffer in the head's dtype where it is not
     dh_s          library product g w
 
@@ -17,8 +17,7 @@ Logits are float32 even for a bfloat16 head: q - p of a good drafter is a small 
 the logits first costs 5% of the gradient at KL = 0.1 and 17% at 0.01, where this costs 0.2%.
 
 With the teacher as mean embedding (e = w^T p and a constant of each token) the loss is constant + logsumexp(z_s) -
-(scale / tau) <e, h_s>, its gradient (scale / tau) (w^T q - e): one product and one softmax less. The same row kernel
-makes e.
+scale <e, h_s>, its gradient scale (w^T q - e): one product and one softmax less. The same row kernel makes e.
 
 No atomics: the same inputs give the same bits. Nothing waits for the device, and no shape depends on values. NaN in a
 hidden state makes NaN of its token, unless that does not count. A bias of -inf takes a token out of both distributions;
@@ -39,6 +38,14 @@ from vllm_mtp.kernels.common.matmul import product
 from vllm_mtp.kernels.common.tables import Launch, Table, launch
 from vllm_mtp.kernels.common.triton_common import or_zero, tanh
 from vllm_mtp.kernels.linear_kl import reference
+from vllm_mtp.kernels.linear_kl.reference import (
+    FromMean,
+    FromStates,
+    MeanArguments,
+    StatesArguments,
+    Teacher,
+    TeacherArguments,
+)
 
 # Rows are read in blocks of 4,096 by 8 warps: 16 float32 values a thread. Twice that spills registers on sm_90.
 # "cpu" is the interpreter: a vocabulary of a test has several blocks.
@@ -61,7 +68,7 @@ def can_run(chosen: Launch) -> bool:
 
 
 @triton.jit
-def _logits(row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP: tl.constexpr):  # type: ignore[no-untyped-def]
+def _row_logits(row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP: tl.constexpr):  # type: ignore[no-untyped-def]
     """A block of a row's z, -inf beyond the vocabulary."""
     z = tl.load(row_ptr + v, mask=valid, other=0.0).to(tl.float32)
     if bias_ptr is not None:
@@ -81,7 +88,7 @@ def _log_sum_and_top(  # type: ignore[no-untyped-def]
     top = tl.zeros((), tl.int32)
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
-        z = _logits(row_ptr, bias_ptr, v, v < V, scale, soft_cap, HAS_CAP)
+        z = _row_logits(row_ptr, bias_ptr, v, v < V, scale, soft_cap, HAS_CAP)
         block_peak, where = tl.max(z, 0, return_indices=True, return_indices_tie_break_left=True)
         top = tl.where(block_peak > peak, start + where, top)
         higher = tl.maximum(peak, block_peak)
@@ -113,21 +120,21 @@ def softmax_kernel(  # type: ignore[no-untyped-def]
     if p_ptr is not None:
         for start in range(0, V, BLOCK):
             v = start + tl.arange(0, BLOCK)
-            z = _logits(row_ptr, bias_ptr, v, v < V, scale, soft_cap, HAS_CAP)
+            z = _row_logits(row_ptr, bias_ptr, v, v < V, scale, soft_cap, HAS_CAP)
             tl.store(p_ptr + row * V + v, tl.exp(z - log_sum).to(p_ptr.dtype.element_ty), mask=v < V)
 
 
 @triton.jit(do_not_specialize=["scale", "soft_cap"])
 def divergence_kernel(  # type: ignore[no-untyped-def]
     student_ptr,  # [C, V], z_s before bias, cap and scale
-    teacher_ptr,  # [C, V], z_t likewise; None for "ce" without metrics
+    teacher_ptr,  # [C, V], z_t likewise; None for "lm" without metrics
     bias_ptr,  # [V] or None
     gradient_ptr,  # [C, V] or None; may be student_ptr
     teacher_log_sum_ptr,  # [C]
-    seen_log_sum_ptr,  # [C]: of the vocabulary against which acceptance is measured
+    seen_log_sum_ptr,  # [C]: of the vocabulary against which overlap is measured
     labels_ptr,  # [C]
     value_ptr,  # [C]
-    accept_ptr,  # [C] or None
+    overlap_ptr,  # [C] or None
     top_ptr,  # [C] or None
     scale,
     soft_cap,
@@ -136,7 +143,7 @@ def divergence_kernel(  # type: ignore[no-untyped-def]
     HAS_CAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Value of the objective, acceptance and gradient of a row, from the logits of both sides."""
+    """Value of the objective, overlap and gradient of a row, from the logits of both sides."""
     row = tl.program_id(0).to(tl.int64)
     student_row_ptr, teacher_row_ptr = student_ptr + row * V, teacher_ptr
     if teacher_ptr is not None:
@@ -144,15 +151,15 @@ def divergence_kernel(  # type: ignore[no-untyped-def]
         log_sum_t = tl.load(teacher_log_sum_ptr + row)
         seen_share = tl.exp(log_sum_t - tl.load(seen_log_sum_ptr + row))
     label = tl.full((), -1, tl.int64)
-    if OBJECTIVE == "ce":
+    if OBJECTIVE == "lm":
         label = tl.load(labels_ptr + row)
-    ONE_PASS: tl.constexpr = OBJECTIVE == "kl" or OBJECTIVE == "ce"  # the gradient needs no sum over the row
+    ONE_PASS: tl.constexpr = OBJECTIVE == "kl" or OBJECTIVE == "lm"  # the gradient needs no sum over the row
 
     log_sum_s, top = _log_sum_and_top(student_row_ptr, bias_ptr, scale, soft_cap, V, HAS_CAP, BLOCK)
     if top_ptr is not None:
         tl.store(top_ptr + row, top)
 
-    values, accepts, belows = (
+    values, overlaps, belows = (
         tl.zeros((BLOCK,), tl.float32),
         tl.zeros((BLOCK,), tl.float32),
         tl.zeros((BLOCK,), tl.float32),
@@ -160,23 +167,21 @@ def divergence_kernel(  # type: ignore[no-untyped-def]
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
         valid = v < V
-        z = _logits(student_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
+        z = _row_logits(student_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
         log_q = tl.where(valid, z - log_sum_s, 0.0)
         q = tl.where(valid, tl.exp(log_q), 0.0)
         if teacher_ptr is not None:
-            z_t = _logits(teacher_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
+            z_t = _row_logits(teacher_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
             log_p = tl.where(valid, z_t - log_sum_t, 0.0)
             p = tl.where(valid, tl.exp(log_p), 0.0)
-            if accept_ptr is not None:
-                accepts += tl.minimum(p * seen_share, q)
+            if overlap_ptr is not None:
+                overlaps += tl.minimum(p * seen_share, q)
         if OBJECTIVE == "kl":
             values += tl.where(p == 0.0, 0.0, p * (log_p - log_q))  # of a bias of -inf, log p - log q is NaN
             gradient = q - p
-        elif OBJECTIVE == "ce":
+        elif OBJECTIVE == "lm":
             values -= tl.where(v == label, log_q, 0.0)
             gradient = q - tl.where(v == label, 1.0, 0.0)
-        elif OBJECTIVE == "rkl":
-            values += tl.where(q == 0.0, 0.0, q * (log_q - log_p))
         else:
             values += tl.minimum(p, q)
             belows += tl.where(q < p, q, 0.0)
@@ -184,29 +189,25 @@ def divergence_kernel(  # type: ignore[no-untyped-def]
             _store_gradient(gradient_ptr + row * V, v, valid, gradient, z, scale, soft_cap, HAS_CAP)
 
     value, below = tl.sum(values, 0), tl.sum(belows, 0)
-    accept_own = value  # of tv and lk: sum_v min(p_v, q_v)
+    overlap = value  # of tv and lk: sum_v min(p_v, q_v)
     if OBJECTIVE == "tv":
-        value = 1.0 - accept_own
+        value = 1.0 - overlap
     if OBJECTIVE == "lk":
-        value = -tl.log(accept_own)
+        value = -tl.log(overlap)
     tl.store(value_ptr + row, value)
-    if accept_ptr is not None:
-        tl.store(accept_ptr + row, tl.sum(accepts, 0))
+    if overlap_ptr is not None:
+        tl.store(overlap_ptr + row, tl.sum(overlaps, 0))
 
     if not ONE_PASS and gradient_ptr is not None:
         for start in range(0, V, BLOCK):
             v = start + tl.arange(0, BLOCK)
             valid = v < V
-            z = _logits(student_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
-            z_t = _logits(teacher_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
-            log_q, log_p = tl.where(valid, z - log_sum_s, 0.0), tl.where(valid, z_t - log_sum_t, 0.0)
-            q = tl.exp(log_q)
-            if OBJECTIVE == "rkl":
-                gradient = tl.where(q == 0.0, 0.0, q * (log_q - log_p - value))
-            else:
-                gradient = q * (below - tl.where(q < tl.exp(log_p), 1.0, 0.0))
+            z = _row_logits(student_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
+            z_t = _row_logits(teacher_row_ptr, bias_ptr, v, valid, scale, soft_cap, HAS_CAP)
+            q, p = tl.exp(tl.where(valid, z - log_sum_s, 0.0)), tl.exp(tl.where(valid, z_t - log_sum_t, 0.0))
+            gradient = q * (below - tl.where(q < p, 1.0, 0.0))
             if OBJECTIVE == "lk":
-                gradient /= accept_own
+                gradient /= overlap
             _store_gradient(gradient_ptr + row * V, v, valid, gradient, z, scale, soft_cap, HAS_CAP)
 
 
@@ -221,63 +222,39 @@ def _store_gradient(  # type: ignore[no-untyped-def]
     tl.store(row_ptr + v, gradient.to(row_ptr.dtype.element_ty), mask=valid)
 
 
-def linear_kl(
-    h_s_KTD: Tensor,
-    h_t_TD: Tensor | None,
-    w_VD: Tensor,
-    bias_V: Tensor | None,
-    labels_KT: Tensor | None,
-    counts_KT: Tensor | None,
-    teacher_log_sum_T: Tensor | None,
-    objective: str,
-    scale: float,
-    soft_cap: float | None,
-    chunk: int,
-    metrics: bool,
-    with_gradient: bool,
-    logits_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Launches; arguments and results are those of `linear_kl_reference.linear_kl_forward`."""
-    if w_VD.dtype == torch.float64:  # for tests and the curious: the kernels compute in float32
-        return reference.linear_kl_forward(
-            h_s_KTD, h_t_TD, w_VD, bias_V, labels_KT, counts_KT, teacher_log_sum_T,
-            objective, scale, soft_cap, chunk, metrics, with_gradient,
-        )  # fmt: skip
-    (num_steps, num_tokens, _), vocab_size = h_s_KTD.shape, len(w_VD)
-    measured = (num_steps, num_tokens) if metrics else (0,)
-    value_KT = h_s_KTD.new_empty(num_steps, num_tokens, dtype=torch.float32)
-    accept_KT = h_s_KTD.new_empty(measured, dtype=torch.float32)
-    top_KT = h_s_KTD.new_empty(measured, dtype=torch.int64)
-    teacher_top_T = h_s_KTD.new_empty(num_tokens, dtype=torch.int64)
-    log_sum_T = h_s_KTD.new_empty(num_tokens, dtype=torch.float32)
-    gradient_KTD = h_s_KTD.new_empty(h_s_KTD.shape if with_gradient else (0,))
-    if counts_KT is not None:
-        h_s_KTD = h_s_KTD.masked_fill(~counts_KT[..., None], 0)
-        h_t_TD = None if h_t_TD is None else h_t_TD.masked_fill(~counts_KT.any(0)[:, None], 0)
-    labels_KT = None if labels_KT is None else labels_KT.contiguous()
-    bias_V = None if bias_V is None else bias_V.contiguous()
-    seen_log_sum_T = log_sum_T if teacher_log_sum_T is None else teacher_log_sum_T.float().contiguous()
+def from_states(a: StatesArguments) -> FromStates:
+    """Launches; the plain function of this name says what comes out."""
+    if a.weight_VD.dtype == torch.float64:  # for tests and the curious: the kernels compute in float32
+        return reference.from_states(a)
+    (num_steps, num_tokens, _), (vocab_size, _) = a.hidden_KTD.shape, a.weight_VD.shape
+    found = reference.empty_results(a)
+    hidden_KTD, teacher_TD = a.hidden_KTD, a.teacher_TD
+    if a.counts_KT is not None:
+        hidden_KTD = hidden_KTD.masked_fill(~a.counts_KT[..., None], 0)
+        teacher_TD = None if teacher_TD is None else teacher_TD.masked_fill(~a.counts_KT.any(0)[:, None], 0)
+    labels_KT = None if a.labels_KT is None else a.labels_KT.contiguous()
+    bias_V = None if a.bias_V is None else a.bias_V.contiguous()
+    log_sum_T = hidden_KTD.new_empty(num_tokens, dtype=torch.float32)
+    top_T = found.teacher_top_T if a.metrics else hidden_KTD.new_empty(num_tokens, dtype=torch.int64)
+    seen_log_sum_T = log_sum_T if a.teacher_log_sum_T is None else a.teacher_log_sum_T.float().contiguous()
     softmax, divergence = (
-        {"HAS_CAP": soft_cap is not None, **launch(table, num_tokens, w_VD.device).arguments()}
+        {"HAS_CAP": a.soft_cap is not None, **launch(table, num_tokens, hidden_KTD.device).arguments()}
         for table in (SOFTMAX, DIVERGENCE)
     )
-    cap = soft_cap or 0.0
+    cap = a.soft_cap or 0.0
 
-    for start in range(0, num_tokens, chunk):
-        part = slice(start, min(start + chunk, num_tokens))
+    for start in range(0, num_tokens, a.chunk_size):
+        part = slice(start, min(start + a.chunk_size, num_tokens))
         rows = (part.stop - start,)
         teacher_CV = None
-        if h_t_TD is not None:
-            teacher_CV = product(h_t_TD[part].to(w_VD.dtype), w_VD.t(), logits_dtype)
+        if teacher_TD is not None:
+            teacher_CV = _logits(teacher_TD[part], a.weight_VD)
             softmax_kernel[rows](
-                teacher_CV, bias_V, None, log_sum_T[part], teacher_top_T[part], scale, cap, vocab_size, **softmax
+                teacher_CV, bias_V, None, log_sum_T[part], top_T[part], a.scale, cap, vocab_size, **softmax
             )
         for k in range(num_steps):
-            student_CV = product(h_s_KTD[k, part].to(w_VD.dtype), w_VD.t(), logits_dtype)
-            gradient_CV = None
-            if with_gradient:
-                in_place = student_CV.dtype == w_VD.dtype
-                gradient_CV = student_CV if in_place else torch.empty_like(student_CV, dtype=w_VD.dtype)
+            student_CV = _logits(hidden_KTD[k, part], a.weight_VD)
+            gradient_CV = _like_head(student_CV, a.weight_VD) if a.with_gradient else None
             divergence_kernel[rows](
                 student_CV,
                 teacher_CV,
@@ -286,94 +263,75 @@ def linear_kl(
                 log_sum_T[part],
                 seen_log_sum_T[part],
                 None if labels_KT is None else labels_KT[k, part],
-                value_KT[k, part],
-                accept_KT[k, part] if metrics else None,
-                top_KT[k, part] if metrics else None,
-                scale,
+                found.value_KT[k, part],
+                found.overlap_KT[k, part] if a.metrics else None,
+                found.top_KT[k, part] if a.metrics else None,
+                a.scale,
                 cap,
                 vocab_size,
-                OBJECTIVE=objective,
+                OBJECTIVE=a.objective,
                 **divergence,
             )
             if gradient_CV is not None:
-                gradient_KTD[k, part] = product(gradient_CV, w_VD, torch.float32).mul_(scale)
+                found.gradient_KTD[k, part] = product(gradient_CV, a.weight_VD, torch.float32).mul_(a.scale)
             del student_CV, gradient_CV  # before the next chunk's are made: they are what memory is spent on
-    if counts_KT is not None:
-        value_KT, gradient_KTD = reference.masked(value_KT, gradient_KTD, counts_KT)
-    return value_KT, accept_KT, top_KT, teacher_top_T if metrics else teacher_top_T.new_empty(0), gradient_KTD
+    value_KT, gradient_KTD = reference.masked(found.value_KT, found.gradient_KTD, a.counts_KT)
+    return found._replace(value_KT=value_KT, gradient_KTD=gradient_KTD)
 
 
-def mean_embedding(
-    h_t_TD: Tensor, w_VD: Tensor, bias_V: Tensor | None, scale: float, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Launches; arguments and results are those of `linear_kl_reference.mean_embedding_forward`."""
-    if w_VD.dtype == torch.float64:
-        return reference.mean_embedding_forward(h_t_TD, w_VD, bias_V, scale, chunk)
-    hidden_TD = h_t_TD.to(w_VD.dtype)
-    log_sum_T, top_T, mean_TD = _means(hidden_TD, w_VD, bias_V, scale, chunk, torch.float32, with_mean=True)
-    return mean_TD, scale * (mean_TD * hidden_TD.float()).sum(-1) - log_sum_T, top_T
+def mean_embedding(a: TeacherArguments) -> Teacher:
+    """Launches; the plain function of this name says what comes out."""
+    if a.weight_VD.dtype == torch.float64:
+        return reference.mean_embedding(a)
+    hidden_TD = a.hidden_TD.to(a.weight_VD.dtype)
+    log_sum_T, top_T, mean_TD = _means(hidden_TD, a, with_mean=True)
+    return Teacher(mean_TD, a.scale * (mean_TD * hidden_TD.float()).sum(-1) - log_sum_T, top_T)
 
 
-def linear_kl_mean(
-    h_s_KTD: Tensor,
-    mean_TD: Tensor,
-    constant_T: Tensor,
-    w_VD: Tensor,
-    bias_V: Tensor | None,
-    counts_KT: Tensor | None,
-    scale: float,
-    chunk: int,
-    with_gradient: bool,
-    logits_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Launches; arguments and results are those of `linear_kl_reference.linear_kl_mean_forward`."""
-    if w_VD.dtype == torch.float64:
-        return reference.linear_kl_mean_forward(
-            h_s_KTD, mean_TD, constant_T, w_VD, bias_V, counts_KT, scale, chunk, with_gradient
-        )
-    hidden_KTD, shape = h_s_KTD.to(w_VD.dtype), h_s_KTD.shape[:2]
-    if counts_KT is not None:
-        hidden_KTD = hidden_KTD.masked_fill(~counts_KT[..., None], 0)
-    log_sum, top, expected = _means(
-        hidden_KTD.flatten(0, 1), w_VD, bias_V, scale, chunk, logits_dtype, with_mean=with_gradient
-    )
-    mean_TD = mean_TD.float()
-    value_KT = constant_T + log_sum.view(shape) - scale * (mean_TD * hidden_KTD.float()).sum(-1)
-    gradient_KTD = h_s_KTD.new_empty(0)
-    if with_gradient:
-        gradient_KTD = expected.view(h_s_KTD.shape).sub_(mean_TD).mul_(scale).to(h_s_KTD.dtype)
-    if counts_KT is not None:
-        value_KT, gradient_KTD = reference.masked(value_KT, gradient_KTD, counts_KT)
-    return value_KT, top.view(shape), gradient_KTD
+def from_mean(a: MeanArguments) -> FromMean:
+    """Launches; the plain function of this name says what comes out."""
+    if a.weight_VD.dtype == torch.float64:
+        return reference.from_mean(a)
+    hidden_KTD, shape = a.hidden_KTD.to(a.weight_VD.dtype), a.hidden_KTD.shape[:2]
+    if a.counts_KT is not None:
+        hidden_KTD = hidden_KTD.masked_fill(~a.counts_KT[..., None], 0)
+    log_sum, top, expected = _means(hidden_KTD.flatten(0, 1), a, with_mean=a.with_gradient)
+    mean_TD = a.mean_TD.float()
+    value_KT = a.constant_T + log_sum.view(shape) - a.scale * (mean_TD * hidden_KTD.float()).sum(-1)
+    gradient_KTD = a.hidden_KTD.new_empty(0)
+    if a.with_gradient:
+        gradient_KTD = expected.view(hidden_KTD.shape).sub_(mean_TD).mul_(a.scale).to(a.hidden_KTD.dtype)
+    value_KT, gradient_KTD = reference.masked(value_KT, gradient_KTD, a.counts_KT)
+    return FromMean(value_KT, top.view(shape), gradient_KTD)
 
 
-def _means(
-    hidden_ND: Tensor,
-    w_VD: Tensor,
-    bias_V: Tensor | None,
-    scale: float,
-    chunk: int,
-    logits_dtype: torch.dtype,
-    *,
-    with_mean: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _means(hidden_ND: Tensor, a: TeacherArguments | MeanArguments, *, with_mean: bool) -> tuple[Tensor, Tensor, Tensor]:
     """log-sum-exp, top token and, if so asked, mean row of the head for each hidden state."""
-    num_rows, vocab_size = len(hidden_ND), len(w_VD)
-    bias_V = None if bias_V is None else bias_V.contiguous()
+    num_rows, vocab_size = len(hidden_ND), len(a.weight_VD)
+    bias_V = None if a.bias_V is None else a.bias_V.contiguous()
     log_sum_N = hidden_ND.new_empty(num_rows, dtype=torch.float32)
     top_N = hidden_ND.new_empty(num_rows, dtype=torch.int64)
     mean_ND = hidden_ND.new_empty(hidden_ND.shape if with_mean else (0,), dtype=torch.float32)
-    options = {"HAS_CAP": False, **launch(SOFTMAX, num_rows, w_VD.device).arguments()}
-    for start in range(0, num_rows, chunk):
-        part = slice(start, min(start + chunk, num_rows))
-        logits_CV = product(hidden_ND[part], w_VD.t(), logits_dtype)
-        p_CV = None
-        if with_mean:
-            p_CV = logits_CV if logits_CV.dtype == w_VD.dtype else torch.empty_like(logits_CV, dtype=w_VD.dtype)
+    options = {"HAS_CAP": False, **launch(SOFTMAX, num_rows, hidden_ND.device).arguments()}
+    for start in range(0, num_rows, a.chunk_size):
+        part = slice(start, min(start + a.chunk_size, num_rows))
+        logits_CV = _logits(hidden_ND[part], a.weight_VD)
+        p_CV = _like_head(logits_CV, a.weight_VD) if with_mean else None
         softmax_kernel[(part.stop - start,)](
-            logits_CV, bias_V, p_CV, log_sum_N[part], top_N[part], scale, 0.0, vocab_size, **options
+            logits_CV, bias_V, p_CV, log_sum_N[part], top_N[part], a.scale, 0.0, vocab_size, **options
         )
         if p_CV is not None:
-            mean_ND[part] = product(p_CV, w_VD, torch.float32)
+            mean_ND[part] = product(p_CV, a.weight_VD, torch.float32)
         del logits_CV, p_CV
     return log_sum_N, top_N, mean_ND
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
+    """Before bias, cap and scale, float32."""
+    return product(hidden_CD.to(weight_VD.dtype), weight_VD.t(), torch.float32)
+
+
+def _like_head(logits_CV: Tensor, weight_VD: Tensor) -> Tensor:
+    """Room for as many numbers in the head's dtype: their own where it is the same."""
+    same = logits_CV.dtype == weight_VD.dtype
+    return logits_CV if same else torch.empty_like(logits_CV, dtype=weight_VD.dtype)

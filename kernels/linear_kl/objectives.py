@@ -1,13 +1,12 @@
 """How far a drafter's distribution q = softmax(z) is from the teacher's p, row by row, and the gradient in z.
 
     kl    sum_v p_v (log p_v - log q_v)      q - p
-    rkl   sum_v q_v (log q_v - log p_v)      q (log q - log p - rkl)
-    tv    1 - a,  a = sum_v min(p_v, q_v)    q (sum_v q_v [q_v < p_v] - [q < p])
-    lk    -log a                             the same, divided by a
-    ce    -log q_y,  y the label             q - onehot(y)
+    lm    -log q_y,  y the text's token      q - onehot(y)
+    tv    1 - o,  o = sum_v min(p_v, q_v)    q (sum_v q_v [q_v < p_v] - [q < p])
+    lk    -log o                             the same, divided by o
 
-a is the share of drafted tokens that rejection sampling accepts: tv and lk train for it itself, kl for a bound of it.
-Where q_v = p_v, min has no derivative, and zero is taken.
+o is the overlap, the share of drafted tokens that rejection sampling accepts: tv and lk train for it itself, kl for a
+bound of it. Where q_v = p_v, min has no derivative, and zero is taken.
 
 Source of lk: Samarin et al., LK Losses (arXiv 2602.23881), its pure form.
 """
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-OBJECTIVES = ("kl", "rkl", "tv", "lk", "ce")
+OBJECTIVES = ("kl", "lm", "tv", "lk")
 
 
 class Distribution(NamedTuple):
@@ -29,7 +28,7 @@ class Distribution(NamedTuple):
     p_CV: Tensor
 
     @classmethod
-    def of_logits(cls, logits_CV: Tensor) -> "Distribution":
+    def from_logits(cls, logits_CV: Tensor) -> "Distribution":
         log_CV = logits_CV.log_softmax(-1)
         return cls(log_CV, log_CV.exp())
 
@@ -42,11 +41,11 @@ def value_and_gradient(
     Args:
         objective: one of OBJECTIVES.
         student: q.
-        teacher: p; not needed for "ce".
-        labels_C: a token of every row, for "ce".
+        teacher: p; not needed for "lm".
+        labels_C: a token of every row, for "lm".
     """
     log_q_CV, q_CV = student
-    if objective == "ce":
+    if objective == "lm":
         assert labels_C is not None
         labels_C1 = labels_C[:, None]
         gradient_CV = q_CV.scatter_add(-1, labels_C1, q_CV.new_full(labels_C1.shape, -1.0))
@@ -55,14 +54,10 @@ def value_and_gradient(
     log_p_CV, p_CV = teacher
     if objective == "kl":
         return (p_CV * (log_p_CV - log_q_CV)).sum(-1), q_CV - p_CV
-    if objective == "rkl":
-        log_ratio_CV = log_q_CV - log_p_CV
-        value_C = (q_CV * log_ratio_CV).sum(-1)
-        return value_C, q_CV * (log_ratio_CV - value_C[:, None])
-    accept_C = torch.minimum(p_CV, q_CV).sum(-1)
+    overlap_C = torch.minimum(p_CV, q_CV).sum(-1)
     below_CV = (q_CV < p_CV).to(q_CV.dtype)
     gradient_CV = q_CV * ((q_CV * below_CV).sum(-1, keepdim=True) - below_CV)
     if objective == "tv":
-        return 1 - accept_C, gradient_CV
+        return 1 - overlap_C, gradient_CV
     assert objective == "lk"
-    return -accept_C.log(), gradient_CV / accept_C[:, None]
+    return -overlap_C.log(), gradient_CV / overlap_C[:, None]

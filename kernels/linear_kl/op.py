@@ -1,134 +1,218 @@
 """The loss from hidden states: `linear_kl` and `mean_embedding`, checked, and registered with torch."""
 
-# Shapes: K draft steps, T tokens, D hidden size, V vocabulary.
+# Shapes: K draft steps, T tokens, N teacher tokens, D hidden size, V vocabulary.
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from vllm_mtp.kernels.common.precision import wide_dtype
 from vllm_mtp.kernels.common.registration import register
-from vllm_mtp.kernels.common.tables import loss_chunk
+from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.kernels.linear_kl import reference
 from vllm_mtp.kernels.linear_kl.objectives import OBJECTIVES
-from vllm_mtp.kernels.linear_kl.reference import LinearKL, MeanTarget
+from vllm_mtp.kernels.linear_kl.reference import (
+    FromMean,
+    FromStates,
+    MeanArguments,
+    SoftmaxChunk,
+    StatesArguments,
+    Teacher,
+    TeacherArguments,
+)
 
 
-def linear_kl(
-    h_s: Tensor,
-    h_t: Tensor | MeanTarget | None,
-    w: Tensor,
-    *,
-    tau: float = 1.0,
-    weights: Tensor | None = None,
-    labels: Tensor | None = None,
-    objective: str = "kl",
-    chunk: int | None = None,
-    logits_dtype: torch.dtype = torch.float32,
-    metrics: bool = False,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    soft_cap: float | None = None,
-    teacher_log_sum: Tensor | None = None,
-    teacher_top: Tensor | None = None,
-) -> LinearKL:
-    """How far the drafter's distribution is from the teacher's, both on the same frozen head, from hidden states alone.
+class LinearKL(NamedTuple):
+    """What `linear_kl` returns. Tokens are [T], or [K, T] where the drafter's hidden states are [K, T, D]."""
 
-    z_s = (scale / tau) cap(h_s w^T + bias), cap(x) = soft_cap tanh(x / soft_cap); q = softmax(z_s), p likewise of h_t;
-    the objectives are those of objectives.py. With a teacher of `mean_embedding`, KL in the form
+    loss: Tensor
+    """Mean over all tokens, by their weights; 0 where all weights are 0. Differentiable."""
+    per_token: Tensor
+    """The objective of every token, 0 where its weight is 0. Differentiable."""
+    overlap: Tensor | None
+    """sum_v min(p_v, q_v): how often rejection sampling takes the drafted token; 0 where the weight is 0. None where it
+    was not asked for, and with a `Teacher`."""
+    agreement: Tensor | None
+    """Whether drafter and teacher have the same most likely token; not where the weight is 0. None where it was not
+    asked for."""
 
-        KL(p || q) = constant + logsumexp(z_s) - (scale / tau) <e, h_s>      gradient (scale / tau) (W^T q - e)
 
-    Logits exist for `chunk` tokens at a time, never [T, V]. The gradient with respect to h_s is made in the same pass
-    and is all that is kept for backward; w, bias and the teacher get none, and there is no second derivative. Nothing
-    waits for the device, and the same inputs give the same bits.
+@dataclass(frozen=True)
+class LinearLoss:
+    """The public functions on an implementation: torch's operators, or plain PyTorch."""
 
-    Args:
-        h_s: the drafter's hidden states, [T, D], or [K, T, D] for K draft steps that share a teacher.
-        h_t: the teacher's, [T, D]; or what `mean_embedding` made of them, with the same tau, bias and scale, for "kl"
-            without a soft cap; None for "ce" without metrics.
-        w: the head, [V, D], frozen; a reduced one renormalises both distributions over its rows.
-        tau: temperature of both distributions.
-        weights: of the tokens in the mean, [T] or [K, T]; 0 leaves a token out, whatever its hidden states are.
-        labels: for "ce": tokens as rows of w, [T] or [K, T]; one below 0 leaves its token out.
-        objective: one of OBJECTIVES.
-        chunk: tokens whose logits exist at a time; None: by device and size of the head.
-        logits_dtype: of the logits between product and softmax. bfloat16 saves a little time and costs accuracy where
-            drafter and teacher are close.
-        metrics: give accept and top1_agree too.
-        bias: of the head, [V]; -inf takes a token out of both distributions, where there is no soft cap.
-        scale: multiplies the logits, after the cap.
-        soft_cap: bounds the logits' magnitude.
-        teacher_log_sum: [T], logsumexp of the teacher's logits over the whole vocabulary where w is reduced: accept is
-            then measured against the teacher's own probabilities, not the renormalised ones.
-        teacher_top: [T], the teacher's most likely token as a row of w, -1 where w does not have it, for top1_agree;
-            None: the most likely one that w has.
+    from_states: Callable[[StatesArguments], FromStates]
+    from_mean: Callable[[MeanArguments], FromMean]
+    teacher: Callable[[TeacherArguments], Teacher]
 
-    Returns:
-        Loss and, of every token, its value and what was asked for.
+    def linear_kl(
+        self,
+        hidden_KTD: Tensor,
+        teacher: Tensor | Teacher | None,
+        weight_VD: Tensor,
+        *,
+        objective: str = "kl",
+        weights_KT: Tensor | None = None,
+        labels_KT: Tensor | None = None,
+        bias_V: Tensor | None = None,
+        scale: float = 1.0,
+        soft_cap: float | None = None,
+        teacher_log_sum_T: Tensor | None = None,
+        teacher_top_T: Tensor | None = None,
+        metrics: bool = False,
+        chunk_size: int | None = None,
+    ) -> LinearKL:
+        """How far the drafter's distribution is from the teacher's, both on the same frozen head, from hidden states.
 
-    Raises:
-        ValueError: for shapes, dtypes, devices or options that do not fit together.
-    """
-    _check_linear_kl(
-        h_s, h_t, w, tau, weights, labels, objective, chunk, metrics, bias, soft_cap, teacher_log_sum, teacher_top
-    )
-    with_gradient = h_s.requires_grad and torch.is_grad_enabled()
-    h_s_KTD, weights_KT, labels_KT = reference.by_step(h_s, weights, labels, objective)
-    counts_KT = None if weights_KT is None else weights_KT != 0
-    w, bias = w.detach(), None if bias is None else bias.detach()
-    if isinstance(h_t, MeanTarget):
-        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), w.size(0), mean_embedding=True)
-        value_KT, top_KT, _ = _linear_kl_mean(
-            h_s_KTD, h_t.mean_ND, h_t.constant_N, w, bias, counts_KT, scale / tau, chunk, with_gradient, logits_dtype
+        z_s = scale cap(h_s W^T + b), cap(x) = soft_cap tanh(x / soft_cap); q = softmax(z_s), p likewise of the teacher;
+        the objectives are those of objectives.py. With a `Teacher` of `mean_embedding`, KL in the form
+
+            KL(p || q) = constant + logsumexp(z_s) - scale <e, h_s>      gradient scale (W^T q - e)
+
+        Logits exist for `chunk_size` tokens at a time, never [T, V]. The gradient with respect to h_s is made in the
+        same pass and is all that is kept for backward; head and teacher get none, and there is no second derivative.
+        Nothing waits for the device, and the same inputs give the same bits.
+
+        Args:
+            hidden_KTD: the drafter's hidden states h_s, for K draft steps that share a teacher; or [T, D], for one.
+            teacher: the teacher's hidden states, [T, D]; or what `mean_embedding` made of them, with the same bias and
+                scale, for "kl" without a soft cap; None for "lm" without metrics.
+            weight_VD: W, the head, frozen; a reduced one renormalizes both distributions over its rows.
+            objective: one of OBJECTIVES.
+            weights_KT: of the tokens in the mean, or [T]; 0 leaves a token out, whatever its hidden states are.
+            labels_KT: for "lm": tokens as rows of the head, or [T]; one below 0 leaves its token out.
+            bias_V: of the head; -inf takes a token out of both distributions, where there is no soft cap.
+            scale: multiplies the logits, after the cap; 1 / temperature, where there is one.
+            soft_cap: bounds the logits' magnitude.
+            teacher_log_sum_T: logsumexp of the teacher's logits over the whole vocabulary where the head is reduced:
+                overlap is then measured against the teacher's own probabilities, not the renormalized ones.
+            teacher_top_T: the teacher's most likely token as a row of the head, -1 where the head does not have it,
+                for agreement; None: the most likely one that the head has.
+            metrics: give overlap and agreement too.
+            chunk_size: tokens whose logits exist at a time; None: by device and size of the head.
+
+        Returns:
+            Loss and, of every token, its value and what was asked for.
+
+        Raises:
+            ValueError: for shapes, dtypes, devices or options that do not fit together.
+        """
+        _check(hidden_KTD.dim() in (2, 3), lambda: f"hidden: expected [T, D] or [K, T, D], got {_shape(hidden_KTD)}")
+        _check_head(hidden_KTD, weight_VD, bias_V)
+        steps_KTD = hidden_KTD if hidden_KTD.dim() == 3 else hidden_KTD[None]
+        weights_KT, labels_KT = (_by_step(steps_KTD, *x) for x in (("weights", weights_KT), ("labels", labels_KT)))
+        if labels_KT is not None:
+            has_label_KT = labels_KT >= 0
+            weights_KT = has_label_KT.float() if weights_KT is None else weights_KT * has_label_KT
+        a = StatesArguments(
+            hidden_KTD=steps_KTD,
+            teacher_TD=teacher.detach() if isinstance(teacher, Tensor) else None,
+            weight_VD=weight_VD.detach(),
+            bias_V=None if bias_V is None else bias_V.detach(),
+            labels_KT=None if labels_KT is None else labels_KT.long().clamp(min=0),
+            counts_KT=None if weights_KT is None else weights_KT != 0,
+            teacher_log_sum_T=teacher_log_sum_T,
+            objective=objective,
+            scale=scale,
+            soft_cap=soft_cap,
+            chunk_size=_chunk_size(chunk_size, hidden_KTD, weight_VD, mean_embedding=isinstance(teacher, Teacher)),
+            metrics=metrics,
+            with_gradient=hidden_KTD.requires_grad and torch.is_grad_enabled(),
         )
-        accept_KT, teacher_top_T = None, h_t.top_N
-    else:
-        chunk = chunk or loss_chunk(h_s.device, h_s.size(-1), w.size(0), mean_embedding=False)
-        value_KT, accept_KT, top_KT, teacher_top_T, _ = _linear_kl(
-            h_s_KTD, None if h_t is None else h_t.detach(), w, bias, labels_KT, counts_KT, teacher_log_sum,
-            objective, scale / tau, soft_cap, chunk, metrics, with_gradient, logits_dtype,
+        _check_arguments(a, teacher, teacher_top_T)
+        found = self._compare(a, teacher)
+        if teacher_top_T is not None:
+            found = found._replace(teacher_top_T=teacher_top_T)
+        result = _result(found, weights_KT, a.metrics)
+        return result if hidden_KTD.dim() == 3 else LinearKL(result.loss, *map(_first_step, result[1:]))
+
+    def mean_embedding(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        *,
+        bias_V: Tensor | None = None,
+        scale: float = 1.0,
+        chunk_size: int | None = None,
+    ) -> Teacher:
+        """The teacher of `linear_kl` as its mean row of the head, e = W^T p: exact for KL, and computed once.
+
+        It depends on the frozen target alone. Kept with the data, or shared by the K draft steps of a batch, it saves
+        the teacher's product and softmax: 4 T D V operations of 6.
+
+        Args:
+            hidden_TD: the teacher's hidden states.
+            weight_VD: the head, or its rows for a draft vocabulary; its logits without a soft cap.
+            bias_V: of the head.
+            scale: multiplies the logits.
+            chunk_size: tokens whose logits exist at a time; None: by device and size of the head.
+
+        Returns:
+            Mean rows [T, D] in float32, constants [T], top tokens [T].
+
+        Raises:
+            ValueError: for shapes, dtypes or devices that do not fit together.
+        """
+        _check(hidden_TD.dim() == 2, lambda: f"hidden: expected [T, D], got {_shape(hidden_TD)}")
+        _check_head(hidden_TD, weight_VD, bias_V)
+        chunk_size = _chunk_size(chunk_size, hidden_TD, weight_VD, mean_embedding=True)
+        with torch.no_grad():
+            return self.teacher(TeacherArguments(hidden_TD, weight_VD, bias_V, scale, chunk_size))
+
+    def _compare(self, a: StatesArguments, teacher: Tensor | Teacher | None) -> FromStates:
+        if not isinstance(teacher, Teacher):
+            return self.from_states(a)
+        value_KT, top_KT, gradient_KTD = self.from_mean(
+            MeanArguments(
+                a.hidden_KTD, teacher.mean_ND, teacher.constant_N, a.weight_VD, a.bias_V, a.counts_KT,
+                a.scale, a.chunk_size, a.with_gradient,
+            )
         )  # fmt: skip
-    teacher_top_T = teacher_top_T if teacher_top is None else teacher_top
-    return reference.linear_kl_result(h_s, value_KT, weights_KT, accept_KT, top_KT, teacher_top_T, metrics)
+        return FromStates(value_KT, value_KT.new_empty(0), top_KT, teacher.top_N, gradient_KTD)
 
 
-def mean_embedding(
-    h_t: Tensor,
-    w: Tensor,
-    tau: float = 1.0,
-    *,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    chunk: int | None = None,
-) -> MeanTarget:
-    """The teacher of `linear_kl` as its mean row of the head, e = W^T p: exact for KL, and computed once.
+def _by_step(hidden_KTD: Tensor, name: str, given: Tensor | None) -> Tensor | None:
+    """A number for each token of each draft step, which the steps may share."""
+    if given is None:
+        return None
+    shape = hidden_KTD.shape[:2]
+    fits = given.shape in (shape, shape[1:])
+    _check(fits, lambda: f"{name}: expected {list(shape[1:])}, a number for each token, got {_shape(given)}")
+    return given.expand(shape)
 
-    It depends on the frozen target alone. Kept with the data, or shared by the K draft steps of a batch, it saves the
-    teacher's product and softmax: 4 T D V operations of 6.
 
-    Args:
-        h_t: the teacher's hidden states, [T, D].
-        w: the head, [V, D], or its rows for a draft vocabulary; its logits without a soft cap.
-        tau: temperature.
-        bias: of the head, [V].
-        scale: multiplies the logits.
-        chunk: tokens whose logits exist at a time; None: by device and size of the head.
+def _chunk_size(given: int | None, hidden: Tensor, weight_VD: Tensor, *, mean_embedding: bool) -> int:
+    _check(given is None or given > 0, lambda: f"chunk_size: expected a positive number or None, got {given}")
+    return given or loss_chunk_size(hidden.device, *weight_VD.shape[::-1], mean_embedding=mean_embedding)
 
-    Returns:
-        Mean rows [T, D] in float32, constants [T], top tokens [T].
 
-    Raises:
-        ValueError: for shapes, dtypes or devices that do not fit together.
-    """
-    _check_head(h_t, w, bias, "h_t")
-    _check(h_t.dim() == 2, lambda: f"h_t: expected [T, D], got {list(h_t.shape)}")
-    _check(tau > 0, lambda: f"tau: expected a positive number, got {tau}")
-    chunk = chunk or loss_chunk(h_t.device, h_t.size(-1), w.size(0), mean_embedding=True)
-    with torch.no_grad():
-        return MeanTarget(*_mean_embedding(h_t, w, bias, scale / tau, chunk))
+def _result(found: FromStates, weights_KT: Tensor | None, metrics: bool) -> LinearKL:
+    """The mean of the values, and what is measured where it counts."""
+    if weights_KT is None:
+        loss = found.value_KT.sum() / max(1, found.value_KT.numel())
+    else:
+        total = weights_KT.to(found.value_KT.dtype).sum()
+        loss = (found.value_KT * weights_KT).sum() / torch.where(total == 0, 1, total)
+    if not metrics:
+        return LinearKL(loss, found.value_KT, None, None)
+    agreement_KT = found.top_KT == found.teacher_top_T
+    overlap_KT = found.overlap_KT.detach() if found.overlap_KT.dim() == 2 else None
+    if weights_KT is not None:
+        agreement_KT = agreement_KT & (weights_KT != 0)
+        overlap_KT = None if overlap_KT is None else overlap_KT.masked_fill(weights_KT == 0, 0)
+    return LinearKL(loss, found.value_KT, overlap_KT, agreement_KT)
+
+
+def _first_step(measured_KT: Tensor | None) -> Any:
+    return None if measured_KT is None else measured_KT[0]
+
+
+def _shape(x: Tensor) -> list[int]:
+    return list(x.shape)
 
 
 def _check(condition: bool, message: Callable[[], str]) -> None:
@@ -137,68 +221,53 @@ def _check(condition: bool, message: Callable[[], str]) -> None:
         raise ValueError(message())
 
 
-def _check_head(hidden: Tensor, w: Tensor, bias: Tensor | None, name: str) -> None:
-    _check(w.dim() == 2, lambda: f"w: expected [V, D], got {list(w.shape)}")
+def _check_head(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> None:
+    _check(weight_VD.dim() == 2, lambda: f"weight: expected [V, D], got {_shape(weight_VD)}")
+    num_rows, size = weight_VD.shape
     _check(
-        hidden.size(-1) == w.size(1),
-        lambda: f"{name}: expected hidden states of size {w.size(1)}, as w has, got {list(hidden.shape)}",
+        hidden.size(-1) == size,
+        lambda: f"hidden: expected hidden states of size {size}, as the weight has, got {_shape(hidden)}",
     )
-    _check(w.is_floating_point(), lambda: f"w: expected a floating-point head, got {w.dtype}; dequantise it first")
-    _check(hidden.device == w.device, lambda: f"{name}: expected a tensor on {w.device}, as w, got {hidden.device}")
-    if bias is not None:
-        fits = bias.shape == w.shape[:1]
-        _check(fits, lambda: f"bias: expected [{w.size(0)}], a number for each row of w, got {list(bias.shape)}")
+    _check(
+        weight_VD.is_floating_point(),
+        lambda: f"weight: expected a floating-point head, got {weight_VD.dtype}; dequantize it first",
+    )
+    _check(
+        hidden.device == weight_VD.device,
+        lambda: f"hidden: expected a tensor on {weight_VD.device}, as the weight, got {hidden.device}",
+    )
+    if bias_V is not None:
+        fits = bias_V.shape == (num_rows,)
+        _check(fits, lambda: f"bias: expected [{num_rows}], a number for each row of the head, got {_shape(bias_V)}")
 
 
-def _check_linear_kl(
-    h_s: Tensor,
-    h_t: Tensor | MeanTarget | None,
-    w: Tensor,
-    tau: float,
-    weights: Tensor | None,
-    labels: Tensor | None,
-    objective: str,
-    chunk: int | None,
-    metrics: bool,
-    bias: Tensor | None,
-    soft_cap: float | None,
-    teacher_log_sum: Tensor | None,
-    teacher_top: Tensor | None,
-) -> None:
+def _check_arguments(a: StatesArguments, teacher: Tensor | Teacher | None, teacher_top_T: Tensor | None) -> None:
+    objective, soft_cap = a.objective, a.soft_cap
     _check(objective in OBJECTIVES, lambda: f"objective: expected one of {', '.join(OBJECTIVES)}, got {objective!r}")
-    _check(h_s.dim() in (2, 3), lambda: f"h_s: expected [T, D] or [K, T, D], got {list(h_s.shape)}")
-    _check_head(h_s, w, bias, "h_s")
-    _check(tau > 0, lambda: f"tau: expected a positive number, got {tau}")
     _check(soft_cap is None or soft_cap > 0, lambda: f"soft_cap: expected a positive number or None, got {soft_cap}")
-    _check(chunk is None or chunk > 0, lambda: f"chunk: expected a positive number of tokens or None, got {chunk}")
-    shape, num_tokens = h_s.shape[:-1], h_s.size(-2)
-    if isinstance(h_t, MeanTarget):
+    _, num_tokens, size = a.hidden_KTD.shape
+    if isinstance(teacher, Teacher):
+        _check(objective == "kl", lambda: f"objective: a mean embedding has only 'kl', got {objective!r}")
+        _check(soft_cap is None, lambda: "soft_cap: a mean embedding is exact for a linear head alone")
+        _check(a.teacher_log_sum_T is None, lambda: "teacher_log_sum: a mean embedding measures no overlap")
         _check(
-            objective == "kl", lambda: f"objective: a mean-embedding teacher has only 'kl', got {objective!r}; give h_t"
+            teacher.mean_ND.shape == (num_tokens, size),
+            lambda: f"teacher: expected a mean embedding of {num_tokens} tokens, got {_shape(teacher.mean_ND)}",
         )
-        _check(soft_cap is None, lambda: "soft_cap: a mean embedding is exact for a linear head alone; give h_t")
-        _check(teacher_log_sum is None, lambda: "teacher_log_sum: a mean embedding measures no acceptance; give h_t")
+    elif teacher is None:
         _check(
-            h_t.mean_ND.shape == (num_tokens, w.size(1)),
-            lambda: f"h_t: expected a mean embedding of {num_tokens} tokens, got {list(h_t.mean_ND.shape)}",
-        )
-    elif h_t is None:
-        _check(
-            objective == "ce" and not metrics,
-            lambda: "h_t: expected the teacher's hidden states; 'ce' alone needs none",
+            objective == "lm" and not a.metrics,
+            lambda: "teacher: expected the teacher's hidden states; 'lm' without metrics alone needs none",
         )
     else:
         _check(
-            h_t.shape == (num_tokens, w.size(1)),
-            lambda: f"h_t: expected [{num_tokens}, {w.size(1)}], a row for each token of h_s, got {list(h_t.shape)}",
+            teacher.shape == (num_tokens, size),
+            lambda: f"teacher: expected [{num_tokens}, {size}], a row for each token, got {_shape(teacher)}",
         )
-    for name, tensor in (("teacher_log_sum", teacher_log_sum), ("teacher_top", teacher_top)):
-        if tensor is not None and tensor.shape != (num_tokens,):
-            raise ValueError(f"{name}: expected [{num_tokens}], a number for each token, got {list(tensor.shape)}")
-    _check((labels is not None) == (objective == "ce"), lambda: "labels: expected with objective 'ce', and only there")
-    for name, tensor in (("weights", weights), ("labels", labels)):
-        if tensor is not None and tensor.shape not in (shape, shape[-1:]):
-            raise ValueError(f"{name}: expected {list(shape)}, a number for each token, got {list(tensor.shape)}")
+    for name, given in (("teacher_log_sum", a.teacher_log_sum_T), ("teacher_top", teacher_top_T)):
+        if given is not None and given.shape != (num_tokens,):
+            raise ValueError(f"{name}: expected [{num_tokens}], a number for each token, got {_shape(given)}")
+    _check((a.labels_KT is not None) == (objective == "lm"), lambda: "labels: expected with 'lm', and only there")
 
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -214,87 +283,69 @@ def _scale_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     return (reference.scaled(gradient_KTD, grads[0]), *[None] * (int(ctx.num_inputs) - 1))
 
 
-def _fake_mean_embedding(
-    h_t: Tensor, w: Tensor, bias: Tensor | None, scale: float, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    wide = wide_dtype(w)
-    return (
-        torch.empty_like(h_t, dtype=wide, memory_format=torch.contiguous_format),
-        h_t.new_empty(h_t.size(0), dtype=wide),
-        h_t.new_empty(h_t.size(0), dtype=torch.int64),
+def _fake_teacher(a: TeacherArguments) -> Teacher:
+    dtype = wide_dtype(a.weight_VD)
+    return Teacher(
+        a.hidden_TD.new_empty(a.hidden_TD.shape, dtype=dtype),
+        a.hidden_TD.new_empty(a.hidden_TD.size(0), dtype=dtype),
+        a.hidden_TD.new_empty(a.hidden_TD.size(0), dtype=torch.int64),
     )
 
 
-def _fake_linear_kl(
-    h_s: Tensor,
-    h_t: Tensor | None,
-    w: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    counts: Tensor | None,
-    teacher_log_sum: Tensor | None,
-    objective: str,
-    scale: float,
-    soft_cap: float | None,
-    chunk: int,
-    metrics: bool,
-    with_gradient: bool,
-    logits_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    measured = h_s.shape[:2] if metrics else (0,)
-    return (
-        h_s.new_empty(h_s.shape[:2], dtype=wide_dtype(w)),
-        h_s.new_empty(measured, dtype=wide_dtype(w)),
-        h_s.new_empty(measured, dtype=torch.int64),
-        h_s.new_empty(measured[-1:], dtype=torch.int64),
-        h_s.new_empty(h_s.shape if with_gradient else (0,)),
+def _fake_from_mean(a: MeanArguments) -> FromMean:
+    return FromMean(
+        a.hidden_KTD.new_empty(a.hidden_KTD.shape[:2], dtype=wide_dtype(a.weight_VD)),
+        a.hidden_KTD.new_empty(a.hidden_KTD.shape[:2], dtype=torch.int64),
+        a.hidden_KTD.new_empty(a.hidden_KTD.shape if a.with_gradient else (0,)),
     )
 
 
-def _fake_linear_kl_mean(
-    h_s: Tensor,
-    mean: Tensor,
-    constant: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    counts: Tensor | None,
-    scale: float,
-    chunk: int,
-    with_gradient: bool,
-    logits_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        h_s.new_empty(h_s.shape[:2], dtype=wide_dtype(w)),
-        h_s.new_empty(h_s.shape[:2], dtype=torch.int64),
-        h_s.new_empty(h_s.shape if with_gradient else (0,)),
-    )
+OPERATORS = LinearLoss(
+    register(
+        "linear_kl",
+        reference.from_states,
+        triton="linear_kl.kernel:from_states",
+        fake=reference.empty_results,
+        setup_context=_keep_gradient,
+        backward=_scale_gradient,
+    ),
+    register(
+        "linear_kl_mean",
+        reference.from_mean,
+        triton="linear_kl.kernel:from_mean",
+        fake=_fake_from_mean,
+        setup_context=_keep_gradient,
+        backward=_scale_gradient,
+    ),
+    register(
+        "mean_embedding",
+        reference.mean_embedding,
+        triton="linear_kl.kernel:mean_embedding",
+        fake=_fake_teacher,
+    ),
+)
+
+Compared = TypeVar("Compared", FromStates, FromMean)
 
 
-_mean_embedding = register(
-    "mean_embedding",
-    "(Tensor h_t, Tensor w, Tensor? bias, float scale, int chunk) -> (Tensor, Tensor, Tensor)",
-    reference=reference.mean_embedding_forward,
-    triton="linear_kl.kernel:mean_embedding",
-    fake=_fake_mean_embedding,
-)
-_linear_kl = register(
-    "linear_kl",
-    "(Tensor h_s, Tensor? h_t, Tensor w, Tensor? bias, Tensor? labels, Tensor? counts, Tensor? teacher_log_sum, "
-    "str objective, float scale, float? soft_cap, int chunk, bool metrics, bool with_gradient, "
-    "ScalarType logits_dtype) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    reference=reference.linear_kl_forward,
-    triton="linear_kl.kernel:linear_kl",
-    fake=_fake_linear_kl,
-    setup_context=_keep_gradient,
-    backward=_scale_gradient,
-)
-_linear_kl_mean = register(
-    "linear_kl_mean",
-    "(Tensor h_s, Tensor mean, Tensor constant, Tensor w, Tensor? bias, Tensor? counts, float scale, int chunk, "
-    "bool with_gradient, ScalarType logits_dtype) -> (Tensor, Tensor, Tensor)",
-    reference=reference.linear_kl_mean_forward,
-    triton="linear_kl.kernel:linear_kl_mean",
-    fake=_fake_linear_kl_mean,
-    setup_context=_keep_gradient,
-    backward=_scale_gradient,
-)
+def plain(chunk: SoftmaxChunk = reference.softmax_chunk) -> LinearLoss:
+    """The public functions in plain PyTorch; `chunk` may be `softmax_chunk` compiled, which a schema has no way for."""
+
+    def from_states(a: StatesArguments) -> FromStates:
+        return _with_gradient(reference.from_states, a)
+
+    def from_mean(a: MeanArguments) -> FromMean:
+        return _with_gradient(partial(reference.from_mean, chunk=chunk), a)
+
+    return LinearLoss(from_states, from_mean, reference.mean_embedding)
+
+
+def _with_gradient(forward: Callable[[Any], Compared], a: StatesArguments | MeanArguments) -> Compared:
+    with torch.no_grad():
+        found = forward(a)
+    if not a.with_gradient:
+        return found
+    return found._replace(value_KT=reference.with_known_gradient(found.value_KT, a.hidden_KTD, found.gradient_KTD))
+
+
+PLAIN = plain()

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_mtp.kernels.common.tables import Launch
+from vllm_mtp.kernels.lookup.reference import LookupArguments
 
 LAUNCH = Launch({"BLOCK_P": 512}, num_warps=4)
 """Not yet measured on a GPU."""
@@ -28,25 +29,23 @@ NUM_PROGRAMS = 4096
 """Of all requests: two or three for each that a large GPU runs at once. Of short requests, most end at once."""
 
 
-def lookup_tokens(
-    table_S: Tensor, block_table_BN: Tensor, positions_B: Tensor, block_size: int, min_match: int, max_match: int
-) -> Tensor:
-    """Launches the kernel; arguments and result are those of the plain `tokens_after_longest_match`."""
-    num_requests, num_blocks = block_table_BN.shape
-    key_B = torch.zeros(num_requests, dtype=torch.int64, device=table_S.device)
+def lookup_tokens(a: LookupArguments) -> Tensor:
+    """Launches the kernel; the plain function of this name says what comes out."""
+    num_requests, num_blocks = a.block_table_BN.shape
+    key_B = torch.zeros(num_requests, dtype=torch.int64, device=a.table_S.device)
     if num_requests:
-        num_chunks = triton.cdiv(num_blocks * block_size, LAUNCH.tiles["BLOCK_P"])
+        num_chunks = triton.cdiv(num_blocks * a.block_size, LAUNCH.tiles["BLOCK_P"])
         longest_match_kernel[num_requests, min(num_chunks, triton.cdiv(NUM_PROGRAMS, num_requests))](
-            table_S,
-            block_table_BN,
-            positions_B,
+            a.table_S,
+            a.block_table_BN,
+            a.positions_B,
             key_B,
-            len(table_S),
+            len(a.table_S),
             num_blocks,
-            block_table_BN.stride(0),
-            block_size=block_size,
-            min_match=min_match,
-            max_match=max_match,
+            a.block_table_BN.stride(0),
+            block_size=a.block_size,
+            min_match=a.min_match,
+            max_match=a.max_match,
             **LAUNCH.arguments(),
         )
     return key_B.view(torch.int32)[::2] - 1

@@ -1,7 +1,7 @@
 """A call of every function of ops.py, and whether reference.py answers the same: what a newcomer would try first."""
 
 from collections.abc import Callable
-from inspect import isfunction
+from inspect import isclass
 from typing import Any
 
 import torch
@@ -11,35 +11,30 @@ from torch.utils._pytree import tree_leaves
 from tests.kernels.compare import assert_close, random
 from vllm_mtp.kernels import ops, reference
 
-FUNCTIONS = sorted(name for name in ops.__all__ if isfunction(getattr(ops, name)))
+FUNCTIONS = sorted(name for name in ops.__all__ if not isclass(getattr(ops, name)))
 
 
-def _mean_target(functions: Any) -> Any:
-    return functions.mean_embedding(random(5, 24, seed=1), random(37, 24, seed=2), 1.3)
+def _teacher(functions: Any) -> Any:
+    return functions.mean_embedding(random(5, 24, seed=1), random(37, 24, seed=2), scale=0.8)
 
 
 # By name, calls of `functions`, which is ops or reference.
 CALLS: dict[str, Callable[[Any], Any]] = {
     "combine_draft_parts": lambda functions: functions.combine_draft_parts(
-        functions.DraftPart(
-            torch.tensor([[3, 4], [9, 8]]), torch.tensor([[1.0, 2.0], [1.0, 3.0]]), random(2, 2), random(2, 2, seed=1)
-        )
+        ops.DraftPart(torch.tensor([[3, 4], [9, 8]]), torch.tensor([[1.0, 2.0], [1.0, 3.0]]))
     ),
     "draft_head": lambda functions: functions.draft_head(
-        random(5, 24), random(37, 24, seed=2), d2t=torch.arange(37), soft_cap=20.0, return_confidence=True
+        random(5, 24), ops.HeadRows(random(37, 24, seed=2), d2t_V=torch.arange(37))
     ),
     "draft_head_part": lambda functions: functions.draft_head_part(
-        random(5, 24), random(37, 24, seed=2), first_id=100, confidence=True, gumbel_seed=3
+        random(5, 24), ops.HeadRows(random(37, 24, seed=2), first_id=100)
     ),
     "embed_hidden_projection": lambda functions: functions.embed_hidden_projection(
         torch.arange(5), random(9, 24), random(5, 24, seed=1), random(6, 48), random(24), random(24), eps=1e-6
     ),
-    "fold_norm_weights": lambda functions: functions.fold_norm_weights(
-        random(6, 48), random(24), random(24, seed=1), unit_offset=True, order="hidden_embed"
-    ),
     "linear_kl": lambda functions: [
-        functions.linear_kl(random(2, 5, 24), teacher, random(37, 24, seed=2), tau=1.3, metrics=True)
-        for teacher in (random(5, 24, seed=1), _mean_target(functions))
+        functions.linear_kl(random(2, 5, 24), teacher, random(37, 24, seed=2), scale=0.8, metrics=True)
+        for teacher in (random(5, 24, seed=1), _teacher(functions))
     ],
     "lookup_tokens": lambda functions: functions.lookup_tokens(
         torch.tensor([5, 6, 7, 5, 6, -1], dtype=torch.int32),
@@ -49,9 +44,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         min_match=2,
         max_match=4,
     ),
-    "mean_embedding": _mean_target,
+    "mean_embedding": _teacher,
     "quantize_head": lambda functions: functions.quantize_head(random(5, 24), torch.int8),
-    "warm_up_draft_head": lambda functions: functions.warm_up_draft_head(random(37, 24), torch.float32),
+    "warm_up_draft_head": lambda functions: functions.warm_up_draft_head(ops.HeadRows(random(37, 24)), torch.float32),
 }
 
 

@@ -1,6 +1,6 @@
 """`linear_kl` and `mean_embedding` on a CPU, where they are plain PyTorch, against float64 autograd on all logits.
 
-Catches: a chunk boundary that drops or repeats a token, temperature, bias, scale or cap left out of one side or of the
+Catches: a chunk boundary that drops or repeats a token, bias, scale or cap left out of one side or of the
 gradient, a step scored against another step's teacher, a token without weight that counts or spoils the others,
 logits of all tokens at once, a backward that loses what comes from above, an operator that torch.compile cannot see
 through.
@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from tests.kernels.compare import assert_close, error, random
 from tests.kernels.linear_kl_cases import case, check, check_without_rows, expected
 from vllm_mtp.kernels import ops, reference
-from vllm_mtp.kernels.common.tables import loss_chunk
+from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.kernels.linear_kl.objectives import OBJECTIVES
-from vllm_mtp.kernels.ops import MeanTarget, linear_kl, mean_embedding
+from vllm_mtp.kernels.ops import linear_kl, mean_embedding
 
 FUNCTIONS = {"operator": ops.linear_kl, "reference": reference.linear_kl}
 
@@ -36,7 +36,7 @@ def test_against_float64_autograd(
     objective: str, num_steps: int | None, soft_cap: float | None, function: Callable[..., Any]
 ) -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 0.0, 1.0, 3.0])
-    options = {"soft_cap": soft_cap, "weights": weights, "bias": True, "scale": 0.7, "chunk": 3}
+    options = {"soft_cap": soft_cap, "weights_KT": weights, "bias_V": True, "scale": 0.7, "chunk_size": 3}
     check(function, case(objective=objective, num_steps=num_steps, **options))
 
 
@@ -47,12 +47,12 @@ def test_a_bias_takes_tokens_out(objective: str, function: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize("num_tokens", [1, 6, 7])
-@pytest.mark.parametrize("chunk", [1, 3, 7, None])
-def test_chunks(num_tokens: int, chunk: int | None) -> None:
-    check(linear_kl, case(num_tokens=num_tokens, num_steps=2, chunk=chunk))
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, None])
+def test_chunks(num_tokens: int, chunk_size: int | None) -> None:
+    check(linear_kl, case(num_tokens=num_tokens, num_steps=2, chunk_size=chunk_size))
 
 
-@pytest.mark.parametrize("objective", ["kl", "rkl", "lk", "ce"])  # the gradient of tv jumps where p = q
+@pytest.mark.parametrize("objective", ["kl", "lk", "lm"])  # the gradient of tv jumps where p = q
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype, objective: str) -> None:
     inputs = case(dtype=dtype, objective=objective)
@@ -66,63 +66,52 @@ def test_dtypes(dtype: torch.dtype, objective: str) -> None:
 
 @pytest.mark.parametrize("num_steps", [None, 3])
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-@pytest.mark.parametrize("chunk", [3, None])
-def test_mean_embedding_is_the_same_kl(num_steps: int | None, function: Callable[..., Any], chunk: int | None) -> None:
+@pytest.mark.parametrize("chunk_size", [3, None])
+def test_mean_embedding_is_the_same_kl(
+    num_steps: int | None, function: Callable[..., Any], chunk_size: int | None
+) -> None:
     weights = random(*(() if num_steps is None else (num_steps,)), 7, seed=5).abs()
-    inputs = case(num_steps=num_steps, bias=True, scale=0.7, weights=weights)
-    options = inputs.options
-    teacher = mean_embedding(inputs.h_t, inputs.w, options["tau"], bias=options["bias"], scale=0.7, chunk=chunk)
+    inputs = case(num_steps=num_steps, bias_V=True, scale=0.7, weights_KT=weights)
+    options = {**inputs.options, "chunk_size": chunk_size}
+    teacher = mean_embedding(inputs.h_t, inputs.w, bias_V=options["bias_V"], scale=0.7, chunk_size=chunk_size)
     h_s = inputs.h_s.clone().requires_grad_()
-    found = function(h_s, teacher, inputs.w, **{**options, "chunk": chunk})
+    found = function(h_s, teacher, inputs.w, **options)
     found.loss.backward()
     exact = expected(inputs)
     assert_close(found.per_token.detach(), exact["per_token"], torch.float32)
     assert h_s.grad is not None
     assert_close(h_s.grad, exact["gradient"], torch.float32)
-    assert torch.equal(found.top1_agree, exact["top1_agree"])
-    assert found.accept is None
-
-
-def test_a_teacher_of_two_numbers() -> None:
-    """Mean row and minus the entropy are all that KL needs; whether both sides agree is then not known."""
-    inputs = case()
-    whole = mean_embedding(inputs.h_t, inputs.w, 1.3)
-    p = (inputs.h_t.double() @ inputs.w.double().T / 1.3).softmax(-1)
-    assert_close(whole.e, p @ inputs.w.double(), torch.float32)
-    assert_close(whole.neg_entropy, (p * p.log()).sum(-1), torch.float32)
-    for function in FUNCTIONS.values():
-        found = function(inputs.h_s, MeanTarget(whole.e, whole.neg_entropy), inputs.w, **inputs.options)
-        assert_close(found.per_token, expected(inputs)["per_token"], torch.float32)
-        assert found.accept is found.top1_agree is None
+    assert torch.equal(found.agreement, exact["agreement"])
+    assert found.overlap is None
 
 
 def test_a_chunk_of_a_large_vocabulary_fits_into_memory() -> None:
     """Logits of both sides in float32 and a bfloat16 gradient: about 1/9 of what eager takes for 4,096 tokens."""
     gpu = torch.device("cuda")
     for hidden_size in (2048, 4096):
-        assert loss_chunk(gpu, hidden_size, 151_936, mean_embedding=False) * 151_936 * 10 < 1.46 * 2**30
-    assert loss_chunk(gpu, 2048, 32_768, mean_embedding=False) == 2048
+        assert loss_chunk_size(gpu, hidden_size, 151_936, mean_embedding=False) * 151_936 * 10 < 1.46 * 2**30
+    assert loss_chunk_size(gpu, 2048, 32_768, mean_embedding=False) == 2048
 
 
 def test_the_mean_row_and_the_constant() -> None:
     h_t, w, bias = random(5, 8), random(31, 8, seed=1), random(31, seed=2)
-    found = mean_embedding(h_t, w, 0.6, bias=bias)
-    log_p = ((h_t.double() @ w.double().T + bias) / 0.6).log_softmax(-1)
+    found = mean_embedding(h_t, w, bias_V=bias, scale=1.7)
+    log_p = ((h_t.double() @ w.double().T + bias) * 1.7).log_softmax(-1)
     p = log_p.exp()
     assert_close(found.mean_ND, p @ w.double(), torch.float32)
-    assert_close(found.constant_N, (p * log_p).sum(-1) - (p @ bias.double()) / 0.6, torch.float32)
+    assert_close(found.constant_N, (p * log_p).sum(-1) - 1.7 * (p @ bias.double()), torch.float32)
     assert torch.equal(found.top_N, p.argmax(-1))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("teacher_is_mean", [False, True])
 def test_a_token_without_weight_may_be_anything(function: Callable[..., Any], teacher_is_mean: bool) -> None:
-    inputs = case(weights=torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]))
+    inputs = case(weights_KT=torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]))
     exact = expected(inputs)
     h_s = inputs.h_s.clone()
     h_s[1], h_s[5] = float("nan"), float("inf")
     h_s.requires_grad_()
-    teacher = mean_embedding(inputs.h_t, inputs.w, 1.3) if teacher_is_mean else inputs.h_t
+    teacher = mean_embedding(inputs.h_t, inputs.w, scale=0.77) if teacher_is_mean else inputs.h_t
     found = function(h_s, teacher, inputs.w, **inputs.options)
     found.loss.backward()
     assert_close(found.loss.detach(), exact["loss"], torch.float32)
@@ -133,26 +122,26 @@ def test_a_token_without_weight_may_be_anything(function: Callable[..., Any], te
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_labels_that_are_none(function: Callable[..., Any]) -> None:
-    inputs = case(objective="ce", num_steps=2)
-    inputs.options["labels"][0, 2] = inputs.options["labels"][1, 5] = -1
+    inputs = case(objective="lm", num_steps=2)
+    inputs.options["labels_KT"][0, 2] = inputs.options["labels_KT"][1, 5] = -1
     check(function, inputs)
-    nothing = linear_kl(inputs.h_s[0], None, inputs.w, objective="ce", labels=torch.full((7,), -1))
+    nothing = linear_kl(inputs.h_s[0], None, inputs.w, objective="lm", labels_KT=torch.full((7,), -1))
     assert float(nothing.loss) == 0.0
-    assert nothing.accept is nothing.top1_agree is None
+    assert nothing.overlap is nothing.agreement is None
 
 
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "ce"])
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "lm"])
 def test_the_same_states_are_at_distance_zero(objective: str) -> None:
     inputs = case(objective=objective, logit_size=30.0)
     h_s = inputs.h_t.clone().requires_grad_()
     found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
     found.loss.backward()
-    assert found.accept is not None
+    assert found.overlap is not None
     torch.testing.assert_close(found.per_token, torch.zeros(7), rtol=0, atol=2e-6)
-    torch.testing.assert_close(found.accept, torch.ones(7), rtol=0, atol=2e-6)
+    torch.testing.assert_close(found.overlap, torch.ones(7), rtol=0, atol=2e-6)
     assert h_s.grad is not None
     assert h_s.grad.abs().max() < 1e-6
-    by_mean = linear_kl(inputs.h_t, mean_embedding(inputs.h_t, inputs.w, 1.3), inputs.w, tau=1.3)
+    by_mean = linear_kl(inputs.h_t, mean_embedding(inputs.h_t, inputs.w, scale=0.77), inputs.w, scale=0.77)
     torch.testing.assert_close(by_mean.per_token, torch.zeros(7), rtol=0, atol=2e-5)
 
 
@@ -175,27 +164,27 @@ def test_what_comes_from_above_reaches_every_token() -> None:
     inputs = case(num_steps=2)
     exact = inputs.h_s.double().requires_grad_()
     upstream = random(2, 7, seed=9).double()
-    log_q = (exact @ inputs.w.double().T / 1.3).log_softmax(-1)
-    log_p = (inputs.h_t.double() @ inputs.w.double().T / 1.3).log_softmax(-1)
+    log_q = (0.77 * exact @ inputs.w.double().T).log_softmax(-1)
+    log_p = (0.77 * inputs.h_t.double() @ inputs.w.double().T).log_softmax(-1)
     ((log_p.exp() * (log_p - log_q)).sum(-1) * upstream).sum().backward()
     for function in FUNCTIONS.values():
         h_s = inputs.h_s.clone().requires_grad_()
-        (function(h_s, inputs.h_t, inputs.w, tau=1.3).per_token * upstream).sum().backward()
+        (function(h_s, inputs.h_t, inputs.w, scale=0.77).per_token * upstream).sum().backward()
         assert h_s.grad is not None
         assert exact.grad is not None
         assert_close(h_s.grad, exact.grad, torch.float32)
 
 
-def test_acceptance_against_the_whole_vocabulary() -> None:
+def test_overlap_with_the_whole_vocabulary() -> None:
     inputs = case()
     rows = torch.arange(0, 201, 3)
-    whole = (inputs.h_t.double() @ inputs.w.double().T / 1.3).double()
-    q = (inputs.h_s.double() @ inputs.w[rows].double().T / 1.3).softmax(-1)
+    whole = 0.77 * inputs.h_t.double() @ inputs.w.double().T
+    q = (0.77 * inputs.h_s.double() @ inputs.w[rows].double().T).softmax(-1)
     for function in FUNCTIONS.values():
         found = function(
-            inputs.h_s, inputs.h_t, inputs.w[rows], **inputs.options, teacher_log_sum=whole.logsumexp(-1).float()
+            inputs.h_s, inputs.h_t, inputs.w[rows], **inputs.options, teacher_log_sum_T=whole.logsumexp(-1).float()
         )
-        assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
+        assert_close(found.overlap, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
 
 
 def test_agreement_with_a_top_token_that_is_given() -> None:
@@ -205,10 +194,10 @@ def test_agreement_with_a_top_token_that_is_given() -> None:
     top = own[0].clone()
     top[3:] = -1
     for function in FUNCTIONS.values():
-        for teacher in (inputs.h_t, mean_embedding(inputs.h_t, inputs.w, 1.3)):
-            found = function(inputs.h_s, teacher, inputs.w, **inputs.options, teacher_top=top)
-            assert torch.equal(found.top1_agree, own == top)
-            assert found.top1_agree[0].tolist() == [True] * 3 + [False] * 4
+        for teacher in (inputs.h_t, mean_embedding(inputs.h_t, inputs.w, scale=0.77)):
+            found = function(inputs.h_s, teacher, inputs.w, **inputs.options, teacher_top_T=top)
+            assert torch.equal(found.agreement, own == top)
+            assert found.agreement[0].tolist() == [True] * 3 + [False] * 4
 
 
 class Rows(TorchDispatchMode):
@@ -233,22 +222,22 @@ def test_logits_exist_for_a_chunk(teacher_is_mean: bool) -> None:
     inputs = case(num_tokens=50, num_steps=2)
     teacher = reference.mean_embedding(inputs.h_t, inputs.w) if teacher_is_mean else inputs.h_t
     with Rows(201, inputs.w) as rows:
-        reference.linear_kl(inputs.h_s.requires_grad_(), teacher, inputs.w, chunk=4).loss.backward()
+        reference.linear_kl(inputs.h_s.requires_grad_(), teacher, inputs.w, chunk_size=4).loss.backward()
     assert rows.most == 4
 
 
 def test_the_operators_are_torchs() -> None:
-    inputs, vllm_mtp = case(num_steps=2, bias=True), torch.ops.vllm_mtp
-    h_s, bias = inputs.h_s.requires_grad_(), inputs.options["bias"]
+    inputs, vllm_mtp = case(num_steps=2, bias_V=True), torch.ops.vllm_mtp
+    h_s, bias = inputs.h_s.requires_grad_(), inputs.options["bias_V"]
     counts = torch.ones(2, 7, dtype=torch.bool)
     mean, constant, _ = vllm_mtp.mean_embedding(inputs.h_t, inputs.w, bias, 1.0, 3)
     torch.library.opcheck(vllm_mtp.mean_embedding.default, (inputs.h_t, inputs.w, bias, 1.0, 3))
     for metrics in (True, False):
         arguments = (h_s, inputs.h_t, inputs.w, bias, None, counts, None, "kl", 0.7, 3.0, 3, metrics, True)
-        torch.library.opcheck(vllm_mtp.linear_kl.default, (*arguments, torch.float32))
+        torch.library.opcheck(vllm_mtp.linear_kl.default, arguments)
     for with_gradient in (True, False):
         hidden = h_s if with_gradient else h_s.detach()
-        arguments_of_mean = (hidden, mean, constant, inputs.w, None, counts, 0.7, 3, with_gradient, torch.float32)
+        arguments_of_mean = (hidden, mean, constant, inputs.w, None, counts, 0.7, 3, with_gradient)
         torch.library.opcheck(vllm_mtp.linear_kl_mean.default, arguments_of_mean)
 
 
@@ -258,7 +247,7 @@ def test_compiles_into_one_graph(teacher_is_mean: bool) -> None:
 
     def loss(h_s: Tensor, h_t: Tensor, w: Tensor) -> Tensor:
         teacher = mean_embedding(h_t, w) if teacher_is_mean else h_t
-        return linear_kl(2 * h_s, teacher, w, weights=torch.ones(7)).loss
+        return linear_kl(2 * h_s, teacher, w, weights_KT=torch.ones(7)).loss
 
     gradients = []
     for function in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
@@ -297,27 +286,29 @@ def test_without_gradient_none_is_made() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": "jsd"}, "objective: expected one of kl, rkl, tv, lk, ce, got 'jsd'"),
-        ({"h_s": torch.zeros(7)}, r"h_s: expected \[T, D\] or \[K, T, D\], got \[7\]"),
-        ({"h_s": torch.zeros(7, 23)}, "h_s: expected hidden states of size 24"),
-        ({"h_t": torch.zeros(6, 24)}, r"h_t: expected \[7, 24\], a row for each token of h_s, got \[6, 24\]"),
-        ({"h_t": None}, "h_t: expected the teacher's hidden states; 'ce' alone needs none"),
-        ({"w": torch.zeros(24)}, r"w: expected \[V, D\], got \[24\]"),
-        ({"w": torch.zeros(201, 24, dtype=torch.int8)}, "w: expected a floating-point head.*dequantise"),
-        ({"tau": 0.0}, "tau: expected a positive number, got 0.0"),
+        ({"objective": "jsd"}, "objective: expected one of kl, lm, tv, lk, got 'jsd'"),
+        ({"hidden_KTD": torch.zeros(7)}, r"hidden: expected \[T, D\] or \[K, T, D\], got \[7\]"),
+        ({"hidden_KTD": torch.zeros(7, 23)}, "hidden: expected hidden states of size 24"),
+        ({"teacher": torch.zeros(6, 24)}, r"teacher: expected \[7, 24\], a row for each token, got \[6, 24\]"),
+        ({"teacher": None}, "teacher: expected the teacher's hidden states; 'lm' without metrics alone needs none"),
+        ({"weight_VD": torch.zeros(24)}, r"weight: expected \[V, D\], got \[24\]"),
+        ({"weight_VD": torch.zeros(201, 24, dtype=torch.int8)}, "weight: expected a floating-point head.*dequantize"),
         ({"soft_cap": -1.0}, "soft_cap: expected a positive number or None, got -1.0"),
-        ({"chunk": 0}, "chunk: expected a positive number of tokens or None, got 0"),
-        ({"weights": torch.ones(6)}, r"weights: expected \[7\], a number for each token, got \[6\]"),
-        ({"bias": torch.ones(200)}, r"bias: expected \[201\], a number for each row of w, got \[200\]"),
-        ({"teacher_log_sum": torch.zeros(6)}, r"teacher_log_sum: expected \[7\], a number for each token, got \[6\]"),
-        ({"labels": torch.zeros(7)}, "labels: expected with objective 'ce', and only there"),
-        ({"objective": "ce"}, "labels: expected with objective 'ce', and only there"),
-        ({"h_s": torch.zeros(7, 24, device="meta")}, "h_s: expected a tensor on cpu, as w, got meta"),
+        ({"chunk_size": 0}, "chunk_size: expected a positive number or None, got 0"),
+        ({"weights_KT": torch.ones(6)}, r"weights: expected \[7\], a number for each token, got \[6\]"),
+        ({"bias_V": torch.ones(200)}, r"bias: expected \[201\], a number for each row of the head, got \[200\]"),
+        ({"teacher_log_sum_T": torch.zeros(6)}, r"teacher_log_sum: expected \[7\], a number for each token, got \[6\]"),
+        ({"labels_KT": torch.zeros(7)}, "labels: expected with 'lm', and only there"),
+        ({"objective": "lm"}, "labels: expected with 'lm', and only there"),
+        (
+            {"hidden_KTD": torch.zeros(7, 24, device="meta")},
+            "hidden: expected a tensor on cpu, as the weight, got meta",
+        ),
     ],
 )
 def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
     inputs = case()
-    arguments = {"h_s": inputs.h_s, "h_t": inputs.h_t, "w": inputs.w} | changes
+    arguments = {"hidden_KTD": inputs.h_s, "teacher": inputs.h_t, "weight_VD": inputs.w} | changes
     with pytest.raises(ValueError, match=message):
         linear_kl(**arguments)
 
@@ -325,9 +316,9 @@ def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "tv"}, "objective: a mean-embedding teacher has only 'kl', got 'tv'; give h_t"),
+        ({"objective": "tv"}, "objective: a mean embedding has only 'kl', got 'tv'"),
         ({"soft_cap": 30.0}, "soft_cap: a mean embedding is exact for a linear head alone"),
-        ({"teacher_log_sum": torch.zeros(7)}, "teacher_log_sum: a mean embedding measures no acceptance"),
+        ({"teacher_log_sum_T": torch.zeros(7)}, "teacher_log_sum: a mean embedding measures no overlap"),
     ],
 )
 def test_what_a_mean_embedding_cannot(options: dict[str, Any], message: str) -> None:
@@ -335,5 +326,5 @@ def test_what_a_mean_embedding_cannot(options: dict[str, Any], message: str) -> 
     teacher = mean_embedding(inputs.h_t, inputs.w)
     with pytest.raises(ValueError, match=message):
         linear_kl(inputs.h_s, teacher, inputs.w, **options)
-    with pytest.raises(ValueError, match="h_t: expected a mean embedding of 6 tokens"):
+    with pytest.raises(ValueError, match="teacher: expected a mean embedding of 6 tokens"):
         linear_kl(inputs.h_s[:6], teacher, inputs.w)

@@ -94,7 +94,7 @@ def test_architecture(
     with engine(target, draft, 3) as llm:
         assert greedy(llm, prompts[:8], 24) == expected
         assert acceptance(llm).num_drafts >= 8 * 24 / 4 - 8
-        from vllm_mtp.serving.draft_head import DraftHead
+        from vllm_mtp.serving.heads import DraftHead
 
         runner = model_runner(llm)
         hidden_TD = torch.randn(16, COMMON["hidden_size"], generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
@@ -104,7 +104,8 @@ def test_architecture(
             assert torch.equal(logits_TV, runner.model.compute_logits(hidden_TD))
             # The same head cut to a draft vocabulary.
             ids_J = torch.arange(1, logits_TV.size(1), 3)
-            logits_TJ = draft_model.logits_processor(DraftHead(draft_model.head, ids_J, hidden_TD.dtype), hidden_TD)
-            torch.testing.assert_close(logits_TJ, logits_TV[:, ids_J], rtol=1e-5, atol=1e-5)
+            processor = draft_model.logits_processor
+            few_TV = DraftHead(draft_model.target_head, processor, ids_J, hidden_TD.dtype, None).logits(hidden_TD)
+            torch.testing.assert_close(few_TV[:, ids_J], logits_TV[:, ids_J], rtol=1e-5, atol=1e-5)
     reference = FrozenTarget.load(str(target), device="cpu", dtype="float32").head.logits(hidden_TD)
     torch.testing.assert_close(logits_TV, reference, rtol=1e-4, atol=1e-4)

@@ -92,7 +92,7 @@ def test_draft_vocabulary(
             assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
             counted.append(acceptance(llm))
             draft_model = model_runner(llm).drafter.model
-            assert len(draft_model.draft_head.weight) == len(draft_ids_J), "the rows of the draft vocabulary alone"
+            assert len(draft_model.chosen_head.weight) == len(draft_ids_J), "the rows of the draft vocabulary alone"
             with copied_tokens(llm) as copied:
                 greedy(llm, prompts[:4], NUM_TOKENS)
             assert not set(copied) <= set(draft_ids_J.tolist()), "a copied token may be any"
@@ -105,12 +105,12 @@ def with_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     """The draft model runs the operators of kernels/, as on a GPU; here, their plain twins."""
     from vllm.model_executor.layers.linear import ReplicatedLinear
 
-    from vllm_mtp.serving import draft_model
+    from vllm_mtp.serving import draft_model, projection
 
     class Unpacked(ReplicatedLinear):
         _cpu_skip_gemm_dispatch = True  # vLLM's own switch: the weight stays
 
-    monkeypatch.setattr(draft_model, "_has_kernels", lambda: True)
+    monkeypatch.setattr(projection, "has_kernels", lambda: True)
     monkeypatch.setattr(draft_model, "ReplicatedLinear", Unpacked)
 
 
@@ -133,8 +133,8 @@ def test_operators_draft_what_vllms_layers_draft(
             assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
             counted.append(acceptance(llm))
             draft_model = model_runner(llm).drafter.model
-            assert draft_model.model.has_projection_kernel == operators
-            assert (draft_model.argmax_head is not None) == operators
+            assert draft_model.model.by_kernel == (operators, False)
+            assert (type(draft_model.chosen_head).__name__ == "ArgmaxHead") == operators
     assert counted[0] == counted[1]
     assert counted[0].acceptance_length > 1.2
 
@@ -156,7 +156,7 @@ def test_draft_head_in_8_bits(
     change_config(drafter, draft_head_dtype=dtype)
     with engine(target_dir, drafter, 3) as llm:
         assert greedy(llm, prompts[:2], 8) == [output[:8] for output in plain_outputs[:2]]
-        assert model_runner(llm).drafter.model.draft_head is None
+        assert type(model_runner(llm).drafter.model.chosen_head).__name__ == "TargetHead"
     assert "takes effect only with" in caplog.text
     lengths = []
     for operators in (False, True):
@@ -165,9 +165,9 @@ def test_draft_head_in_8_bits(
         with engine(target_dir, drafter, 3, speculative={"use_local_argmax_reduction": True}) as llm:
             assert greedy(llm, prompts, NUM_TOKENS) == plain_outputs
             lengths.append(acceptance(llm).acceptance_length)
-            head = model_runner(llm).drafter.model.argmax_head
-            assert (head is not None) == operators
-            assert head is None or head.weight.dtype.itemsize == 1
+            head = model_runner(llm).drafter.model.chosen_head
+            assert type(head).__name__ == ("ArgmaxHead" if operators else "DraftHead")
+            assert (head.weight.dtype.itemsize == 1) == operators
     assert lengths[0] > 1.2
     assert abs(lengths[0] - lengths[1]) < 0.05
 

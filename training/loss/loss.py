@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vllm_mtp.kernels import ops, reference
 from vllm_mtp.kernels.common.registration import uses_triton
-from vllm_mtp.kernels.common.tables import loss_chunk
+from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
@@ -53,15 +53,15 @@ class Loss:
         weight_JD = self.head.head_VD
         if uses_triton(weight_JD.device.type):
             return "Triton"
-        chunk = loss_chunk(weight_JD.device, weight_JD.size(1), mean_embedding=True)
-        example = weight_JD.new_ones(chunk, weight_JD.size(1))
+        chunk_size = loss_chunk_size(weight_JD.device, weight_JD.size(1), mean_embedding=True)
+        example = weight_JD.new_ones(chunk_size, weight_JD.size(1))
         function, how = faster_of_eager_and_compiled(
             reference.softmax_chunk,
             (example, weight_JD, self.head.bias_V, self.head.transform.scale),
-            num_calls=config.tokens // chunk,
+            num_calls=config.tokens // chunk_size,
         )
-        self._linear_kl = functools.partial(reference.linear_kl_of_mean, chunk=chunk, softmax_chunk=function)
-        return f"{how} for {chunk} positions"
+        self._linear_kl = functools.partial(reference.linear_kl_by_chunks(function), chunk_size=chunk_size)
+        return f"{how} for {chunk_size} positions"
 
     def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
         if states.teacher is None:

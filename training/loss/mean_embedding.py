@@ -14,12 +14,9 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.kernels import ops
-from vllm_mtp.kernels.ops import LinearKL, MeanTarget
+from vllm_mtp.kernels.ops import LinearKL, Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.loss.objective import Distillation, student_rows
-
-Teacher = MeanTarget
-"""What the loss needs of the target at each teacher row."""
 
 
 def teacher_of(hidden_ND: Tensor, head: SharedHead, *, chunk_size: int | None = None) -> Teacher:
@@ -31,7 +28,9 @@ def teacher_of(hidden_ND: Tensor, head: SharedHead, *, chunk_size: int | None = 
         chunk_size: rows whose logits exist at a time; None: what the kernel takes.
     """
     assert head.transform.soft_cap is None
-    return ops.mean_embedding(hidden_ND, head.head_VD, bias=head.bias_V, scale=head.transform.scale, chunk=chunk_size)
+    return ops.mean_embedding(
+        hidden_ND, head.head_VD, bias_V=head.bias_V, scale=head.transform.scale, chunk_size=chunk_size
+    )
 
 
 def mean_embedding_kl(
@@ -63,11 +62,11 @@ def mean_embedding_kl(
             states_BTD.flatten(0, 1).index_select(0, index_M),
             Teacher(*(tensor[exists_N] for tensor in teacher)),
             head.head_VD,
-            bias=head.bias_V,
+            bias_V=head.bias_V,
             scale=head.transform.scale,
             metrics=True,
         )
-        assert found.top1_agree is not None
+        assert found.agreement is not None
         losses.append(found.loss)
-        agreements.append(found.top1_agree.sum() / max(1, len(index_M)))
+        agreements.append(found.agreement.sum() / max(1, len(index_M)))
     return Distillation(torch.stack(losses), torch.stack(agreements))

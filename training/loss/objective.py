@@ -6,7 +6,7 @@ q = softmax(head(s_t^(k))):
     kl: sum_v p_v (log p_v - log q_v)        gradient with respect to the drafter's logits: q - p
     lm: -log q_y, y the text's token          gradient: q - onehot(y)
 
-With a draft vocabulary the head is cut to its J rows, so that both distributions are renormalised over them.
+With a draft vocabulary the head is cut to its J rows, so that both distributions are renormalized over them.
 
 `vllm_mtp.kernels.ops.linear_kl` has the arithmetic: logits of a chunk of rows at a time, in float32, the gradient with
 respect to s made in the forward pass, the teacher's softmax of a position shared by the K steps that predict it. Here
@@ -116,23 +116,23 @@ def distillation(
         torch.stack(states),
         hidden_ND,
         head.head_VD,
-        weights=exists_KN,
-        labels=labels_BS.flatten()[rows_N] if objective == "lm" else None,
-        objective="ce" if objective == "lm" else objective,
-        chunk=chunk_size,
-        metrics=True,
-        bias=head.bias_V,
+        objective=objective,
+        weights_KT=exists_KN,
+        labels_KT=labels_BS.flatten()[rows_N] if objective == "lm" else None,
+        bias_V=head.bias_V,
         scale=head.transform.scale,
         soft_cap=head.transform.soft_cap,
-        teacher_log_sum=log_sum_N,
-        teacher_top=top_N,
+        teacher_log_sum_T=log_sum_N,
+        teacher_top_T=top_N,
+        metrics=True,
+        chunk_size=chunk_size,
     )
-    assert found.top1_agree is not None
-    assert found.accept is not None
+    assert found.agreement is not None
+    assert found.overlap is not None
     return Distillation(
         found.per_token.sum(-1) / count_K,
-        found.top1_agree.sum(-1) / count_K,
-        found.accept.sum(-1) / count_K,
+        found.agreement.sum(-1) / count_K,
+        found.overlap.sum(-1) / count_K,
     )
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
-from vllm_mtp.training.loss.mean_embedding import Teacher, teacher_of
+from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.target.frozen import FrozenTarget
 

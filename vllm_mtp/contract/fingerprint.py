@@ -92,7 +92,7 @@ def stored_rows(
 def stored_weights_sha256(model: str, *, revision: str | None = None) -> str:
     """Hash over one row of every tensor of a target; "" where it has no safetensors that can be read.
 
-    Unlike the fingerprint, which a drafter's config.json has of its target, it knows a fine-tuned or quantised copy
+    Unlike the fingerprint, which a drafter's config.json has of its target, it knows a fine-tuned or quantized copy
     whose embedding and head were left as they were.
 
     Args:

@@ -1,4 +1,4 @@
-"""The MTP module in plain PyTorch: the reference for vLLM's `draft_model.py`, and what training optimises.
+"""The MTP module in plain PyTorch: the reference for vLLM's `draft_model.py`, and what training optimizes.
 
     u_t = W [RMSNorm(E x_{t+1}); RMSNorm(h_t)]
     s_t = RMSNorm(DecoderLayer(u)_t)              q_t = softmax(LMHead s_t) predicts x_{t+2}

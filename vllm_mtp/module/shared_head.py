@@ -31,12 +31,6 @@ class LogitsTransform:
             logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
         return logits if self.scale == 1.0 else logits * self.scale
 
-    def gradient(self, logits: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient with respect to the head's own logits, from the one with respect to the transformed logits."""
-        if self.soft_cap is not None:
-            gradient = gradient * (1 - torch.tanh(logits / self.soft_cap) ** 2)
-        return gradient if self.scale == 1.0 else gradient * self.scale
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedHead:

@@ -4,7 +4,7 @@ The one exception to "register, never patch": a drafter that promises the target
 sampler that breaks the promise. Two defects are known, in vLLM 0.26 to 0.33 on a CPU:
 
 1. `expand_kernel`, which gives every draft token its request's temperature, top_k and top_p, writes float32 and int32
-   values into a temporary copy, so that draft tokens are verified with uninitialised memory:
+   values into a temporary copy, so that draft tokens are verified with uninitialized memory:
    https://github.com/vllm-project/vllm/issues/55005.
 2. `apply_sampling_constraints` raises if a request asks for top_k in a round without any draft token, and the engine
    dies with it. Such a round ends most generations.

@@ -22,15 +22,11 @@ from vllm.model_executor.layers.linear import (
     QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
-    UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.layers.rotary_embedding import get_rope
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    UnquantizedEmbeddingMethod,
-    VocabParallelEmbedding,
-)
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.models.utils import (
     AutoWeightsLoader,
     WeightsMapper,
@@ -43,11 +39,9 @@ from vllm.sequence import IntermediateTensors
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import LARGEST_VOCABULARY, Lookup
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
-from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.module.shared_head import LogitsTransform
-from vllm_mtp.serving import cpu_repairs
-from vllm_mtp.serving.draft_head import QUANTISED, ArgmaxHead, DraftHead
+from vllm_mtp.serving import cpu_repairs, heads, projection
 from vllm_mtp.serving.lookup_on_device import DeviceLookup
 from vllm_mtp.serving.lookup_on_host import HostLookup
 from vllm_mtp.serving.lookup_pass import PassLookup, PassMetadata, why_no_lookup
@@ -185,8 +179,7 @@ class MTPPredictor(nn.Module):
             quant_config=quant_config,
             prefix=f"{prefix}.eh_proj",
         )
-        plain = isinstance(self.eh_proj.quant_method, UnquantizedLinearMethod)
-        self.has_projection_kernel = plain and _has_kernels()
+        self.by_kernel = projection.choose(self.eh_proj)
         # vLLM keeps attention layers by name: the index after the target's last layer is free.
         layer_index = vllm_config.model_config.get_total_num_hidden_layers()
         # vLLM's V2 model runner drafts at every position of the target's, whatever the drafter was trained on.
@@ -204,15 +197,10 @@ class MTPPredictor(nn.Module):
     def fuse(
         self, input_ids: torch.Tensor | None, hidden_states: torch.Tensor, inputs_embeds: torch.Tensor | None
     ) -> torch.Tensor:
-        """u = W [RMSNorm(E x); RMSNorm(h)]: by the kernel on a GPU, unless inductor is to fuse it.
-
-        vLLM's layers stay where torch.compile traces them, since it fuses gather, norms and concatenation by itself and
-        the kernel has not been measured against that; and on a CPU, where vLLM has packed the projection's weight for
-        its own product and emptied it.
-        """
-        by_kernel = self.has_projection_kernel and not torch.compiler.is_compiling()
+        """u = W [RMSNorm(E x); RMSNorm(h)], by the kernel or by vLLM's layers (projection.py)."""
+        by_kernel = self.by_kernel.compiled if torch.compiler.is_compiling() else self.by_kernel.eager
         table = _without_adapters(self.embed_tokens)
-        if by_kernel and inputs_embeds is None and _is_whole_table(table):
+        if by_kernel and inputs_embeds is None and projection.is_whole_table(table):
             ids, embedding = input_ids, table.weight
         else:
             if inputs_embeds is None:
@@ -278,18 +266,15 @@ class MTPDraftModel(nn.Module):
         )
         size = self.config.draft_vocab_size
         self.register_buffer(D2T, None if size is None else torch.zeros(size, dtype=torch.int64))
-        self.draft_head: DraftHead | None = None
-        self.argmax_head: ArgmaxHead | None = None
-        only_argmax = bool(vllm_config.speculative_config.use_local_argmax_reduction)
-        self.has_argmax_kernel = only_argmax and transform.scale > 0 and _has_kernels()
+        self.chosen_head: heads.Head | None = None
+        self.only_top_tokens = bool(vllm_config.speculative_config.use_local_argmax_reduction)
+        self.has_kernels = projection.has_kernels() and transform.scale > 0
         self.lookup = self._make_lookup(vllm_config)
-        name = self.config.draft_head_dtype
-        self.quantised = None if name is None or not only_argmax else QUANTISED[name]
-        if name is not None and not only_argmax:
+        if self.config.draft_head_dtype is not None and not self.only_top_tokens:
             logger.warning(
                 "The drafter asks for a draft head in %s, which takes effect only with "
                 '"use_local_argmax_reduction": true in speculative_config; it drafts with the head as it is.',
-                name,
+                self.config.draft_head_dtype,
             )
 
     def _make_lookup(self, vllm_config: VllmConfig) -> PassLookup | None:
@@ -308,32 +293,23 @@ class MTPDraftModel(nn.Module):
         return kind(lookup, vllm_config.speculative_config.num_speculative_tokens, self.attention)
 
     @property
-    def head(self) -> nn.Module:
+    def target_head(self) -> nn.Module:
         """The target's LM head, or its embedding where vLLM's class of the target has no head of its own (Gemma 2)."""
         return _without_adapters(getattr(self, "lm_head", self.model.embed_tokens))
 
-    def output_head(self, dtype: torch.dtype) -> nn.Module:
-        """The head whose logits draft for hidden states of `dtype`: the target's, or rows of it."""
-        if self.d2t is None and self.quantised is None:
-            return self.head
-        if self.draft_head is None:
-            if self.d2t is not None:
-                ids = draft_ids(self.d2t)
-            else:
-                ids = torch.arange(self.config.vocab_size, device=next(self.head.parameters()).device)
-            self.draft_head = DraftHead(self.head, ids, dtype, self.quantised)
-        return self.draft_head
-
-    def kernel_head(self, dtype: torch.dtype) -> ArgmaxHead | None:
-        """The head that drafts by the kernel; None where vLLM's layers do: on a CPU, or with logits to be kept."""
-        if self.argmax_head is not None or not self.has_argmax_kernel:
-            return self.argmax_head
-        ids = None if self.d2t is None else draft_ids(self.d2t)
-        if ArgmaxHead.takes(self.head, ids, self.quantised):
-            self.argmax_head = ArgmaxHead(self.head, ids, dtype, self.quantised)
-        else:
-            self.has_argmax_kernel = False
-        return self.argmax_head
+    def head(self, dtype: torch.dtype) -> heads.Head:
+        """What drafts from hidden states of `dtype`, chosen when it is first asked for: see `forward`."""
+        if self.chosen_head is None:
+            row_dtype = self.config.draft_head_dtype if self.only_top_tokens else None
+            self.chosen_head = heads.choose(
+                self.target_head,
+                self.logits_processor,
+                None if self.d2t is None else draft_ids(self.d2t),
+                dtype=dtype,
+                row_dtype=None if row_dtype is None else heads.ROW_DTYPES[row_dtype],
+                by_kernel=self.only_top_tokens and self.has_kernels,
+            )
+        return self.chosen_head
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_input_ids(input_ids)
@@ -349,8 +325,7 @@ class MTPDraftModel(nn.Module):
     ) -> torch.Tensor:
         # vLLM shares the head after loading, without a word to the draft model. Both model runners then run it once to
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
-        if self.kernel_head(hidden_states.dtype) is None:
-            self.output_head(hidden_states.dtype)
+        self.head(hidden_states.dtype)
         lookup, metadata = self._lookup_in_pass(input_ids, positions)
         if lookup is None or metadata is None or input_ids is None:
             return self.model(input_ids, positions, hidden_states, inputs_embeds)
@@ -387,32 +362,15 @@ class MTPDraftModel(nn.Module):
 
     def compute_logits(self, hidden_states: torch.Tensor, spec_step_idx: int = 0) -> torch.Tensor | None:
         """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""
+        of_module = self.head(hidden_states.dtype).logits
         if self.lookup is None:
-            return self.module_logits(hidden_states)
-        return self.lookup.logits(hidden_states, self.module_logits, self.config.vocab_size)
-
-    def module_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        head = self.output_head(hidden_states.dtype)
-        logits = self.logits_processor(head, hidden_states, getattr(head, "bias", None))
-        if self.draft_head is None or logits is None:
-            return logits
-        return self.draft_head.at_target_width(logits, self.config.vocab_size)
+            return of_module(hidden_states)
+        return self.lookup.logits(hidden_states, of_module, self.config.vocab_size)
 
     def get_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Argmax over the vocabulary without gathering logits from every rank (`use_local_argmax_reduction`)."""
-        if self.lookup is None:
-            return self.module_top_tokens(hidden_states)
-        return self.lookup.top_tokens(hidden_states, self.module_top_tokens)
-
-    def module_top_tokens(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        kernel_head = self.kernel_head(hidden_states.dtype)
-        if kernel_head is not None:
-            return kernel_head.top_tokens(hidden_states)
-        head = self.output_head(hidden_states.dtype)
-        if self.draft_head is not None:
-            hidden_states = self.draft_head.rounded(hidden_states)
-        top_T = self.logits_processor.get_top_tokens(head, hidden_states, getattr(head, "bias", None))
-        return top_T if self.draft_head is None else self.draft_head.target_ids(top_T)
+        of_module = self.head(hidden_states.dtype).top_tokens
+        return of_module(hidden_states) if self.lookup is None else self.lookup.top_tokens(hidden_states, of_module)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads the checkpoint. vLLM's loader lets missing linear tensors and NaN pass, so they are checked here.
@@ -430,16 +388,6 @@ class MTPDraftModel(nn.Module):
 def _without_adapters(layer: nn.Module) -> Any:
     """The layer itself: with LoRA the V1 runner shares the target's wrapped one, and adapters are not the drafter's."""
     return getattr(layer, "base_layer", layer)
-
-
-def _has_kernels() -> bool:
-    return current_platform.is_cuda_alike() and uses_triton("cuda")
-
-
-def _is_whole_table(layer: Any) -> bool:
-    """Whether an embedding layer does nothing but gather rows of its weight."""
-    plain = isinstance(layer.quant_method, UnquantizedEmbeddingMethod)
-    return type(layer) is VocabParallelEmbedding and plain and layer.tp_size == 1
 
 
 def _check_sampling(config: SpeculativeConfig) -> None:

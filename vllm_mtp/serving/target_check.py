@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 def check_target(config: MTPConfig, target: Any, download_dir: str | None = None) -> None:
     """Compares a drafter's config with vLLM's `ModelConfig` of the target.
 
-    Other weights alone (a fine-tuned or quantised target) are one warning. `download_dir` is where vLLM has put the
+    Other weights alone (a fine-tuned or quantized target) are one warning. `download_dir` is where vLLM has put the
     weights of a Hub id; None: the Hub's cache.
 
     Raises:
@@ -47,7 +47,7 @@ def check_target(config: MTPConfig, target: Any, download_dir: str | None = None
         )
     if fingerprint.get("weights_sha256") and _weights_differ(target, config, download_dir):
         logger.warning(
-            "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantised target? "
+            "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantized target? "
             "Output stays exactly the target's, acceptance may fall. To check, compare the acceptance length in the "
             "log or in /metrics with the drafter's model card; `vllm-mtp train` adapts the drafter.",
             fingerprint.get("name", "not named"),

@@ -1,9 +1,8 @@
-"""`embed_hidden_projection`: the entry of a draft step, and of a training step, in both forms, against the others."""
+"""`embed_hidden_projection`: the entry of a draft step, against the others."""
 
-# Shapes: T tokens, V vocabulary, D hidden size.
+# Shapes: T tokens, V vocabulary, D hidden size, N outputs, C = 2D.
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from vllm_mtp.benchmarks.kernels.case import KernelCase, Run, compiled
 from vllm_mtp.benchmarks.kernels.timing import why
-from vllm_mtp.kernels.ops import embed_hidden_projection, fold_norm_weights
+from vllm_mtp.kernels.ops import embed_hidden_projection
 
 EPS = 1e-6
 _VOCABULARY = 32768
@@ -23,83 +22,64 @@ SHAPES = {
 
 
 def cases(size: str) -> list[KernelCase]:
-    """Forward at every shape of a size, and forward with backward at the largest number of tokens."""
-    most = max(tokens for tokens, _ in SHAPES[size])
-    return [
-        *(_case(*shape, backward=False) for shape in SHAPES[size]),
-        *(_case(*shape, backward=True) for shape in SHAPES[size] if shape[0] == most),
-    ]
+    """One for each shape of a size."""
+    return [_case(*shape) for shape in SHAPES[size]]
 
 
-def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
+def _case(num_tokens: int, size: int) -> KernelCase:
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        inputs = make_inputs(device, num_tokens, size, wants_gradient=backward)
+        inputs = make_inputs(device, num_tokens, size)
         in_one_graph = compiled(_eager)
-        two_launches: dict[str, Any] = {**inputs, "eps": EPS, "one_launch": False}
-        if backward:
-            gradient = torch.ones(num_tokens, size, dtype=torch.bfloat16, device=device)
-            return {
-                "eager": lambda: _eager(**inputs).backward(gradient),
-                "torch.compile": lambda: in_one_graph(**inputs).backward(gradient),
-                "vllm-mtp": lambda: embed_hidden_projection(**two_launches).backward(gradient),
-            }
-        one_launch: dict[str, Any] = {
-            **{name: inputs[name] for name in ("ids", "emb", "h")},
-            "w": fold_norm_weights(*(inputs[name] for name in ("w", "g_e", "g_h"))),
-            "eps": EPS,
-            "one_launch": True,
-        }
         return {
             "eager": lambda: _eager(**inputs),
             "torch.compile": lambda: in_one_graph(**inputs),
-            "vllm-mtp": lambda: embed_hidden_projection(**two_launches),
-            "vllm-mtp, one launch": lambda: embed_hidden_projection(**one_launch),
+            "vllm-mtp": lambda: embed_hidden_projection(**inputs, eps=EPS),
             "vLLM's fused norms, then the product": _vllm(**inputs),
         }
 
-    products = 3 if backward else 1
     return KernelCase(
-        "embed_hidden_projection, forward and backward" if backward else "embed_hidden_projection",
+        "embed_hidden_projection",
         {"tokens": num_tokens, "hidden": size},
-        floor_flops=4 * products * num_tokens * size**2,
-        floor_bytes=2 * products * (2 * size**2 + 3 * num_tokens * size),
+        floor_flops=4 * num_tokens * size**2,
+        floor_bytes=2 * (2 * size**2 + 3 * num_tokens * size),
         providers=providers,
-        in_graph=not backward,
+        in_graph=True,
     )
 
 
-def make_inputs(device: torch.device, num_tokens: int, size: int, *, wants_gradient: bool) -> dict[str, Any]:
+def make_inputs(device: torch.device, num_tokens: int, size: int) -> dict[str, Tensor]:
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(*shape, generator=generator, device=device)).bfloat16()
 
-    inputs = {
-        "ids": torch.randint(_VOCABULARY, (num_tokens,), generator=generator, device=device),
-        "emb": normal(_VOCABULARY, size),
-        "h": normal(num_tokens, size),
-        "w": normal(size, 2 * size, scale=size**-0.5),
-        "g_e": normal(size),
-        "g_h": normal(size),
+    return {
+        "ids_T": torch.randint(_VOCABULARY, (num_tokens,), generator=generator, device=device),
+        "embedding": normal(_VOCABULARY, size),
+        "hidden_TD": normal(num_tokens, size),
+        "weight_NC": normal(size, 2 * size, scale=size**-0.5),
+        "embed_norm_D": normal(size),
+        "hidden_norm_D": normal(size),
     }
-    for name in ("h", "w", "g_e", "g_h"):
-        inputs[name].requires_grad_(wants_gradient)
-    return inputs
 
 
-def _eager(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tensor) -> Tensor:
-    shape = h.shape[-1:]
-    normed = torch.cat((F.rms_norm(F.embedding(ids, emb), shape, g_e, EPS), F.rms_norm(h, shape, g_h, EPS)), dim=-1)
-    return F.linear(normed, w)
+def _eager(
+    ids_T: Tensor, embedding: Tensor, hidden_TD: Tensor, weight_NC: Tensor, embed_norm_D: Tensor, hidden_norm_D: Tensor
+) -> Tensor:
+    shape, rows_TD = hidden_TD.shape[-1:], F.embedding(ids_T, embedding)
+    halves = F.rms_norm(rows_TD, shape, embed_norm_D, EPS), F.rms_norm(hidden_TD, shape, hidden_norm_D, EPS)
+    return F.linear(torch.cat(halves, dim=-1), weight_NC)
 
 
-def _vllm(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tensor) -> Run | str:
+def _vllm(
+    ids_T: Tensor, embedding: Tensor, hidden_TD: Tensor, weight_NC: Tensor, embed_norm_D: Tensor, hidden_norm_D: Tensor
+) -> Run | str:
     """What vLLM's DeepSeek V3.2 drafts with; it masks position 0, of which there is none here."""
-    if not w.is_cuda:
+    if not weight_NC.is_cuda:
         return "needs a GPU"
     try:
         from vllm.model_executor.layers.fused_embed_norm import fused_embed_eh_norm
     except Exception as error:  # not installed, or whatever its import fails with on this machine
         return why(error)
-    positions = torch.ones_like(ids)
-    return lambda: F.linear(fused_embed_eh_norm(positions, ids, emb, h, g_e, g_h, EPS), w)
+    positions_T, norms = torch.ones_like(ids_T), (embed_norm_D, hidden_norm_D, EPS)
+    return lambda: F.linear(fused_embed_eh_norm(positions_T, ids_T, embedding, hidden_TD, *norms), weight_NC)

@@ -29,12 +29,12 @@ def _of_states(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase
     """Three products: logits of both sides, and the gradient."""
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        h_s, h_t, w = make_inputs(device, num_tokens, hidden_size, vocab_size)
+        hidden_TD, teacher_TD, weight_VD = make_inputs(device, num_tokens, hidden_size, vocab_size)
         return {
-            **_with_all_logits(h_s, h_t, w),
-            "vllm-mtp": lambda: linear_kl(h_s, h_t, w).loss.backward(),
-            "Liger": _liger(h_s, h_t, w),
-            "fla": _fla(h_s, h_t, w),
+            **_with_all_logits(hidden_TD, teacher_TD, weight_VD),
+            "vllm-mtp": lambda: linear_kl(hidden_TD, teacher_TD, weight_VD).loss.backward(),
+            "Liger": _liger(hidden_TD, teacher_TD, weight_VD),
+            "fla": _fla(hidden_TD, teacher_TD, weight_VD),
         }
 
     return _case("linear_kl", num_tokens, hidden_size, vocab_size, 3, providers)
@@ -44,11 +44,11 @@ def _of_means(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase:
     """Two products; the others have no such form and take the teacher's hidden states."""
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
-        h_s, h_t, w = make_inputs(device, num_tokens, hidden_size, vocab_size)
-        teacher = mean_embedding(h_t, w)
+        hidden_TD, teacher_TD, weight_VD = make_inputs(device, num_tokens, hidden_size, vocab_size)
+        teacher = mean_embedding(teacher_TD, weight_VD)
         return {
-            **_with_all_logits(h_s, h_t, w),
-            "vllm-mtp": lambda: linear_kl(h_s, teacher, w).loss.backward(),
+            **_with_all_logits(hidden_TD, teacher_TD, weight_VD),
+            "vllm-mtp": lambda: linear_kl(hidden_TD, teacher, weight_VD).loss.backward(),
         }
 
     return _case("linear_kl, mean embedding kept", num_tokens, hidden_size, vocab_size, 2, providers)
@@ -80,30 +80,30 @@ def make_inputs(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=device)
 
-    h_t = normal(num_tokens, hidden_size)
-    h_s = h_t + 0.3 * normal(num_tokens, hidden_size)
-    w = 3 * normal(vocab_size, hidden_size) / hidden_size**0.5
-    return h_s.bfloat16().requires_grad_(), h_t.bfloat16(), w.bfloat16()
+    teacher_TD = normal(num_tokens, hidden_size)
+    hidden_TD = teacher_TD + 0.3 * normal(num_tokens, hidden_size)
+    weight_VD = 3 * normal(vocab_size, hidden_size) / hidden_size**0.5
+    return hidden_TD.bfloat16().requires_grad_(), teacher_TD.bfloat16(), weight_VD.bfloat16()
 
 
-def _with_all_logits(h_s: Tensor, h_t: Tensor, w: Tensor) -> Mapping[str, Run]:
+def _with_all_logits(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Mapping[str, Run]:
     in_one_graph = compiled(_eager)
     return {
-        "eager": lambda: _eager(h_s, h_t, w).backward(),
-        "torch.compile": lambda: in_one_graph(h_s, h_t, w).backward(),
+        "eager": lambda: _eager(hidden_TD, teacher_TD, weight_VD).backward(),
+        "torch.compile": lambda: in_one_graph(hidden_TD, teacher_TD, weight_VD).backward(),
     }
 
 
-def _eager(h_s: Tensor, h_t: Tensor, w: Tensor) -> Tensor:
+def _eager(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Tensor:
     """The loss as one would write it, softmax in float32."""
-    log_q_TV = F.linear(h_s, w).float().log_softmax(-1)
-    log_p_TV = F.linear(h_t, w).float().log_softmax(-1)
+    log_q_TV = F.linear(hidden_TD, weight_VD).float().log_softmax(-1)
+    log_p_TV = F.linear(teacher_TD, weight_VD).float().log_softmax(-1)
     return F.kl_div(log_q_TV, log_p_TV, reduction="batchmean", log_target=True)
 
 
-def _liger(h_s: Tensor, h_t: Tensor, w: Tensor) -> Run | str:
+def _liger(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Run | str:
     """Its fused linear JSD at beta 0, which is forward KL."""
-    if not w.is_cuda:
+    if not weight_VD.is_cuda:
         return "needs a GPU"
     try:
         from liger_kernel.transformers import LigerFusedLinearJSD
@@ -111,12 +111,12 @@ def _liger(h_s: Tensor, h_t: Tensor, w: Tensor) -> Run | str:
         loss = LigerFusedLinearJSD(jsd_beta=0.0)
     except Exception as error:  # not installed, without forward KL, or whatever its import fails with on this machine
         return why(error)
-    return lambda: loss(h_s, w, h_t, w).backward()
+    return lambda: loss(hidden_TD, weight_VD, teacher_TD, weight_VD).backward()
 
 
-def _fla(h_s: Tensor, h_t: Tensor, w: Tensor) -> Run | str:
+def _fla(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Run | str:
     """It makes a gradient of the head whether one wants it or not."""
-    if not w.is_cuda:
+    if not weight_VD.is_cuda:
         return "needs a GPU"
     try:
         from fla.modules import FusedKLDivLoss
@@ -124,4 +124,4 @@ def _fla(h_s: Tensor, h_t: Tensor, w: Tensor) -> Run | str:
         loss = FusedKLDivLoss()
     except Exception as error:
         return why(error)
-    return lambda: loss(h_s, h_t, w, w).backward()
+    return lambda: loss(hidden_TD, teacher_TD, weight_VD, weight_VD).backward()

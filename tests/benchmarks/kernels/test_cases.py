@@ -1,6 +1,6 @@
 """What the benchmark of the serving kernels compares computes the same.
 
-Catches: a provider with other inputs, folded norm weights used twice, rows in 8 bits of another head.
+Catches: a provider with other inputs, rows in 8 bits of another head.
 """
 
 import pytest
@@ -19,10 +19,9 @@ def test_draft_head(case: KernelCase) -> None:
     logits_TV = h.double() @ w.double().T
     near = 0.02 if case.kernel == "draft_head" else 0.15  # of the spread of the logits
     limit_T = logits_TV.amax(-1) - near * logits_TV.std(-1)
-    found = {name: run() for name, run in case.providers(CPU).items() if callable(run) and "sampled" not in name}
-    assert len(found) >= 4
-    for name, ids in found.items():
-        ids_T = ids[0] if isinstance(ids, tuple) else ids
+    found = {name: run() for name, run in case.providers(CPU).items() if callable(run)}
+    assert {"eager", "torch.compile", "vllm-mtp"} <= set(found)
+    for name, ids_T in found.items():
         assert isinstance(ids_T, torch.Tensor)
         assert (logits_TV.gather(1, ids_T[:, None])[:, 0] >= limit_T).all(), name
 
@@ -30,7 +29,7 @@ def test_draft_head(case: KernelCase) -> None:
 def test_embed_hidden_projection() -> None:
     forward = kernel_cases_embed_hidden_projection.cases("smoke")[0]
     found = {name: run() for name, run in forward.providers(CPU).items() if callable(run)}
-    assert {"eager", "torch.compile", "vllm-mtp", "vllm-mtp, one launch"} <= set(found)
+    assert {"eager", "torch.compile", "vllm-mtp"} <= set(found)
     for name, output in found.items():
         assert isinstance(output, torch.Tensor)
         difference = output.float() - found["eager"].float()  # type: ignore[attr-defined]

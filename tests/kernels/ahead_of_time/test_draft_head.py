@@ -45,24 +45,22 @@ MULTIPLES_OF_16 = ["hidden_size", "hidden_stride", "weight_stride"]
 
 
 def types(hidden: str = "bf16", weight: str = "bf16") -> dict[str, str]:
-    float_32 = ["scale", "hidden_scale", "key", "logit", "lse", "tile_key", "tile_logit", "tile_lse"]
+    float_32 = ["scale", "hidden_scale", "logit", "tile_logit"]
     return {
         "hidden_ptr": f"*{hidden}",
         "weight_ptr": f"*{weight}",
         "bias_ptr": "*bf16",
-        **dict.fromkeys(("d2t_ptr", "seed_ptr", "id_ptr"), "*i64"),
+        **dict.fromkeys(("d2t_ptr", "id_ptr"), "*i64"),
         **dict.fromkeys(("row_ptr", "tile_row_ptr"), "*i32"),
         **{f"{name}_ptr": "*fp32" for name in float_32},
         **dict.fromkeys(INTEGERS, "i32"),
         **dict.fromkeys(MULTIPLES_OF_16, "i32:16"),
-        "logit_scale": "fp32",
-        "soft_cap": "fp32",
     }
 
 
 @pytest.mark.parametrize(("target", "hidden", "weight", "launch"), CASES)
 def test_candidates(target: str, hidden: str, weight: str, launch: Launch) -> None:
-    """Every option at once: bias, noise, soft cap, probability, a hidden size that no block divides."""
+    """A bias, and a hidden size that no block divides."""
     constants: dict[str, Any] = {"EVEN": False}
     if weight not in ("i8", "fp8e4nv"):
         constants["scale_ptr"] = None
@@ -81,8 +79,7 @@ def test_candidates(target: str, hidden: str, weight: str, launch: Launch) -> No
 def test_candidates_as_served(target: str, hidden: str, weight: str) -> None:
     """No option, and a hidden size of whole blocks."""
     table = TABLES["8 bits" if weight == "fp8e4nv" else "16 bits"]
-    absent = ["bias_ptr", "d2t_ptr", "seed_ptr", "logit_ptr", "lse_ptr", "soft_cap"]
-    absent += [] if weight == "fp8e4nv" else ["scale_ptr", "hidden_scale_ptr"]
+    absent = ["bias_ptr", *([] if weight == "fp8e4nv" else ["scale_ptr", "hidden_scale_ptr"])]
     constants = {"EVEN": True, **dict.fromkeys(absent)}
     launch = table.get(target, table["default"])[16]
     compiled = compile_for(target, candidates_kernel, types(hidden, weight), constants, launch)
@@ -98,7 +95,7 @@ def test_candidates_as_served(target: str, hidden: str, weight: str) -> None:
 
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_best(target: str) -> None:
-    constants = {"d2t_ptr": None, "tile_logit_ptr": None}
+    constants = {"d2t_ptr": None}
     compile_for(target, best_kernel, types(), constants, Launch({"BLOCK_N": 1024}, 4)).check(widest_load_bits=32)
 
 
@@ -108,5 +105,5 @@ def test_best(target: str) -> None:
 def test_quantize_rows(target: str, dtype: str, size: int) -> None:
     if (target, dtype) in UNSUPPORTED:
         pytest.skip("no such float8 there")
-    kinds = {"x_ptr": "*bf16", "quantised_ptr": f"*{dtype}", "scale_ptr": "*fp32", "size": "i32:16", "stride": "i32:16"}
+    kinds = {"x_ptr": "*bf16", "quantized_ptr": f"*{dtype}", "scale_ptr": "*fp32", "size": "i32:16", "stride": "i32:16"}
     compile_for(target, quantize_rows_kernel, kinds, {"largest": 127.0, "BLOCK_D": size}, Launch({}, 4)).check()

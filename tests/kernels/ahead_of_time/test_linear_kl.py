@@ -45,7 +45,7 @@ def test_softmax(target: str, bucket: int, launch: Launch) -> None:
 @pytest.mark.parametrize(("target", "bucket", "launch"), shipped(linear_kl.DIVERGENCE))
 def test_every_divergence(target: str, bucket: int, launch: Launch, objective: str, has_cap: bool, half: str) -> None:
     constants: dict[str, Any] = {"OBJECTIVE": objective, "HAS_CAP": has_cap}
-    if objective != "ce":
+    if objective != "lm":
         constants["labels_ptr"] = None
     kernel = linear_kl.divergence_kernel
     compile_for(target, kernel, types(kernel, half), constants, launch).check()
@@ -54,7 +54,7 @@ def test_every_divergence(target: str, bucket: int, launch: Launch, objective: s
 def test_the_check_finds_what_it_looks_for() -> None:
     """A block four times as large spills on an H100; rows of any length are read by 4 bytes."""
     kernel = linear_kl.divergence_kernel
-    constants = ABSENT | {"OBJECTIVE": "rkl", "HAS_CAP": False}
+    constants = ABSENT | {"OBJECTIVE": "tv", "HAS_CAP": False}
     spilling = compile_for("sm_90", kernel, types(kernel, "*bf16"), constants, Launch({"BLOCK": 16384}, num_warps=4))
     with pytest.raises(AssertionError, match=r"sm_90: .* spills"):
         spilling.check()

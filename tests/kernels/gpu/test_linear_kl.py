@@ -66,7 +66,7 @@ def test_the_same_inputs_give_the_same_bits() -> None:
         leaf = h_s.clone().requires_grad_()
         found = linear_kl(leaf, h_t, w, metrics=True)
         found.loss.backward()
-        results.append((found.per_token.detach(), found.accept, leaf.grad))
+        results.append((found.per_token.detach(), found.overlap, leaf.grad))
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))  # type: ignore[arg-type]
 
 

@@ -41,7 +41,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objectives(objective: str, soft_cap: float | None) -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0])
-    options = {"soft_cap": soft_cap, "weights": weights, "bias": True, "scale": 0.7, "chunk": 3}
+    options = {"soft_cap": soft_cap, "weights_KT": weights, "bias_V": True, "scale": 0.7, "chunk_size": 3}
     check(linear_kl, case(objective=objective, num_steps=2, **SMALL, **options))
 
 
@@ -60,13 +60,13 @@ def test_a_bias_takes_tokens_out(objective: str) -> None:
 
 
 @pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
-@pytest.mark.parametrize("objective", ["kl", "rkl"])  # one pass and two
+@pytest.mark.parametrize("objective", ["kl", "tv"])  # one pass and two
 def test_vocabulary_sizes(objective: str, vocab_size: int) -> None:
     check(linear_kl, case(objective=objective, vocab_size=vocab_size, **SMALL))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("objective", ["kl", "lk", "ce"])
+@pytest.mark.parametrize("objective", ["kl", "lk", "lm"])
 def test_dtypes(objective: str, dtype: torch.dtype) -> None:
     inputs = case(objective=objective, dtype=dtype, vocab_size=130, **SMALL)
     if objective != "lk":
@@ -77,45 +77,40 @@ def test_dtypes(objective: str, dtype: torch.dtype) -> None:
     assert_close(found.per_token, expected(inputs)["per_token"], dtype)
 
 
-@pytest.mark.parametrize("logits_dtype", [torch.float32, torch.bfloat16])
-def test_logits_dtype(logits_dtype: torch.dtype) -> None:
-    check(linear_kl, case(dtype=torch.bfloat16, vocab_size=130, logits_dtype=logits_dtype, **SMALL), factor=2)
-
-
 @pytest.mark.parametrize("num_tokens", [1, 3, 4])
 def test_chunks(num_tokens: int) -> None:
-    check(linear_kl, case(num_tokens=num_tokens, vocab_size=130, chunk=3))
+    check(linear_kl, case(num_tokens=num_tokens, vocab_size=130, chunk_size=3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mean_embedding_is_the_same_kl(dtype: torch.dtype) -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0])
-    inputs = case(num_steps=2, bias=True, scale=0.7, weights=weights, dtype=dtype, **SMALL)
-    teacher = mean_embedding(inputs.h_t, inputs.w, 1.3, bias=inputs.options["bias"], scale=0.7, chunk=3)
+    inputs = case(num_steps=2, bias_V=True, scale=0.7, weights_KT=weights, dtype=dtype, **SMALL)
+    teacher = mean_embedding(inputs.h_t, inputs.w, bias_V=inputs.options["bias_V"], scale=0.7, chunk_size=3)
     h_s = inputs.h_s.clone().requires_grad_()
-    found = linear_kl(h_s, teacher, inputs.w, **inputs.options, chunk=3)
+    found = linear_kl(h_s, teacher, inputs.w, **inputs.options, chunk_size=3)
     found.loss.backward()
     exact = expected(inputs)
     assert_close(found.per_token.detach(), exact["per_token"], dtype)
     assert h_s.grad is not None
     assert_close(h_s.grad, exact["gradient"], dtype)
-    assert torch.equal(found.top1_agree, exact["top1_agree"])
+    assert torch.equal(found.agreement, exact["agreement"])
 
 
 def test_the_mean_row_and_the_constant() -> None:
     h_t, w, bias = random(4, 24), random(201, 24, seed=1), random(201, seed=2)
-    found = mean_embedding(h_t, w, 0.6, bias=bias)
-    log_p = ((h_t.double() @ w.double().T + bias) / 0.6).log_softmax(-1)
+    found = mean_embedding(h_t, w, bias_V=bias, scale=1.7)
+    log_p = ((h_t.double() @ w.double().T + bias) * 1.7).log_softmax(-1)
     p = log_p.exp()
     assert_close(found.mean_ND, p @ w.double(), torch.float32)
     # The difference of two numbers about as large as its result is.
-    assert_close(found.constant_N, (p * log_p).sum(-1) - (p @ bias.double()) / 0.6, torch.float32, factor=2)
+    assert_close(found.constant_N, (p * log_p).sum(-1) - 1.7 * (p @ bias.double()), torch.float32, factor=2)
     assert torch.equal(found.top_N, p.argmax(-1))
 
 
 @pytest.mark.parametrize("objective", ["kl", "tv"])
 def test_a_token_without_weight_may_be_anything(objective: str) -> None:
-    inputs = case(objective=objective, weights=torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]), **SMALL)
+    inputs = case(objective=objective, weights_KT=torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]), **SMALL)
     exact = expected(inputs)
     h_s = inputs.h_s.clone()
     h_s[1], h_s[3] = float("nan"), float("inf")
@@ -127,7 +122,7 @@ def test_a_token_without_weight_may_be_anything(objective: str) -> None:
     assert_close(h_s.grad, exact["gradient"], torch.float32)
 
 
-@pytest.mark.parametrize("objective", ["kl", "rkl", "tv", "ce"])
+@pytest.mark.parametrize("objective", ["kl", "tv", "lm"])
 def test_saturated_rows(objective: str) -> None:
     """Logits of hundreds: probabilities of 0 and 1 in float32, and no NaN."""
     inputs = case(objective=objective, logit_size=300.0, **SMALL)
@@ -144,40 +139,40 @@ def test_the_first_of_equal_logits_is_the_top(first: int) -> None:
     w = torch.zeros(201, 24)
     w[first:, 0] = 1.0
     hidden = torch.ones(2, 24)
-    found = linear_kl(hidden, hidden, w, metrics=True, teacher_top=torch.tensor([first, -1]))
-    assert found.top1_agree is not None
-    assert found.top1_agree.tolist() == [True, False]
+    found = linear_kl(hidden, hidden, w, metrics=True, teacher_top_T=torch.tensor([first, -1]))
+    assert found.agreement is not None
+    assert found.agreement.tolist() == [True, False]
     assert mean_embedding(hidden, w).top_N.tolist() == [first, first]
 
 
-def test_acceptance_against_the_whole_vocabulary() -> None:
+def test_overlap_with_the_whole_vocabulary() -> None:
     inputs = case(**SMALL)
     rows = torch.arange(0, 201, 3)
-    whole = inputs.h_t.double() @ inputs.w.double().T / 1.3
-    q = (inputs.h_s.double() @ inputs.w[rows].double().T / 1.3).softmax(-1)
+    whole = 0.77 * inputs.h_t.double() @ inputs.w.double().T
+    q = (0.77 * inputs.h_s.double() @ inputs.w[rows].double().T).softmax(-1)
     for log_sum in (whole.logsumexp(-1).float(), whole.logsumexp(-1)):
-        found = linear_kl(inputs.h_s, inputs.h_t, inputs.w[rows], **inputs.options, teacher_log_sum=log_sum)
-        assert_close(found.accept, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
+        found = linear_kl(inputs.h_s, inputs.h_t, inputs.w[rows], **inputs.options, teacher_log_sum_T=log_sum)
+        assert_close(found.overlap, torch.minimum(whole.softmax(-1)[:, rows], q).sum(-1), torch.float32)
 
 
 def test_tensors_that_are_views() -> None:
-    inputs = case(num_steps=2, bias=True, **SMALL)
+    inputs = case(num_steps=2, bias_V=True, **SMALL)
     strided = {
         "h_s": torch.stack([inputs.h_s] * 2, -1)[..., 0],
         "h_t": inputs.h_t.t().contiguous().t(),
         "w": inputs.w.t().contiguous().t(),
-        "bias": torch.stack([inputs.options["bias"]] * 2, -1)[..., 1],
+        "bias_V": torch.stack([inputs.options["bias_V"]] * 2, -1)[..., 1],
     }
     assert not any(tensor.is_contiguous() for tensor in strided.values())
-    options = {**inputs.options, "bias": strided.pop("bias")}
+    options = {**inputs.options, "bias_V": strided.pop("bias_V")}
     check(linear_kl, Case(**strided, options=options))
 
 
-def test_cross_entropy_needs_no_teacher() -> None:
-    inputs = case(objective="ce", **SMALL)
-    inputs.options["labels"][2] = -1
+def test_the_lm_loss_needs_no_teacher() -> None:
+    inputs = case(objective="lm", **SMALL)
+    inputs.options["labels_KT"][2] = -1
     h_s = inputs.h_s.clone().requires_grad_()
-    found = linear_kl(h_s, None, inputs.w, tau=1.3, objective="ce", labels=inputs.options["labels"])
+    found = linear_kl(h_s, None, inputs.w, scale=0.77, objective="lm", labels_KT=inputs.options["labels_KT"])
     found.loss.backward()
     exact = expected(inputs)
     assert_close(found.loss.detach(), exact["loss"], torch.float32)
@@ -192,5 +187,5 @@ def test_the_same_inputs_give_the_same_bits() -> None:
         h_s = inputs.h_s.clone().requires_grad_()
         found = linear_kl(h_s, inputs.h_t, inputs.w, **inputs.options)
         found.loss.backward()
-        results.append((found.per_token.detach(), found.accept, h_s.grad))
+        results.append((found.per_token.detach(), found.overlap, h_s.grad))
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_against_the_plain_objective(
     rows_N = teacher_rows(mask_BS)
     teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head, chunk_size=chunk_size)
     states_KBTD.requires_grad_()
-    linear_kl = functools.partial(ops.linear_kl, chunk=chunk_size)
+    linear_kl = functools.partial(ops.linear_kl, chunk_size=chunk_size)
     found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
     (found.loss_K * weights_K).sum().backward()
 
@@ -86,7 +86,7 @@ def test_every_chunk_has_one_shape() -> None:
 
     states_KBTD, hidden_BSD, mask_BS, head = inputs()
     rows_N = teacher_rows(mask_BS)
-    linear_kl = functools.partial(reference.linear_kl_of_mean, chunk=8, softmax_chunk=chunk)
+    linear_kl = functools.partial(reference.linear_kl_by_chunks(chunk), chunk_size=8)
     teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head)
     found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
     assert shapes == {(8, D)}

@@ -1,7 +1,7 @@
-"""The target's head: logits as the target itself makes them, and the gradient through cap and scale.
+"""The target's head: logits as the target itself makes them.
 
 Catches: a soft cap or a logit scale that is forgotten, inverted or applied in the other order, a divisor taken for a
-factor, a gradient that leaves them out, rows of a draft vocabulary that are other rows or keep the whole head alive.
+factor, rows of a draft vocabulary that are other rows or keep the whole head alive.
 """
 
 # Shapes: T tokens, D hidden size, V vocabulary, J draft vocabulary.
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 
@@ -107,14 +106,8 @@ def test_a_draft_vocabularys_rows(has_bias: bool) -> None:
 
 @pytest.mark.parametrize("soft_cap", [None, 1.5])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_gradient_against_autograd(soft_cap: float | None, scale: float) -> None:
-    torch.manual_seed(0)
-    transform = LogitsTransform(scale=scale, soft_cap=soft_cap)
-    logits_TV = (3 * torch.randn(5, 7, dtype=torch.float64)).requires_grad_()
-    upstream_TV = torch.randn(5, 7, dtype=torch.float64)
-    transformed_TV: Tensor = transform(logits_TV)
-    (expected_TV,) = torch.autograd.grad(transformed_TV, logits_TV, upstream_TV)
-    torch.testing.assert_close(transform.gradient(logits_TV.detach(), upstream_TV), expected_TV, rtol=1e-12, atol=1e-12)
-    plain_TV = logits_TV.detach()
-    capped_TV = plain_TV if soft_cap is None else soft_cap * torch.tanh(plain_TV / soft_cap)
-    torch.testing.assert_close(transformed_TV.detach(), scale * capped_TV, rtol=1e-12, atol=1e-12)
+def test_cap_then_scale(soft_cap: float | None, scale: float) -> None:
+    logits_TV = 3 * torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    capped_TV = logits_TV if soft_cap is None else soft_cap * torch.tanh(logits_TV / soft_cap)
+    found_TV = LogitsTransform(scale=scale, soft_cap=soft_cap)(logits_TV)
+    torch.testing.assert_close(found_TV, scale * capped_TV, rtol=1e-12, atol=1e-12)

@@ -1,7 +1,7 @@
-"""A draft vocabulary's head on vLLM's layers, against the whole head's logits, on one rank and on several.
+"""The heads to draft with, on vLLM's layers and by the kernel, against the whole head's logits, on one rank or more.
 
 Catches: a row of another token, a padding row of a rank that wins, ranks' rows in the wrong order, a rank without any
-draft id, ties that go to another token than the whole head's, a bias, soft cap or scale left out, a packed or quantised
+draft id, ties that go to another token than the whole head's, a bias, soft cap or scale left out, a packed or quantized
 head read as if it were plain.
 
 The ranks are threads, and the gathering between them is a concatenation; the rest is vLLM's own.
@@ -87,7 +87,14 @@ class NoLayers(nn.Module):
         return hidden_TD
 
 
-def draft_model(head: nn.Module, draft_ids: tuple[int, ...] | None, **transform: Any) -> Any:
+def draft_model(
+    head: nn.Module,
+    draft_ids: tuple[int, ...] | None,
+    *,
+    by_kernel: bool = False,
+    head_dtype: str | None = None,
+    **transform: Any,
+) -> Any:
     """An `MTPDraftModel` without its layers, once vLLM has given it the target's head."""
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
@@ -95,12 +102,14 @@ def draft_model(head: nn.Module, draft_ids: tuple[int, ...] | None, **transform:
 
     model = MTPDraftModel.__new__(MTPDraftModel)
     nn.Module.__init__(model)
-    model.config = small_config(vocab_size=VOCAB_SIZE, draft_vocab_size=draft_ids and len(draft_ids))
+    model.config = small_config(
+        vocab_size=VOCAB_SIZE, draft_vocab_size=draft_ids and len(draft_ids), draft_head_dtype=head_dtype
+    )
     model.logits_processor = LogitsProcessor(VOCAB_SIZE, **transform)
     model.model = NoLayers()
     model.register_buffer("d2t", None if draft_ids is None else d2t_of(torch.tensor(draft_ids)))
-    model.draft_head = model.argmax_head = model.quantised = None
-    model.has_argmax_kernel = False
+    model.chosen_head = None
+    model.only_top_tokens, model.has_kernels = by_kernel or head_dtype is not None, by_kernel
     model.lm_head = head
     return model
 
@@ -142,7 +151,7 @@ def on_ranks(num_ranks: int, run: Callable[[int], Tensor]) -> list[Tensor]:
         module = "vllm.model_executor.layers.logits_processor"
         patch.setattr(f"{module}.tensor_model_parallel_all_gather", gather)
         patch.setattr(f"{module}.tensor_model_parallel_gather", gather)
-        patch.setattr("vllm_mtp.serving.draft_head.tensor_model_parallel_all_gather", gather)
+        patch.setattr("vllm_mtp.serving.heads.tensor_model_parallel_all_gather", gather)
         ranks = [pool.submit(rank, index) for index in range(num_ranks)]
         errors = [error for future in ranks if (error := future.exception()) is not None]
         # That a rank waited in vain says nothing: what stopped another one does.
@@ -163,10 +172,11 @@ def test_logits_are_the_whole_heads(
     transform = dict(options)
     bias_V = torch.randn(VOCAB_SIZE, generator=generator).to(dtype) if transform.pop("bias", False) else None
     whole = draft_model(Head(table_VD, bias_V), None, **transform)
-    models = [
-        draft_model(Head(table_VD, bias_V, rank=rank, num_ranks=num_ranks), draft_ids, **transform)
-        for rank in range(num_ranks)
-    ]
+
+    def models_of(by_kernel: bool) -> list[Any]:
+        ranks = [Head(table_VD, bias_V, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        return [draft_model(head, draft_ids, by_kernel=by_kernel, **transform) for head in ranks]
+
     with torch.inference_mode():
         whole_TV = whole.compute_logits(hidden_TD)
     plain_TV = nn.functional.linear(hidden_TD.float(), table_VD.float(), None if bias_V is None else bias_V.float())
@@ -175,13 +185,12 @@ def test_logits_are_the_whole_heads(
     torch.testing.assert_close(whole_TV.float(), plain_TV, rtol=0.02, atol=0.02)
     expected_TV = torch.full_like(whole_TV, float("-inf"))
     expected_TV[:, draft_ids] = whole_TV[:, draft_ids]
-    for logits_TV in on_ranks(num_ranks, lambda rank: models[rank].compute_logits(hidden_TD)):
-        assert logits_TV.dtype == dtype
-        torch.testing.assert_close(logits_TV, expected_TV, rtol=1e-5, atol=1e-5)
     for by_kernel in (False, True):
-        for model in models:
-            model.has_argmax_kernel = by_kernel
-        for top_T in on_ranks(num_ranks, lambda rank: models[rank].get_top_tokens(hidden_TD)):
+        models = models_of(by_kernel)
+        for logits_TV in on_ranks(num_ranks, lambda rank, of=models: of[rank].compute_logits(hidden_TD)):
+            assert logits_TV.dtype == dtype
+            torch.testing.assert_close(logits_TV, expected_TV, rtol=1e-5, atol=1e-5)
+        for top_T in on_ranks(num_ranks, lambda rank, of=models: of[rank].get_top_tokens(hidden_TD)):
             assert top_T.dtype == torch.int64
             chosen_T = expected_TV.gather(1, top_T[:, None])[:, 0]
             if by_kernel:  # it compares sums that were not rounded to the dtype, before the cap
@@ -194,16 +203,17 @@ def test_logits_are_the_whole_heads(
 def test_of_equal_logits_the_lowest_id_wins(num_ranks: int) -> None:
     table_VD = torch.full((VOCAB_SIZE, HIDDEN_SIZE), -1.0)
     table_VD[[1, 40, 41, 99]] = 0.5  # the best; 1 is not drafted, 99 on another rank
-    models = [draft_model(Head(table_VD, rank=rank, num_ranks=num_ranks), (0, 40, 41, 99)) for rank in range(num_ranks)]
     hidden_TD = torch.ones(2, HIDDEN_SIZE)
-    whole = [draft_model(Head(table_VD, rank=rank, num_ranks=num_ranks), None) for rank in range(num_ranks)]
-    for model in (*whole, *models):
-        model.has_argmax_kernel = True
-    for model_of, best in ((whole, 1), (models, 40)):
-        for found in on_ranks(num_ranks, lambda rank, of=model_of: of[rank].get_top_tokens(hidden_TD)):
+
+    def models_of(draft_ids: tuple[int, ...] | None, by_kernel: bool) -> list[Any]:
+        ranks = [Head(table_VD, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        return [draft_model(head, draft_ids, by_kernel=by_kernel) for head in ranks]
+
+    few = (0, 40, 41, 99)
+    for models, best in ((models_of(None, by_kernel=True), 1), (models_of(few, by_kernel=True), 40)):
+        for found in on_ranks(num_ranks, lambda rank, of=models: of[rank].get_top_tokens(hidden_TD)):
             assert found.tolist() == [best, best]
-    for model in models:
-        model.has_argmax_kernel, model.argmax_head = False, None
+    models = models_of(few, by_kernel=False)
     for method in ("get_top_tokens", "compute_logits"):
         for found in on_ranks(num_ranks, lambda rank, method=method: getattr(models[rank], method)(hidden_TD)):
             assert (found if found.ndim == 1 else found.argmax(-1)).tolist() == [40, 40]
@@ -215,12 +225,12 @@ def test_rows_are_cut_once_and_alone(generator: torch.Generator) -> None:
     model = draft_model(Head(table_VD), SOME)
     hidden_TD = torch.randn(NUM_ROWS, HIDDEN_SIZE, generator=generator)
     model(None, None, hidden_TD)
-    cut = model.draft_head
+    cut = model.chosen_head
     assert cut is not None
     model(None, None, hidden_TD)
     model.compute_logits(hidden_TD)
     model.get_top_tokens(hidden_TD)
-    assert model.draft_head is cut
+    assert model.chosen_head is cut
     assert cut.weight.untyped_storage().nbytes() == len(SOME) * HIDDEN_SIZE * 4
     assert torch.equal(cut.weight, table_VD[list(SOME)])
 
@@ -252,22 +262,24 @@ def test_adapters_stay_with_the_target(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 @pytest.mark.parametrize("draft_ids", [None, SOME, DRAFT_IDS["on the last rank"]], ids=["whole", "some", "last rank"])
-@pytest.mark.parametrize("quantised", [torch.int8, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("row_dtype", ["int8", "fp8"])
 def test_rows_in_8_bits(
-    generator: torch.Generator, num_ranks: int, draft_ids: tuple[int, ...] | None, quantised: torch.dtype
+    generator: torch.Generator, num_ranks: int, draft_ids: tuple[int, ...] | None, row_dtype: str
 ) -> None:
     """By the kernel, and by vLLM's layers on rounded rows: the best of the very logits that such rows have."""
     from vllm_mtp.kernels.ops import quantize_head
+    from vllm_mtp.serving.heads import ROW_DTYPES, ArgmaxHead, DraftHead
 
+    quantized = ROW_DTYPES[row_dtype]
     table_VD = torch.randn(VOCAB_SIZE, HIDDEN_SIZE, generator=generator) * torch.rand(
         VOCAB_SIZE, 1, generator=generator
     )
     bias_V = torch.randn(VOCAB_SIZE, generator=generator)
     hidden_TD = torch.randn(200, HIDDEN_SIZE, generator=generator)
-    rows_VD, scale_V = quantize_head(table_VD, quantised)
+    rows_VD, scale_V = quantize_head(table_VD, quantized)
     states_TD = hidden_TD
-    if quantised == torch.float8_e4m3fn:
-        states_TD, scale_T = quantize_head(hidden_TD, quantised)
+    if quantized == torch.float8_e4m3fn:
+        states_TD, scale_T = quantize_head(hidden_TD, quantized)
         states_TD = states_TD.float() * scale_T[:, None]
     ids = list(range(VOCAB_SIZE) if draft_ids is None else draft_ids)
     exact_TJ, logits_TV = (hidden_TD @ table_VD.T + bias_V)[:, ids], states_TD @ (rows_VD.float() * scale_V[:, None]).T
@@ -275,31 +287,27 @@ def test_rows_in_8_bits(
     if draft_ids is None:
         assert expected != exact_TJ.argmax(-1).tolist(), "rounding changes nothing here: the test could not fail"
     for by_kernel in (False, True):
-        models = [
-            draft_model(Head(table_VD, bias_V, rank=rank, num_ranks=num_ranks), draft_ids) for rank in range(num_ranks)
-        ]
-        for model in models:
-            model.quantised, model.has_argmax_kernel = quantised, by_kernel
+        ranks = [Head(table_VD, bias_V, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        models = [draft_model(head, draft_ids, by_kernel=by_kernel, head_dtype=row_dtype) for head in ranks]
         for top_T in on_ranks(num_ranks, lambda rank, of=models: of[rank].get_top_tokens(hidden_TD)):
             assert top_T.tolist() == expected
-        assert (models[0].argmax_head is not None) == by_kernel
-        assert (models[0].draft_head is None) == by_kernel
+        assert type(models[0].chosen_head) is (ArgmaxHead if by_kernel else DraftHead)
 
 
 def test_the_kernel_takes_plain_rows_by_reference(generator: torch.Generator) -> None:
     """In `forward`, when vLLM measures memory; and none of a target's head that holds no rows to take."""
+    from vllm_mtp.serving.heads import TargetHead
+
     table_VD = torch.randn(VOCAB_SIZE, HIDDEN_SIZE, generator=generator)
-    model = draft_model(Head(table_VD), None)
-    model.has_argmax_kernel = True
+    model = draft_model(Head(table_VD), None, by_kernel=True)
     model(None, None, torch.ones(1, HIDDEN_SIZE))
-    assert model.argmax_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
-    assert len(model.argmax_head.weight) == VOCAB_SIZE, "not the padding"
-    packed = draft_model(Head(table_VD, method=Int8Method()), None)
-    packed.has_argmax_kernel = True
+    assert model.chosen_head.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert len(model.chosen_head.weight) == VOCAB_SIZE, "not the padding"
+    packed = draft_model(Head(table_VD, method=Int8Method()), None, by_kernel=True)
     hidden_TD = torch.randn(NUM_ROWS, HIDDEN_SIZE, generator=generator)
     expected = packed.compute_logits(hidden_TD).argmax(-1).tolist()
     assert packed.get_top_tokens(hidden_TD).tolist() == expected
-    assert packed.argmax_head is None
+    assert type(packed.chosen_head) is TargetHead
 
 
 class Int8Method:
@@ -322,7 +330,7 @@ class Int8Method:
 @pytest.mark.parametrize("hidden_size", [16, 300])
 @pytest.mark.parametrize("num_ranks", [1, 2])
 @pytest.mark.parametrize("step", [None, 0.03], ids=["weights", "weights and activations"])
-def test_quantised_head(generator: torch.Generator, hidden_size: int, num_ranks: int, step: float | None) -> None:
+def test_quantized_head(generator: torch.Generator, hidden_size: int, num_ranks: int, step: float | None) -> None:
     table_VD = torch.randn(VOCAB_SIZE, hidden_size, generator=generator) * torch.rand(
         VOCAB_SIZE, 1, generator=generator
     )
@@ -345,12 +353,12 @@ def test_a_single_row_is_enough_to_check(seed: int) -> None:
     table_VD = torch.randn(VOCAB_SIZE, 300, generator=torch.Generator().manual_seed(seed))
     model = draft_model(Head(table_VD, method=Int8Method(step=0.1)), (seed,))
     model.get_top_tokens(torch.ones(1, 300))
-    torch.testing.assert_close(model.draft_head.weight, table_VD[seed : seed + 1], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(model.chosen_head.weight, table_VD[seed : seed + 1], rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_head_whose_weight_is_gone(generator: torch.Generator, dtype: torch.dtype) -> None:
-    """On a CPU, vLLM empties the weight of a head that a quantisation config excludes, once it is packed."""
+    """On a CPU, vLLM empties the weight of a head that a quantization config excludes, once it is packed."""
     from vllm.model_executor.layers.linear import UnquantizedLinearMethod
     from vllm.platforms import current_platform
 
@@ -361,11 +369,11 @@ def test_head_whose_weight_is_gone(generator: torch.Generator, dtype: torch.dtyp
         pytest.skip("on this processor vLLM multiplies by bfloat16 weights as they are")
     model = draft_model(head, SOME)
     model.get_top_tokens(torch.ones(1, HIDDEN_SIZE, dtype=dtype))
-    assert torch.equal(model.draft_head.weight, table_VD[list(SOME)])
+    assert torch.equal(model.chosen_head.weight, table_VD[list(SOME)])
 
 
 def test_head_whose_rows_cannot_be_read_is_refused(generator: torch.Generator) -> None:
-    """Hidden states are quantised with a fixed scale that cuts off the 1 of a unit vector."""
+    """Hidden states are quantized with a fixed scale that cuts off the 1 of a unit vector."""
     table_VD = torch.randn(VOCAB_SIZE, HIDDEN_SIZE, generator=generator)
     model = draft_model(Head(table_VD, method=Int8Method(step=0.1, largest=5.0)), SOME)
     with pytest.raises(ValueError, match=r"rows of the target's LM head.*\(Head, Int8Method\): serve a target whose"):

@@ -1,4 +1,4 @@
-"""The rows of the target's LM head that are drafted with: as a head on vLLM's layers, and as the kernel takes them.
+"""What drafts tokens from hidden states: the target's LM head, rows of it on vLLM's layers, or rows for the kernel.
 
     q = softmax over the draft vocabulary of (W[ids] s)         W [V, D]: the target's head, ids [J]: what is drafted
 
@@ -9,13 +9,17 @@ are copied once, and do not follow weights that are exchanged while the target i
 # Shapes: T rows of hidden states, D hidden size, V vocabulary, J draft vocabulary, R tensor-parallel ranks,
 # N rows of every rank's draft head, P rows multiplied at once.
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vllm.distributed import tensor_model_parallel_all_gather
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import (
     UnquantizedEmbeddingMethod,
     VocabParallelEmbeddingShardIndices,
@@ -23,17 +27,83 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 
 from vllm_mtp.kernels.ops import (
     DraftPart,
+    HeadRows,
     combine_draft_parts,
     draft_head_part,
     quantize_head,
     warm_up_draft_head,
 )
 
-QUANTISED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+ROW_DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 """By `draft_head_dtype` of a drafter's config.json."""
-_CHUNK = 128
-# What the rounding of activations in a quantised kernel can make out of a hidden state is below 5%.
+_CHUNK_SIZE = 128
+# What the rounding of activations in a quantized kernel can make out of a hidden state is below 5%.
 _MAX_ERROR = 0.1
+
+
+class Head(Protocol):
+    """What the draft model asks of its head."""
+
+    def logits(self, hidden_TD: Tensor) -> Tensor | None:
+        """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""
+
+    def top_tokens(self, hidden_TD: Tensor) -> Tensor:
+        """The target ids of the largest logits, [T], without gathering logits from every rank."""
+
+
+def choose(
+    head: Any,
+    processor: LogitsProcessor,
+    ids_J: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    row_dtype: torch.dtype | None,
+    by_kernel: bool,
+) -> Head:
+    """The head to draft with.
+
+    Args:
+        head: the target's `ParallelLMHead` (or embedding that serves as one), after loading, quantized or not.
+        processor: vLLM's, with the target's scale and soft cap.
+        ids_J: the target ids that are drafted, ascending; None: all of them.
+        dtype: of hidden states.
+        row_dtype: torch.float8_e4m3fn or torch.int8: what rows are rounded to; None: as they are.
+        by_kernel: the best token is all that is asked, and there are kernels to give it.
+
+    Raises:
+        ValueError: if rows are needed and cannot be read from the head, or the device cannot multiply their dtype.
+    """
+
+    def on_layers() -> Head:
+        if ids_J is None and row_dtype is None:
+            return TargetHead(head, processor)
+        ids = ids_J
+        if ids is None:
+            ids = torch.arange(processor.vocab_size, device=next(head.parameters()).device)
+        return DraftHead(head, processor, ids, dtype, row_dtype)
+
+    # Without a copy, a quantized head of the target has no rows that the kernel could take.
+    if by_kernel and (ids_J is not None or row_dtype is not None or _is_plain(head)):
+        return ArgmaxHead(head, ids_J, dtype, row_dtype, on_layers)
+    return on_layers()
+
+
+@dataclass(frozen=True)
+class TargetHead:
+    """The target's own head."""
+
+    head: Any
+    processor: LogitsProcessor
+
+    def logits(self, hidden_TD: Tensor) -> Tensor | None:
+        """All of them, [T, V]."""
+        logits_TV: Tensor | None = self.processor(self.head, hidden_TD, getattr(self.head, "bias", None))
+        return logits_TV
+
+    def top_tokens(self, hidden_TD: Tensor) -> Tensor:
+        """Their largest, [T]."""
+        top_T: Tensor = self.processor.get_top_tokens(self.head, hidden_TD, getattr(self.head, "bias", None))
+        return top_T
 
 
 class DraftHead(nn.Module):
@@ -45,14 +115,17 @@ class DraftHead(nn.Module):
     row's target id, so that a processor for V columns cuts off no row.
     """
 
-    def __init__(self, head: Any, ids_J: Tensor, dtype: torch.dtype, rounded_to: torch.dtype | None = None) -> None:
+    def __init__(
+        self, head: Any, processor: LogitsProcessor, ids_J: Tensor, dtype: torch.dtype, row_dtype: torch.dtype | None
+    ) -> None:
         """Cuts the rows.
 
         Args:
-            head: the target's `ParallelLMHead` (or embedding that serves as one), after loading, quantised or not.
+            head: the target's.
+            processor: vLLM's.
             ids_J: the target ids that are drafted, ascending.
             dtype: of hidden states.
-            rounded_to: rows (and hidden states, see `rounded`) are rounded as an `ArgmaxHead` of this dtype has them,
+            row_dtype: rows (and hidden states, see `top_tokens`) are rounded as an `ArgmaxHead` of this dtype has them,
                 and drafted with in their own: where there is no kernel, its drafts, at the speed of the plain head.
 
         Raises:
@@ -78,15 +151,16 @@ class DraftHead(nn.Module):
             added_vocab_start_index=end,
             added_vocab_end_index=end,
         )
+        self.processor = processor
         self.ids_J, self.column_J = ids_J, None if self.tp_size == 1 else column_J
         self.id_of_column = ids_J.new_zeros(end).index_copy_(0, column_J, ids_J)
 
         rows = ids_J[rank_J == rank] - head.shard_indices.org_vocab_start_index
         padding = (0, 0, 0, width - num_rows)
         weight = _rows(head, rows, dtype)
-        self.rounded_to = rounded_to
-        if rounded_to is not None:
-            weight = _rounded(weight, rounded_to)
+        self.row_dtype = row_dtype
+        if row_dtype is not None:
+            weight = _rounded(weight, row_dtype)
         self.weight = nn.Parameter(F.pad(weight, padding), requires_grad=False)
         bias = getattr(head, "bias", None)
         if bias is not None:
@@ -95,46 +169,56 @@ class DraftHead(nn.Module):
         self.quant_method = UnquantizedEmbeddingMethod()
         self.quant_method.process_weights_after_loading(self)  # packs the rows for the kernel that vLLM uses on a CPU
 
-    def target_ids(self, columns_T: Tensor) -> Tensor:
-        """The target ids of columns of the (gathered) logits, [T]."""
-        return self.id_of_column[columns_T]
-
-    def rounded(self, hidden_TD: Tensor) -> Tensor:
-        """Hidden states as the kernel has them: in float8 beside float8 rows."""
-        return _rounded(hidden_TD, self.rounded_to) if self.rounded_to == torch.float8_e4m3fn else hidden_TD
-
-    def at_target_width(self, logits: Tensor, vocab_size: int) -> Tensor:
-        """Spreads the columns of the (gathered) logits over the target's vocabulary, [T, V]; -inf elsewhere.
+    def logits(self, hidden_TD: Tensor) -> Tensor | None:
+        """The rows' logits in their columns of the target's vocabulary, [T, V]; -inf elsewhere.
 
         A new tensor at every call, though only J of its columns change: vLLM divides logits by the temperature in
         place and keeps those of one draft step while the next one runs.
         """
+        logits: Tensor | None = self.processor(self, hidden_TD, self.bias)
+        if logits is None:
+            return None
         logits_TJ = logits if self.column_J is None else logits[:, self.column_J]
-        logits_TV = logits.new_full((len(logits), vocab_size), float("-inf"))
+        logits_TV = logits.new_full((len(logits), self.processor.vocab_size), float("-inf"))
         return logits_TV.index_copy_(1, self.ids_J, logits_TJ)
+
+    def top_tokens(self, hidden_TD: Tensor) -> Tensor:
+        """The target ids of the largest, [T]; from hidden states as the kernel has them, in float8 beside such rows."""
+        if self.row_dtype == torch.float8_e4m3fn:
+            hidden_TD = _rounded(hidden_TD, self.row_dtype)
+        return self.id_of_column[self.processor.get_top_tokens(self, hidden_TD, self.bias)]
 
 
 class ArgmaxHead(nn.Module):
-    """A rank's rows of a head as `kernels.ops.draft_head` takes them: the best token, without logits."""
+    """A rank's rows of a head as `kernels.ops.draft_head_part` takes them: the best token, without logits."""
 
     weight: Tensor
     scale: Tensor | None
     bias: Tensor | None
     d2t: Tensor | None
 
-    def __init__(self, head: Any, ids_J: Tensor | None, dtype: torch.dtype, quantised: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        head: Any,
+        ids_J: Tensor | None,
+        dtype: torch.dtype,
+        row_dtype: torch.dtype | None,
+        on_layers: Callable[[], Head],
+    ) -> None:
         """Takes all rows of a plain head by reference; makes a copy of some, or of rows in 8 bits.
 
         Args:
-            head: the target's `ParallelLMHead` (or embedding that serves as one), after loading.
+            head: the target's.
             ids_J: the target ids that are drafted, ascending; None: all of them.
             dtype: of hidden states.
-            quantised: torch.float8_e4m3fn, torch.int8, or None: as they are.
+            row_dtype: torch.float8_e4m3fn, torch.int8, or None: as they are.
+            on_layers: makes the head that is asked for logits, if anyone ever does.
 
         Raises:
             ValueError: if the rows cannot be read from the head, or the device cannot multiply this dtype.
         """
         super().__init__()
+        self.on_layers = functools.cache(on_layers)
         self.tp_size: int = head.tp_size
         own = head.shard_indices
         self.first_id: int = own.org_vocab_start_index
@@ -146,20 +230,23 @@ class ArgmaxHead(nn.Module):
         plain = ids_J is None and _is_plain(head)
         weight = head.weight[: len(rows)] if plain else _rows(head, rows, dtype)
         scale, bias = None, getattr(head, "bias", None)
-        if quantised is not None:
-            _check_device(quantised, device)
-            weight, scale = quantize_head(weight, quantised)
+        if row_dtype is not None:
+            _check_device(row_dtype, device)
+            weight, scale = quantize_head(weight, row_dtype)
         for name, tensor in (("scale", scale), ("bias", None if bias is None else bias[rows]), ("d2t", d2t)):
             self.register_buffer(name, tensor, persistent=False)
         self.register_buffer("weight", weight, persistent=False)
         if weight.is_cuda and len(weight):
-            hidden_dtype = quantised if quantised == torch.float8_e4m3fn else dtype
-            warm_up_draft_head(weight, hidden_dtype, **self._options())
+            warm_up_draft_head(self.rows, row_dtype if row_dtype == torch.float8_e4m3fn else dtype)
 
-    @staticmethod
-    def takes(head: Any, ids_J: Tensor | None, quantised: torch.dtype | None) -> bool:
-        """Whether there are rows to take: without a copy, a quantised head of the target has none."""
-        return ids_J is not None or quantised is not None or _is_plain(head)
+    @property
+    def rows(self) -> HeadRows:
+        """As the kernel takes them."""
+        return HeadRows(self.weight, self.scale, self.bias, self.d2t, self.first_id)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor | None:
+        """By vLLM's layers: vLLM asks a draft model for logits or for the best token, never for both."""
+        return self.on_layers().logits(hidden_TD)
 
     def top_tokens(self, hidden_TD: Tensor) -> Tensor:
         """The target ids of the largest logits on all ranks, [T]; of equal ones the lowest.
@@ -167,24 +254,21 @@ class ArgmaxHead(nn.Module):
         Beside float8 rows, hidden states are float8 too, which costs next to nothing in accuracy and takes both into
         the matrix instruction as they are; beside int8 rows they keep their dtype, which int8 would cost.
         """
-        hidden_scale = None
+        hidden_scale_T = None
         if self.weight.dtype == torch.float8_e4m3fn:
-            hidden_TD, hidden_scale = quantize_head(hidden_TD, self.weight.dtype)
-        part = draft_head_part(hidden_TD, self.weight, hidden_scale=hidden_scale, **self._options())
+            hidden_TD, hidden_scale_T = quantize_head(hidden_TD, self.weight.dtype)
+        part = draft_head_part(hidden_TD, self.rows, hidden_scale_T)
         if self.tp_size == 1:
             return part.id_T
-        pair_T2 = torch.stack((part.key_T, part.id_T.float()), dim=-1)  # ids below 2^24 are exact in float32
+        pair_T2 = torch.stack((part.logit_T, part.id_T.float()), dim=-1)  # ids below 2^24 are exact in float32
         pairs_TR2 = tensor_model_parallel_all_gather(pair_T2, dim=-1).view(-1, self.tp_size, 2)
-        key_RT, id_RT = pairs_TR2.permute(2, 1, 0)
-        return combine_draft_parts(DraftPart(id_RT.long(), key_RT, part.logit_T, part.lse_T)).id_T
-
-    def _options(self) -> dict[str, Any]:
-        return {"scale": self.scale, "bias": self.bias, "d2t": self.d2t, "first_id": self.first_id}
+        logit_RT, id_RT = pairs_TR2.permute(2, 1, 0)
+        return combine_draft_parts(DraftPart(id_RT.long(), logit_RT)).id_T
 
 
 def _rounded(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    quantised, scale = quantize_head(rows, dtype)
-    return (quantised.float() * scale[:, None]).to(rows.dtype)
+    quantized, scale = quantize_head(rows, dtype)
+    return (quantized.float() * scale[:, None]).to(rows.dtype)
 
 
 def _check_device(dtype: torch.dtype, device: torch.device) -> None:
@@ -221,7 +305,7 @@ def _rows(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
         raise ValueError(
             "The draft head needs rows of the target's LM head. Expected rows that give the head's own logits, got "
             f"others from this one ({type(head).__name__}, {type(head.quant_method).__name__}): serve a target whose "
-            "LM head is not quantised, or a drafter without draft_vocab_size and draft_head_dtype."
+            "LM head is not quantized, or a drafter without draft_vocab_size and draft_head_dtype."
         )
     return found
 
@@ -230,7 +314,7 @@ def _multiplied_out(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of a head that is known by its products alone, by multiplying it with unit vectors, some at once."""
     size = head.embedding_dim
     found = torch.empty(len(rows), size, dtype=dtype, device=rows.device)
-    for start in range(0, size, _CHUNK):
-        units_PD = torch.eye(min(_CHUNK, size - start), size, dtype=dtype, device=rows.device).roll(start, dims=1)
-        found[:, start : start + _CHUNK] = head.quant_method.apply(head, units_PD)[:, rows].T
+    for start in range(0, size, _CHUNK_SIZE):
+        units_PD = torch.eye(min(_CHUNK_SIZE, size - start), size, dtype=dtype, device=rows.device).roll(start, dims=1)
+        found[:, start : start + _CHUNK_SIZE] = head.quant_method.apply(head, units_PD)[:, rows].T
     return found
