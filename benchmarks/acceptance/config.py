@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, lookups, mtp, rivals, schedule_of
+from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
 from vllm_mtp.training.config import DTYPES
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class AcceptanceConfig:
             raise ValueError(f"--speed-prompts-per-category: expected 0 or more, got {self.speed_prompts_per_category}")
         if self.dtype not in DTYPES:
             raise ValueError(f"--dtype: expected one of {', '.join(DTYPES)}, got {self.dtype}")
-        rivals(self.rivals)
+        baselines(self.rivals)
         lookups(self.lookup)
         schedule_of(self.schedule)
 
@@ -76,7 +76,7 @@ class AcceptanceConfig:
         if schedule:
             largest = max(k for _, _, k in schedule)
             drafters += [mtp(largest, lookup=lookup, schedule=schedule) for lookup in settings]
-        return [*drafters, *rivals(self.rivals)]
+        return [*drafters, *baselines(self.rivals)]
 
     def speed_method(self, method: Method, temperature: float) -> Method:
         """How a method is served where its speed is measured."""

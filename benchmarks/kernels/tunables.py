@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
-from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_cases_embed_hidden_projection
-from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
+from vllm_mtp.benchmarks.kernels.cases import draft_head as draft_head_cases
+from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as projection_cases
+from vllm_mtp.benchmarks.kernels.cases import linear_kl as linear_kl_cases
 from vllm_mtp.kernels.common.tables import TOKEN_BUCKETS, Launch, Table, architecture, loss_chunk
 from vllm_mtp.kernels.ops import draft_head, embed_hidden_projection, quantize_head
 
@@ -73,7 +73,7 @@ def _draft_head(size: str, device: torch.device) -> Iterator[Tunable]:
     """Int8 rows beside wider hidden states, as they are served; in 8 bits on both sides, float8 where there is one."""
     from vllm_mtp.kernels.draft_head import kernel as kernels
 
-    cases, name = kernel_cases_draft_head, architecture(device)
+    cases, name = draft_head_cases, architecture(device)
     shapes = sorted({(hidden_size, num_rows) for _, hidden_size, num_rows in cases.SHAPES[size]})
     float8 = device.type == "cuda" and cases.has_float8(device)
     dtypes = {
@@ -119,7 +119,7 @@ def _embed_hidden_projection(size: str, device: torch.device) -> Iterator[Tunabl
     """
     from vllm_mtp.kernels.embed_hidden_projection import kernel as kernels
 
-    cases, name, table = kernel_cases_embed_hidden_projection, architecture(device), kernels.PROJECTION["16 bits"]
+    cases, name, table = projection_cases, architecture(device), kernels.PROJECTION["16 bits"]
     inputs = {
         hidden_size: cases.make_inputs(device, max(TOKEN_BUCKETS), hidden_size, wants_gradient=False)
         for hidden_size in sorted({hidden_size for _, hidden_size in cases.SHAPES[size]})
@@ -159,7 +159,7 @@ def _linear_kl(size: str, device: torch.device) -> Iterator[Tunable]:
 
     name = architecture(device)
     runs: dict[str, dict[str, Callable[[Launch], object]]] = {"SOFTMAX": {}, "DIVERGENCE": {}}
-    for hidden_size, vocab_size in sorted({shape[1:] for shape in kernel_cases_linear_kl.SHAPES[size]}):
+    for hidden_size, vocab_size in sorted({shape[1:] for shape in linear_kl_cases.SHAPES[size]}):
         num_rows = loss_chunk(device, hidden_size, vocab_size, mean_embedding=False)
         generator = torch.Generator(device).manual_seed(0)
         student_CV, teacher_CV = (

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.benchmarks.acceptance.table import markdown
+from vllm_mtp.benchmarks.harness.report import markdown
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.search import search
 from vllm_mtp.benchmarks.kernels.timing import measure_run
