@@ -27,16 +27,7 @@ Row = Mapping[str, Any]
 
 
 def report(plan: Plan, rows: Sequence[Row], *, output: Path, command: str, start: float, about: Row) -> None:
-    """Writes and prints what a demo measured.
-
-    Args:
-        plan: what was measured.
-        rows: `rows_of` it.
-        output: folder.
-        command: that measured it.
-        start: when it began, by time.perf_counter.
-        about: what else results.json says, target and drafter among it.
-    """
+    """Writes and prints what a demo measured since start; about has what else results.json says, such as the target."""
     result = {
         **about,
         "rows": rows,

@@ -3,6 +3,7 @@
 # Shapes: T tokens, V vocabulary, D hidden size.
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_mtp.benchmarks.kernels.case import KernelCase, Run, compiled
-from vllm_mtp.benchmarks.kernels.timing import why
+from vllm_mtp.benchmarks.kernels.timing import elsewhere
 from vllm_mtp.kernels.ops import embed_hidden_projection, fold_norm_weights
 
 EPS = 1e-6
@@ -54,7 +55,7 @@ def _case(num_tokens: int, size: int, *, backward: bool) -> KernelCase:
             "torch.compile": lambda: in_one_graph(**inputs),
             "vllm-mtp": lambda: embed_hidden_projection(**two_launches),
             "vllm-mtp, one launch": lambda: embed_hidden_projection(**one_launch),
-            "vLLM's fused norms, then the product": _vllm(**inputs),
+            "vLLM's fused norms, then the product": elsewhere(inputs["w"], partial(_vllm, **inputs)),
         }
 
     products = 3 if backward else 1
@@ -93,13 +94,9 @@ def _eager(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Ten
     return F.linear(normed, w)
 
 
-def _vllm(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tensor) -> Run | str:
+def _vllm(ids: Tensor, emb: Tensor, h: Tensor, w: Tensor, g_e: Tensor, g_h: Tensor) -> Run:
     """What vLLM's DeepSeek V3.2 drafts with; it masks position 0, of which there is none here."""
-    if not w.is_cuda:
-        return "needs a GPU"
-    try:
-        from vllm.model_executor.layers.fused_embed_norm import fused_embed_eh_norm
-    except Exception as error:  # not installed, or whatever its import fails with on this machine
-        return why(error)
+    from vllm.model_executor.layers.fused_embed_norm import fused_embed_eh_norm
+
     positions = torch.ones_like(ids)
     return lambda: F.linear(fused_embed_eh_norm(positions, ids, emb, h, g_e, g_h, EPS), w)

@@ -27,7 +27,7 @@ from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_
 from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import point, roof
-from vllm_mtp.benchmarks.kernels.timing import measure_run
+from vllm_mtp.benchmarks.kernels.timing import elsewhere, measure_run
 from vllm_mtp.cli import main
 
 CPU = torch.device("cpu")
@@ -173,8 +173,9 @@ def test_a_library_whose_import_fails_says_why(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setitem(sys.modules, name, Broken(name))
     on_a_gpu = cast(torch.Tensor, SimpleNamespace(is_cuda=True))
     for provider in (kernel_cases_linear_kl._liger, kernel_cases_linear_kl._fla):
-        assert provider(on_a_gpu, on_a_gpu, on_a_gpu) == "RuntimeError: no driver"
-    assert kernel_cases_embed_hidden_projection._vllm(*[on_a_gpu] * 6) == "RuntimeError: no driver"
+        assert elsewhere(on_a_gpu, partial(provider, *[on_a_gpu] * 3)) == "RuntimeError: no driver"
+    projection = partial(kernel_cases_embed_hidden_projection._vllm, *[on_a_gpu] * 6)
+    assert elsewhere(on_a_gpu, projection) == "RuntimeError: no driver"
 
 
 def test_a_row_stands_as_far_below_the_roof_as_it_is_from_its_floor() -> None:

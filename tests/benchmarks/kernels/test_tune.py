@@ -13,7 +13,7 @@ import torch
 from vllm_mtp.benchmarks.kernels import tune as kernels_tune
 from vllm_mtp.benchmarks.kernels.search import Found, search
 from vllm_mtp.benchmarks.kernels.tunables import Tunable
-from vllm_mtp.benchmarks.kernels.tune import entries, python, report
+from vllm_mtp.benchmarks.kernels.tune import entries, python, table
 from vllm_mtp.cli import main
 from vllm_mtp.kernels.common.tables import Launch
 
@@ -80,13 +80,13 @@ def row(table: str, bucket: int, best: object, ratio: float | None = 0.9) -> dic
 
 def test_entries_can_be_pasted() -> None:
     launches = {16: Launch({"BLOCK_V": 128, "BLOCK_T": 16}, 4, 3), 32: Launch({"BLOCK_V": 64, "BLOCK_T": 32}, 8)}
-    table, form = (
+    name, form = (
         'kernels/draft_head/kernel.py: TABLES["16 bits"]',
         "kernels/embed_hidden_projection/kernel.py: ONE_LAUNCH",
     )
     rows = [
-        *(row(table, bucket, launch) for bucket, launch in launches.items()),
-        row(table, 64, None, None),
+        *(row(name, bucket, launch) for bucket, launch in launches.items()),
+        row(name, 64, None, None),
         row(form, 16, True),
         row(form, 32, False),
         row(form, 64, True),
@@ -101,8 +101,8 @@ def test_entries_can_be_pasted() -> None:
     nowhere = entries("sm_90", [row(form, 16, False)])
     assert eval(f"{{{nowhere}\n}}") == {}
     result = {"hardware": "a GPU", "architecture": "sm_90", "versions": {"torch": "2"}, "command": "x", "rows": rows}
-    assert text in report(result)
-    assert "RuntimeError: spilt" in report(result)
+    assert text in table(result)
+    assert "RuntimeError: spilt" in table(result)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
