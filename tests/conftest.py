@@ -89,8 +89,8 @@ def prompts(target_dir: Path) -> list[list[int]]:
     """Token ids of the shipped prompts' beginnings, from files that neither target nor drafter were trained on."""
     from transformers import AutoTokenizer
 
-    from vllm_mtp.benchmarks.harness.prompts import read_prompts
+    from vllm_mtp.training.data.prompts import read_prompts
 
     tokenizer = AutoTokenizer.from_pretrained(target_dir)
-    texts = read_prompts(ROOT / "examples" / "stdlib" / "prompts.txt")
+    texts = [prompt.text for prompt in read_prompts([ROOT / "examples" / "stdlib" / "prompts.txt"])]
     return [tokenizer(text, add_special_tokens=False).input_ids[:MAX_PROMPT_TOKENS] for text in texts]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, lookups, mtp, rivals, schedule_of
+from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
@@ -62,7 +62,7 @@ class AcceptanceConfig:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
         check_at_least(self, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
-        rivals(self.baselines)
+        baselines(self.baselines)
         lookups(self.lookup)
         schedule_of(self.schedule)
 
@@ -74,7 +74,7 @@ class AcceptanceConfig:
         if schedule:
             largest = max(k for _, _, k in schedule)
             drafters += [mtp(largest, lookup=lookup, schedule=schedule) for lookup in settings]
-        return [*drafters, *rivals(self.baselines)]
+        return [*drafters, *baselines(self.baselines)]
 
     def speed_method(self, method: Method, temperature: float) -> Method:
         """How a method is served where its speed is measured."""

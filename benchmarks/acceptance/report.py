@@ -1,40 +1,19 @@
-"""From stored rows to results.json, table.md and acceptance.png of `vllm-mtp bench acceptance`."""
+"""From stored rows to the results.json of `vllm-mtp bench acceptance`."""
 
-import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vllm_mtp.benchmarks.acceptance.plot import plot
+from vllm_mtp.benchmarks.acceptance.measurement import SPEED, WITHOUT_SPECULATION
 from vllm_mtp.benchmarks.acceptance.setup import Setup
-from vllm_mtp.benchmarks.acceptance.table import table
 from vllm_mtp.benchmarks.harness.draft_folder import lookup_of
 from vllm_mtp.benchmarks.harness.figures import acceptance_row
-from vllm_mtp.benchmarks.harness.method import RIVALS, Method, method_of
-from vllm_mtp.benchmarks.harness.row_store import RowStore
+from vllm_mtp.benchmarks.harness.method import BASELINES, Method, method_of
+from vllm_mtp.benchmarks.harness.record import Record
+from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.benchmarks.harness.speed import Pair, speed_row
-from vllm_mtp.common.files import write_atomically
 from vllm_mtp.common.provenance import relative
-
-_REFERENCE = "acceptance-none-k0-t0"
-
-
-def report(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> str:
-    """Writes the three files from every row in the folder.
-
-    Returns:
-        The table.
-    """
-    result = result_of(setup, store, missing)
-    write_atomically(setup.output / "results.json", json.dumps(result, indent=1) + "\n")
-    text = table(result)
-    write_atomically(setup.output / "table.md", text + "\n")
-    try:
-        plot(result, setup.output / "acceptance.png")
-    except ImportError:
-        text += "\n\nNo plot, for want of matplotlib."
-    return text
 
 
 def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict[str, Any]:
@@ -43,41 +22,39 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
     Rows of a folder may come from several commands or commits: each has the place of its origin in `made_with`, one of
     several pairs of engines a list of them.
     """
-    reference = None
-    if _REFERENCE in store:
-        reference = {record["number"]: record["token_ids"] for record in store.load(_REFERENCE)["records"]}
+    plain = None
+    if WITHOUT_SPECULATION.name in store:
+        plain = _records(store.load(WITHOUT_SPECULATION.name)["records"])
     rows = []
-    pairs: dict[tuple[Method, float, int], list[tuple[Pair, int]]] = {}
-    origins: list[dict[str, Any]] = []
-    for name in store.names():
-        stored = store.load(name)
-        if stored["made_with"] not in origins:
-            origins.append(stored["made_with"])
+    pairs: dict[tuple[Method, float, int], list[Pair]] = {}
+    stored_rows = store.all()
+    origins = origins_of(content for _, content in stored_rows)
+    made_with: dict[tuple[Method, float, int], list[int]] = {}
+    for kind, stored in stored_rows:
         origin = origins.index(stored["made_with"])
-        method = method_of(stored)
-        temperature = stored["temperature"]
-        if stored["kind"] == "speed":
-            pair = (stored["records"], stored["baseline"]), origin
-            pairs.setdefault((method, temperature, stored["batch_size"]), []).append(pair)
+        method, temperature, records = method_of(stored), stored["temperature"], _records(stored["records"])
+        if kind == SPEED:
+            key = method, temperature, stored["batch_size"]
+            pairs.setdefault(key, []).append((records, _records(stored["baseline"])))
+            made_with.setdefault(key, []).append(origin)
             continue
         row = acceptance_row(
             method,
             temperature,
-            stored["records"],
-            reference=reference if temperature == 0 else None,
+            records,
             max_tokens=setup.config.max_tokens,
+            without_speculation=plain if temperature == 0 else None,
         )
         measured = {name: stored[name] for name in ("seconds", "peak_memory_mib")}
         rows.append(row | measured | {"made_with": origin})
     speed_rows = []
-    for of_row, some in pairs.items():
-        of_pairs = [origin for _, origin in some]
-        row = speed_row(*of_row, [pair for pair, _ in some])
-        speed_rows.append(row | {"made_with": of_pairs if len(some) > 1 else of_pairs[0]})
-    lookup = lookup_of(setup.draft)
+    for key, some in pairs.items():
+        of_pairs = made_with[key]
+        speed_rows.append(speed_row(*key, some) | {"made_with": of_pairs if len(some) > 1 else of_pairs[0]})
+    lookup = lookup_of(setup.engine.draft)
     return {
-        "target": relative(setup.target),
-        "draft": relative(str(setup.draft)),
+        "target": relative(setup.engine.target),
+        "draft": relative(str(setup.engine.draft)),
         "draft_lookup": lookup.fields() if lookup else None,
         "prompts": {
             "file": setup.prompt_file.name,
@@ -97,7 +74,11 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
     }
 
 
+def _records(stored: Sequence[Mapping[str, Any]]) -> list[Record]:
+    return [Record(**record) for record in stored]
+
+
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    position = ("none", "mtp", *RIVALS).index(row["method"])
+    position = ("none", "mtp", *BASELINES).index(row["method"])
     method = row["num_speculative_tokens"], row["local_argmax"], method_of(row).slug
     return row["temperature"], position, *method, row.get("batch_size", 0)

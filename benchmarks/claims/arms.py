@@ -1,5 +1,6 @@
 """The arms of the claims study, and which two of them each claim compares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 GENERATED, GENERAL = "generated", "general"
@@ -68,6 +69,6 @@ def comparisons(claims: tuple[str, ...], num_steps_unrolled: int, vocabulary: st
     return [comparison for comparison in found if comparison.claim in claims]
 
 
-def arms_of(some: list[Comparison]) -> list[Arm]:
+def arms_of(comparisons: Sequence[Comparison]) -> list[Arm]:
     """Every arm once, in the order of the claims."""
-    return list(dict.fromkeys(arm for comparison in some for arm in (comparison.better, comparison.worse)))
+    return list(dict.fromkeys(arm for comparison in comparisons for arm in (comparison.better, comparison.worse)))

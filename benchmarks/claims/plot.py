@@ -1,19 +1,14 @@
 """The plot of `vllm-mtp bench claims`."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from vllm_mtp.benchmarks.harness.report import Result
 
 _COLOURS = {"reproduced": "tab:green", "not separated": "tab:gray", "opposite": "tab:red"}
 
 
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Relative difference of every claim with its 95% interval, coloured by verdict, and every seed, as PNG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
+def plot(result: Result, pyplot: Any) -> Any:
+    """Relative difference of every claim with its 95% interval, coloured by verdict, and every seed."""
     claims = result["claims"]
     figure, axes = pyplot.subplots(figsize=(11, 1.2 + 0.42 * len(claims)))
     for place, claim in enumerate(claims):
@@ -33,5 +28,4 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     axes.legend(fontsize=8)
     axes.set_title(f"Claims on {result['target']}, {len(result['seeds'])} seeds", fontsize=10)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return figure

@@ -1,90 +1,64 @@
-"""From the rows of the claims study to results.json, results.md and claims.png."""
+"""From the rows of the claims study to results.json and table.md."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from vllm_mtp.benchmarks.acceptance.table import made_on, markdown
 from vllm_mtp.benchmarks.claims.arms import Arm, Comparison, arms_of
-from vllm_mtp.benchmarks.claims.plot import plot
-from vllm_mtp.benchmarks.claims.statistics import Counts, difference, estimate, verdict
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.benchmarks.claims.rows import ArmRow, PromptCounts, SpeedRow
+from vllm_mtp.benchmarks.claims.statistics import Ratio, difference, estimate, verdict
+from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers
 
-Rows = Mapping[tuple[str, int], Mapping[str, Any]]
+Rows = Mapping[tuple[str, int], ArmRow]
 """Of an arm's name and a seed."""
-Speeds = Mapping[int, Mapping[str, Any]]
-"""`seconds` by arm's name, of each seed of the vocabulary claim."""
+Speeds = Mapping[int, SpeedRow]
+"""Of each seed of the vocabulary claim."""
 
 
-def acceptance_counts(rows: Rows, arm: Arm, seeds: Sequence[int], temperature: str) -> Counts:
-    """Acceptance length: 1 + accepted / drafts."""
-    found = [rows[arm.name, seed]["counts"][temperature] for seed in seeds]
-    return Counts(
-        above_SP=[[sum(accepted) for accepted in counts["accepted_per_position"]] for counts in found],
-        below_SP=[counts["num_drafts"] for counts in found],
-        offset=1.0,
-    )
-
-
-def rates_per_position(rows: Rows, arm: Arm, seeds: Sequence[int], temperature: str) -> list[float]:
-    """Acceptance rate per position, unconditional, mean over seeds."""
-    found = [rows[arm.name, seed]["counts"][temperature] for seed in seeds]
-    positions = range(len(found[0]["accepted_per_position"][0]))
-    return [
-        round(
-            sum(sum(a[i] for a in counts["accepted_per_position"]) / sum(counts["num_drafts"]) for counts in found)
-            / len(found),
-            4,
-        )
-        for i in positions
-    ]
-
-
-def arm_figures(rows: Rows, arm: Arm, seeds: Sequence[int], temperatures: Sequence[str]) -> dict[str, Any]:
-    """What results.json says of an arm."""
-    own = [rows[arm.name, seed] for seed in seeds]
+def result_of(comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int]) -> dict[str, Any]:
+    """The figures of results.json."""
     return {
-        "arm": arm.name,
-        "what": str(arm),
-        "tokens_seen": [row["tokens_seen"] for row in own],
-        "distinct_tokens": own[0]["distinct_tokens"],
-        "training_seconds": [row["training_seconds"] for row in own],
-        "temperatures": {
-            temperature: {
-                "acceptance_length": estimate(acceptance_counts(rows, arm, seeds, temperature)).as_dict(),
-                "acceptance_rate_per_position": rates_per_position(rows, arm, seeds, temperature),
-                "num_loops": [row["counts"][temperature]["num_loops"] for row in own],
-            }
-            for temperature in temperatures
-        },
+        "seeds": list(seeds),
+        "claims": claim_rows(comparisons, rows, speeds, seeds),
+        "arms": [_arm_figures([rows[arm.name, seed] for seed in seeds], arm) for arm in arms_of(comparisons)],
     }
 
 
 def claim_rows(
-    some: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int], temperatures: Sequence[str]
+    comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """One row per claim and metric; tokens/s only where every seed was timed."""
     found = []
-    for comparison in some:
+    for comparison in comparisons:
+        arms = comparison.better, comparison.worse
         if comparison.metric == "speed":
             if all(seed in speeds for seed in seeds):
-                two = [_speed_counts(speeds, arm, seeds) for arm in (comparison.better, comparison.worse)]
+                two = [tokens_per_second([speeds[seed] for seed in seeds], arm) for arm in arms]
                 found.append(_claim(comparison, "tokens/s, greedy, batch 1", *two, relative=True))
             continue
-        for temperature in temperatures:
-            two = [acceptance_counts(rows, arm, seeds, temperature) for arm in (comparison.better, comparison.worse)]
-            found.append(_claim(comparison, f"acceptance length, temperature {temperature}", *two))
+        for name in rows[arms[0].name, seeds[0]].counts:
+            two = [acceptance_length([rows[arm.name, seed].counts[name] for seed in seeds]) for arm in arms]
+            found.append(_claim(comparison, f"acceptance length, temperature {name}", *two))
     return found
 
 
-def _speed_counts(speeds: Speeds, arm: Arm, seeds: Sequence[int]) -> Counts:
-    seconds = [speeds[seed]["seconds"][arm.name] for seed in seeds]
-    max_tokens = speeds[seeds[0]]["max_tokens"]
-    return Counts(above_SP=[[max_tokens] * len(of_prompts) for of_prompts in seconds], below_SP=seconds)
+def acceptance_length(of_seeds: Sequence[PromptCounts]) -> Ratio:
+    """1 + accepted / drafts."""
+    return Ratio(
+        above_SP=[counts.num_accepted for counts in of_seeds],
+        below_SP=[counts.num_drafts for counts in of_seeds],
+        offset=1.0,
+    )
 
 
-def _claim(comparison: Comparison, metric: str, one: Counts, two: Counts, *, relative: bool = False) -> dict[str, Any]:
+def tokens_per_second(of_seeds: Sequence[SpeedRow], arm: Arm) -> Ratio:
+    """Tokens / seconds; every prompt gave max_tokens of them."""
+    seconds_SP = [row.seconds[arm.name] for row in of_seeds]
+    tokens_SP = [[row.max_tokens] * len(row.seconds[arm.name]) for row in of_seeds]
+    return Ratio(above_SP=tokens_SP, below_SP=seconds_SP)
+
+
+def _claim(comparison: Comparison, metric: str, one: Ratio, two: Ratio, *, relative: bool = False) -> dict[str, Any]:
     between = difference(one, two, relative=relative)
     return {
         "claim": comparison.claim,
@@ -98,20 +72,25 @@ def _claim(comparison: Comparison, metric: str, one: Counts, two: Counts, *, rel
     }
 
 
-def result_of(
-    some: Sequence[Comparison],
-    rows: Rows,
-    speeds: Speeds,
-    seeds: Sequence[int],
-    temperatures: Sequence[str],
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Everything that results.json holds; no text."""
+def _arm_figures(of_seeds: Sequence[ArmRow], arm: Arm) -> dict[str, Any]:
+    """What results.json says of an arm; rates are means over seeds."""
+
+    def at(temperature: str) -> dict[str, Any]:
+        counts = [row.counts[temperature] for row in of_seeds]
+        rates = zip(*(one.acceptance_rate_per_position for one in counts), strict=True)
+        return {
+            "acceptance_length": estimate(acceptance_length(counts)).as_dict(),
+            "acceptance_rate_per_position": [round(mean(of_position), 4) for of_position in rates],
+            "num_loops": [one.num_loops for one in counts],
+        }
+
     return {
-        **about,
-        "seeds": list(seeds),
-        "claims": claim_rows(some, rows, speeds, seeds, temperatures),
-        "arms": [arm_figures(rows, arm, seeds, temperatures) for arm in arms_of(list(some))],
+        "arm": arm.name,
+        "what": str(arm),
+        "tokens_seen": [row.tokens_seen for row in of_seeds],
+        "distinct_tokens": of_seeds[0].distinct_tokens,
+        "training_seconds": [row.training_seconds for row in of_seeds],
+        "temperatures": {temperature: at(temperature) for temperature in of_seeds[0].counts},
     }
 
 
@@ -121,8 +100,8 @@ def _sampled(seeds: Sequence[int]) -> str:
     return "seeds (t, paired by seed) and prompts (bootstrap) together"
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """results.md."""
+def table(result: Result) -> str:
+    """The claims, then the arms."""
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     tokens = [seen for arm in result["arms"] for seen in arm["tokens_seen"]]
     claims = [
@@ -143,8 +122,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"{arm['tokens_seen'][0]:,} ({' + '.join(f'{n:,}' for n in arm['distinct_tokens'])})",
             f"{min(arm['training_seconds']):.0f}-{max(arm['training_seconds']):.0f}",
             *(
-                f"{_estimate(figures['acceptance_length'])}; "
-                + " ".join(f"{rate:.2f}" for rate in figures["acceptance_rate_per_position"])
+                f"{_estimate(figures['acceptance_length'])}; {numbers(figures['acceptance_rate_per_position'])}"
                 for figures in arm["temperatures"].values()
             ),
         ]
@@ -155,7 +133,7 @@ def table(result: Mapping[str, Any]) -> str:
         [
             f"Claims on {result['target']}, seeds {seeds}, {min(tokens):,} to {max(tokens):,} tokens seen by every "
             f"arm; k = {result['num_speculative_tokens']}, {result['num_prompts']} held-out prompts, "
-            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_on(result['made_with'])}",
+            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_on(*result['made_with'])}",
             "",
             markdown(["claim", "is it so that", "measured", "first", "second", "difference", "verdict"], claims),
             "",
@@ -176,19 +154,3 @@ def _estimate(figures: Mapping[str, Any], *, percent: bool = False) -> str:
     if percent:
         return f"{100 * figures['mean']:+.1f}% ({100 * low:+.1f} to {100 * high:+.1f})"
     return f"{figures['mean']:.3f} ({low:.3f} to {high:.3f})"
-
-
-def write_report(result: Mapping[str, Any], output: Path) -> str:
-    """Writes results.json, results.md and, where there is matplotlib, claims.png.
-
-    Returns:
-        The table.
-    """
-    write_atomically(output / "results.json", json.dumps(result, indent=1) + "\n")
-    text = table(result)
-    write_atomically(output / "results.md", text + "\n")
-    try:
-        plot(result, output / "claims.png")
-    except ImportError:
-        text += "\n\nNo plot, for want of matplotlib."
-    return text

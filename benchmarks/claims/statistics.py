@@ -26,7 +26,7 @@ _NORMAL = 1.96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
+class Ratio:
     """A ratio of sums over prompts, on each seed: acceptance length is 1 + accepted / drafts."""
 
     above_SP: Any
@@ -56,12 +56,12 @@ class Estimate:
         return {"mean": round(self.mean, 4), "interval_95": interval, "of_seeds": of_seeds}
 
 
-def estimate(counts: Counts) -> Estimate:
+def estimate(ratio: Ratio) -> Estimate:
     """The mean over seeds of an arm."""
-    return _estimate(counts.values(), [counts.values(prompts).mean() for prompts in _resamples(counts)])
+    return _estimate(ratio.values(), [ratio.values(prompts).mean() for prompts in _resamples(ratio)])
 
 
-def difference(one: Counts, two: Counts, *, relative: bool = False) -> Estimate:
+def difference(one: Ratio, two: Ratio, *, relative: bool = False) -> Estimate:
     """The mean over seeds of one - two, or of one / two - 1; both have the same seeds and prompts in the same order."""
 
     def between(prompts: Any = slice(None)) -> Any:
@@ -77,8 +77,8 @@ def verdict(found: Estimate) -> str:
     return "reproduced" if found.low > 0 else "opposite" if found.high < 0 else "not separated"
 
 
-def _resamples(counts: Counts) -> Any:
-    num_prompts = np.shape(counts.above_SP)[1]
+def _resamples(ratio: Ratio) -> Any:
+    num_prompts = np.shape(ratio.above_SP)[1]
     return np.random.default_rng(0).integers(num_prompts, size=(_NUM_RESAMPLES, num_prompts))
 
 

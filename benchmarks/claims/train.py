@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_mtp.benchmarks.claims.arms import DRAFT, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
-from vllm_mtp.benchmarks.claims.data import ClaimsData
+from vllm_mtp.benchmarks.claims.setup import Study
 from vllm_mtp.contract.checkpoint import write_lookup
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batches
@@ -29,34 +29,29 @@ class Trained:
     """Of each stage's text as read, what is held out included."""
 
 
-def train_arm(
-    arm: Arm, seed: int, config: ClaimsConfig, data: ClaimsData, *, target: str, dtype: str, store: Path, output: Path
-) -> Trained:
+def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
     """Trains an arm; what is finished of it is not trained again, a killed stage goes on from its checkpoint.
 
     Args:
+        study: its `store` folder keeps what the target says, for all arms and seeds.
         arm: what to train.
         seed: of its weights and of the order of its data.
-        config: the study's.
-        data: the study's.
-        target: folder or Hub id.
-        dtype: of the matrix products.
-        store: keeps what the target says, for all arms and seeds.
         output: folder; the drafter of each stage is in one of its own.
     """
+    data = study.data
     infos: list[dict[str, Any]] = []
     draft: Path | None = None
     for number, stage in enumerate(arm.stages):
         folder = output / f"{number}-{stage}"
         inputs = TrainInputs(
-            target=target,
+            target=study.target,
             data=data.text[stage],
             output=folder,
             draft_vocab=data.draft_vocab if arm.vocabulary == DRAFT else None,
             initial=draft,
-            store=store,
+            store=study.output / "store",
         )
-        infos.append(train(_train_config(arm, seed, config, data.text[stage], target, dtype), inputs))
+        infos.append(train(_train_config(study, arm, seed, data.text[stage]), inputs))
         draft = folder
     assert draft is not None
     write_lookup(draft, None)  # what is compared is what the module learned
@@ -68,12 +63,11 @@ def train_arm(
     )
 
 
-def _train_config(
-    arm: Arm, seed: int, config: ClaimsConfig, text: tuple[Path, ...], target: str, dtype: str
-) -> TrainConfig:
+def _train_config(study: Study, arm: Arm, seed: int, text: tuple[Path, ...]) -> TrainConfig:
+    config = study.config
     per_step = config.batch_size * config.sequence_length
     share = config.tokens / len(arm.stages)
-    num_steps = max(1, round(share / tokens_per_step(text, target, config)))
+    num_steps = max(1, round(share / tokens_per_step(text, study.target, config)))
     return TrainConfig(
         tokens=num_steps * per_step,
         data_tokens=config.data_tokens,
@@ -81,7 +75,7 @@ def _train_config(
         objective=arm.objective,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
-        dtype=dtype,
+        dtype=study.dtype,
         seed=seed,
         checkpoint_every=200,
     )

@@ -1,19 +1,15 @@
 """The demos' plot."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import method_of
+from vllm_mtp.benchmarks.harness.plot import grouped_bars
+from vllm_mtp.benchmarks.harness.report import Result
 
 
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Tokens per second by method, acceptance rate per position and, where rows have it, speedup by task, as PNG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
+def plot(result: Result, pyplot: Any) -> Any:
+    """Tokens per second by method, acceptance rate per position and, where rows have it, speedup by task."""
     rows = [row for row in result["rows"] if "missing" not in row]
     by_task = "tasks" in rows[0]
     shape: dict[str, Any] = {"figsize": (18, 5), "width_ratios": (3, 2, 3)} if by_task else {"figsize": (10, 4)}
@@ -49,31 +45,25 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         axes.legend()
     figure.suptitle(f"MTP drafter for {result['target']}")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return figure
 
 
 def _plot_tasks(axes: Any, rows: list[Mapping[str, Any]]) -> None:
-    """Greedy speedup by task: the drafter at its best K, and every rival."""
+    """Greedy speedup by task: the drafter at its best K, and every baseline."""
     greedy = [row for row in rows if row["temperature"] == 0]
     best = max((row for row in greedy if row["method"] == "mtp"), key=lambda row: row["speedup"])
-    shown = [best, *(row for row in greedy if row["method"] not in ("none", "mtp"))]
+    shown = [best, *(row for row in greedy if method_of(row).is_baseline)]
     tasks = list(best["tasks"])
-    width = 0.8 / len(shown)
-    for number, row in enumerate(shown):
-        axes.bar(
-            [place + width * (number - (len(shown) - 1) / 2) for place in range(len(tasks))],
-            [row["tasks"][task]["speedup"] for task in tasks],
-            width,
-            label=("MTP, " if row["method"] == "mtp" else "") + _label(row).replace("\n", ", "),
-        )
+    bars = {}
+    for row in shown:
+        label = ("MTP, " if row["method"] == "mtp" else "") + _label(row).replace("\n", ", ")
+        bars[label] = [(row["tasks"][task]["speedup"],) * 3 for task in tasks]
+    grouped_bars(axes, tasks, bars)
     axes.axhline(1, color="grey", linewidth=0.8)
-    axes.set_xticks(range(len(tasks)), tasks, rotation=20, fontsize=8)
     axes.margins(y=0.4)
     axes.set_title("Speedup by task at temperature 0")
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    if row["method"] not in ("none", "mtp"):
-        return str(row["method"])
-    return "\n".join([f"k = {row['num_speculative_tokens']}", *method_of(row).details])
+    method = method_of(row)
+    return method.name if method.is_baseline else "\n".join([f"k = {method.num_speculative_tokens}", *method.details])

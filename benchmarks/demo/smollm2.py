@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vllm_mtp.benchmarks.demo.report import rows_of, write_report
+from vllm_mtp.benchmarks.demo.measure import Plan, faster_dtype, measure
+from vllm_mtp.benchmarks.demo.report import report, rows_of
 from vllm_mtp.benchmarks.harness.checkout import ROOT, check_vllm, run_command
 from vllm_mtp.benchmarks.harness.draft_folder import lookup_of
 from vllm_mtp.benchmarks.harness.engine import can_compile
-from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, Method, mtp
-from vllm_mtp.benchmarks.harness.passes import Plan, faster_dtype, measure
+from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
+from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, OFF, Method, mtp
 from vllm_mtp.benchmarks.harness.prompts import limited, sha256_of, tokenized
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.flags import add_fields, config_of, message_of
-from vllm_mtp.common.provenance import provenance
 from vllm_mtp.common.settings import setting
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.training.data.prompts import read_prompts
@@ -108,44 +108,36 @@ def run(config: SmolLM2Config) -> None:
     prompts = limited(tokenized(read, tokenizer, chat=True), config.limit_per_task)
     max_model_len = max(len(prompt.token_ids) for prompt in prompts) + config.max_tokens + 16
     dtype = faster_dtype(target)
-    print(f"2. Start one vLLM engine per method and compile them (in {dtype})", flush=True)
-    if not can_compile():
-        print("   no C++ compiler here: torch.compile is off on both sides", flush=True)
-    plan = Plan(
-        target=target,
+    engine = EngineArgs(
+        target=str(target),
         draft=config.draft,
-        logs=config.output,
+        variants=config.output,
+        dtype=dtype,
+        enforce_eager=not can_compile(),
+        max_model_len=max_model_len,
+        kv_cache_tokens=2 * max_model_len,  # ten engines at once
+    )
+    plan = Plan(
+        engine=engine,
         methods=methods_of(config),
         # Suffix drafting remembers outputs: a second pass over the same prompts would find them all.
         passes={0.0: 1, 1.0: 1},
         max_tokens=config.max_tokens,
-        max_model_len=max_model_len,
-        dtype=dtype,
-        enforce_eager=not can_compile(),
         prompts_per_turn=1,
-        prefix_caching=False,
-        kv_cache_tokens=2 * max_model_len,  # ten engines at once
         exact_engines_at_once=4,
     )
-    runs = measure(plan, [prompt.token_ids for prompt in prompts])
-    result = {
+    rows = rows_of(measure(plan, prompts), config.max_tokens, by_task=True)
+    about = {
         "target": "SmolLM2-135M-Instruct",
         "draft": str(config.draft) if not config.draft.is_absolute() else config.draft.name,
-        "rows": rows_of(runs, config.max_tokens, tasks=[prompt.task for prompt in prompts]),
         "prompts": {
             "file": config.prompts.name,
             "sha256": sha256_of(config.prompts),
             "tasks": dict(Counter(prompt.task for prompt in prompts)),
             "prompt_tokens": sum(len(prompt.token_ids) for prompt in prompts),
         },
-        "max_tokens": config.max_tokens,
-        "batch_size": 1,
-        "dtype": dtype,
-        "compiled": not plan.enforce_eager,
-        **provenance("make demo-smollm2"),
-        "seconds_in_all": round(time.perf_counter() - start),
     }
-    write_report(result, config.output, "demo.png")
+    report(plan, rows, output=config.output, command="make demo-smollm2", start=start, about=about)
 
 
 def methods_of(config: SmolLM2Config) -> dict[float, tuple[Method, ...]]:
@@ -154,7 +146,7 @@ def methods_of(config: SmolLM2Config) -> dict[float, tuple[Method, ...]]:
     greedy = [mtp(k, lookup=lookup, local_argmax=True) for k in config.lookup_num_speculative_tokens]
     greedy += [mtp(k, lookup=OFF, local_argmax=True) for k in config.num_speculative_tokens]
     sampled = (mtp(config.sampled_num_speculative_tokens, lookup=one) for one in (lookup, OFF))
-    return {0.0: (NONE, *greedy, *RIVALS.values()), 1.0: (NONE, *sampled)}
+    return {0.0: (NONE, *greedy, *BASELINES.values()), 1.0: (NONE, *sampled)}
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_mtp.benchmarks.demo.report import rows_of, write_report
+from vllm_mtp.benchmarks.demo.measure import Plan, faster_dtype, measure
+from vllm_mtp.benchmarks.demo.report import report, rows_of
 from vllm_mtp.benchmarks.harness.checkout import ROOT, check_vllm, run_command
 from vllm_mtp.benchmarks.harness.engine import can_compile
+from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.method import NONE, mtp
-from vllm_mtp.benchmarks.harness.passes import Plan, faster_dtype, measure
-from vllm_mtp.benchmarks.harness.prompts import read_prompts
+from vllm_mtp.benchmarks.harness.prompts import tokenized
 from vllm_mtp.common.flags import add_fields, config_of, message_of
-from vllm_mtp.common.provenance import provenance
 from vllm_mtp.common.settings import setting
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.data.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "stdlib"
 DEFAULT_OUTPUT = Path("runs/demo")
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: DemoConfig) -> None:
+    from transformers import AutoTokenizer
+
     start = time.perf_counter()
     if not (EXAMPLE / "target" / "model.safetensors").is_file():
         raise ValueError(f"expected the shipped target in {EXAMPLE / 'target'}; run the demo from a checkout")
@@ -79,34 +82,26 @@ def run(config: DemoConfig) -> None:
     dtype = _dtype_of(draft) or faster_dtype(target)
     print(f"1. Distil an MTP drafter for the frozen target examples/stdlib/target (in {dtype})", flush=True)
     distil(target, draft, config.output, dtype)
-    print("2. Start one vLLM engine per K and compile them", flush=True)
-    if not can_compile():
-        print("   no C++ compiler here: torch.compile is off on both sides", flush=True)
-    methods = (NONE, *(mtp(k) for k in config.num_speculative_tokens))
-    plan = Plan(
-        target=target,
+    prompts = tokenized(read_prompts([EXAMPLE / "prompts.txt"]), AutoTokenizer.from_pretrained(target), chat=False)
+    engine = EngineArgs(
+        target=str(target),
         draft=draft,
-        logs=config.output,
-        methods=dict.fromkeys(config.passes, methods),
-        passes=config.passes,
-        max_tokens=config.max_tokens,
-        max_model_len=config.max_model_len,
+        variants=config.output,
         dtype=dtype,
         enforce_eager=not can_compile(),
+        max_model_len=config.max_model_len,
+        prefix_caching=True,
     )
-    runs = measure(plan, prompts_of(target))
-    result = {
-        "target": str(target.relative_to(ROOT)),
-        "draft": str(draft),
-        "rows": rows_of(runs, config.max_tokens),
-        "max_tokens": config.max_tokens,
-        "batch_size": 1,
-        "dtype": dtype,
-        "compiled": not plan.enforce_eager,
-        **provenance("make demo"),
-        "seconds_in_all": round(time.perf_counter() - start),
-    }
-    write_report(result, config.output, "demo.png")
+    plan = Plan(
+        engine=engine,
+        methods=dict.fromkeys(config.passes, (NONE, *(mtp(k) for k in config.num_speculative_tokens))),
+        passes=config.passes,
+        max_tokens=config.max_tokens,
+        prompts_per_turn=len(prompts),
+    )
+    rows = rows_of(measure(plan, prompts), config.max_tokens)
+    about = {"target": str(target.relative_to(ROOT)), "draft": str(draft)}
+    report(plan, rows, output=config.output, command="make demo", start=start, about=about)
     print(f"The drafter is in {draft}")
 
 
@@ -129,14 +124,6 @@ def _dtype_of(draft: Path) -> str | None:
     """Of a finished drafter: a probe that comes out otherwise the second time must not ask for another one."""
     path = draft / RUN_INFO
     return str(json.loads(path.read_text())["dtype"]) if path.exists() else None
-
-
-def prompts_of(target: Path) -> list[list[int]]:
-    """Token ids of the shipped prompts."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(target)
-    return [tokenizer(text).input_ids for text in read_prompts(EXAMPLE / "prompts.txt")]
 
 
 if __name__ == "__main__":

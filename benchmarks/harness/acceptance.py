@@ -1,6 +1,7 @@
 """From counts of accepted draft tokens to acceptance length and rates, as vLLM defines them. Pure functions."""
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,11 +39,18 @@ class Acceptance:
         )
 
     def __add__(self, other: "Acceptance") -> "Acceptance":
+        return self._joined(other, operator.add)
+
+    def __sub__(self, before: "Acceptance") -> "Acceptance":
+        """What was counted since."""
+        return self._joined(before, operator.sub)
+
+    def _joined(self, other: "Acceptance", join: Callable[[int, int], int]) -> "Acceptance":
         pairs = zip(self.num_accepted_tokens_per_position, other.num_accepted_tokens_per_position, strict=True)
         return Acceptance(
-            num_drafts=self.num_drafts + other.num_drafts,
-            num_draft_tokens=self.num_draft_tokens + other.num_draft_tokens,
-            num_accepted_tokens_per_position=tuple(one + two for one, two in pairs),
+            num_drafts=join(self.num_drafts, other.num_drafts),
+            num_draft_tokens=join(self.num_draft_tokens, other.num_draft_tokens),
+            num_accepted_tokens_per_position=tuple(join(one, two) for one, two in pairs),
         )
 
     @property

@@ -11,10 +11,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-Result = dict[str, Any]
+from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
+from vllm_mtp.benchmarks.harness.record import Record, Request
 
 
 class EngineError(RuntimeError):
@@ -26,8 +28,8 @@ class EngineError(RuntimeError):
         """Of the engine, which tells it from others."""
 
 
-class EngineProcess:
-    """Starts an engine; `wait_until_ready`, then any number of `measure`, then `close`.
+class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
+    """Starts an engine; `wait_until_ready`, then any number of `measure`, then `close`: `with` does the first and last.
 
     Args:
         engine_args: keyword arguments of `vllm.LLM`.
@@ -51,6 +53,17 @@ class EngineProcess:
             )
         self._send(engine_args)
 
+    def __enter__(self) -> "EngineProcess":
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def wait_until_ready(self) -> float:
         """Waits for the engine to be built.
 
@@ -64,60 +77,18 @@ class EngineProcess:
         self.per_request_metrics = ready["per_request_metrics"]
         return float(ready["seconds_to_start"])
 
-    def measure(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        ignore_eos: bool = True,
-        batch_size: int = 1,
-        on_progress: Callable[[int], object] | None = None,
-    ) -> list[Result]:
-        """Generates for each prompt, batch_size prompts at once, the next ones when the last of them is done.
+    def measure(self, request: Request, on_progress: Callable[[int], object] | None = None) -> list[Record]:
+        """A record for each prompt; on_progress is called with the number of prompts that have just been finished."""
+        reply = self._request(asdict(request), on_progress)
+        return [Record(**record) for record in reply["results"]]
 
-        Args:
-            prompts: token ids.
-            max_tokens: generated per prompt; exactly that many with ignore_eos.
-            temperature: 0 is greedy.
-            seed: of the first batch's sampling; each further batch adds its first prompt's number.
-            ignore_eos: end-of-text does not stop generation.
-            batch_size: the engine itself runs at most `max_num_seqs` of them together.
-            on_progress: called with the number of prompts that have just been finished.
-
-        Returns:
-            For each prompt: `token_ids`, `finish_reason`, `seconds` (its share of its batch's time),
-            `seconds_to_first_token` (None where vLLM does not say), the counts of `Acceptance` (acceptance.py) and
-            `rounds`, (draft tokens, accepted tokens) of each round with drafts. The counts are None for a batch of
-            an engine that has no per-request metrics, `rounds` is None for every prompt of such an engine.
-        """
-        reply = self._request(
-            {
-                "prompts": [list(ids) for ids in prompts],
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "seed": seed,
-                "ignore_eos": ignore_eos,
-                "batch_size": batch_size,
-            },
-            on_progress,
-        )
-        results: list[Result] = reply["results"]
-        return results
-
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
-        """Greedy output for all prompts in one batch: token ids, max_tokens of them for each prompt."""
-        results = self.measure(prompts, max_tokens=max_tokens, temperature=0.0, seed=0, batch_size=len(prompts))
-        return [result["token_ids"] for result in results]
-
-    def warm_up(self, prompts: Sequence[Sequence[int]], *, temperature: float = 0.0, batch_size: int = 1) -> None:
+    def warm_up(self, prompts: Sequence[BenchmarkPrompt], *, temperature: float = 0.0, batch_size: int = 1) -> None:
         """Compiles and allocates what a measurement needs, on prompts read backwards.
 
         Suffix drafting remembers what it generated, and must not know the prompts when they are measured.
         """
-        backwards = [list(reversed(ids)) for ids in prompts[: max(2, batch_size)]]
-        self.measure(backwards, max_tokens=32, temperature=temperature, seed=0, batch_size=batch_size)
+        backwards = [replace(prompt, token_ids=prompt.token_ids[::-1]) for prompt in prompts[: max(2, batch_size)]]
+        self.measure(Request(prompts=backwards, max_tokens=32, temperature=temperature, batch_size=batch_size))
 
     def peak_memory_mib(self) -> int:
         """The process's largest resident set so far, or on a GPU the most that torch has allocated there."""

@@ -1,24 +1,24 @@
 """The child of engine.py: builds one `vllm.LLM` and answers requests, one JSON line each, until its input ends."""
 
-import dataclasses
+import io
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
+from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
+from vllm_mtp.benchmarks.harness.record import Record, Request
 from vllm_mtp.serving import cpu_repairs
 
-_COUNTERS = {
-    "num_drafts": "vllm:spec_decode_num_drafts",
-    "num_draft_tokens": "vllm:spec_decode_num_draft_tokens",
-    "num_accepted_tokens_per_position": "vllm:spec_decode_num_accepted_tokens_per_pos",
-}
+OnProgress = Callable[[int], object]
+_COUNTER = "vllm:spec_decode_num_"
 _PER_REQUEST = "per_request_spec_decode_metrics"
 _MIB = 1024**2
 
@@ -35,101 +35,95 @@ def serve(requests: Any, replies: Any) -> None:
 
     per_request = _per_request_metrics(engine_args)
     llm = LLM(**per_request, **engine_args, disable_log_stats=False)
-    # The drafter has vLLM's CPU sampler repaired when it is built; its rivals are measured with the same one.
+    # The drafter has vLLM's CPU sampler repaired when it is built; the baselines are measured with the same one.
     cpu_repairs.apply_where_needed()
     reply({"seconds_to_start": round(time.perf_counter() - start, 1), "per_request_metrics": bool(per_request)})
     for line in requests:
-        request = json.loads(line)
-        if request.get("ask") == "memory":
+        message = json.loads(line)
+        if message.get("ask") == "memory":
             reply({"peak_memory_mib": _peak_memory_mib()})
         else:
-            reply({"results": measure(llm, request, lambda number: reply({"progress": number}))})
+            prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"]]
+            request = Request(**message | {"prompts": prompts})
+            records = measure(llm, request, lambda number: reply({"progress": number}))
+            reply({"results": [asdict(record) for record in records]})
 
 
 def _per_request_metrics(engine_args: dict[str, Any]) -> dict[str, str]:
     """The setting by which each output carries its own rounds; empty where this vLLM has none, or nothing drafts."""
     from vllm import EngineArgs
 
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    known = {field.name for field in fields(EngineArgs)}
     if engine_args.get("speculative_config") is None or _PER_REQUEST not in known or _PER_REQUEST in engine_args:
         return {}
     return {_PER_REQUEST: "detailed"}
 
 
-def measure(llm: Any, request: dict[str, Any], on_progress: Callable[[int], object]) -> list[dict[str, Any]]:
+def measure(llm: Any, request: Request, on_progress: OnProgress) -> list[Record]:
     """What `EngineProcess.measure` asks for."""
-    prompts, size = request["prompts"], max(1, request["batch_size"])
-    results: list[dict[str, Any]] = []
-    for start in range(0, len(prompts), size):
-        seed = request["seed"] + start
-        results += _measure_batch(llm, prompts[start : start + size], seed, request, on_progress)
-    return results
+    records: list[Record] = []
+    for start in range(0, len(request.prompts), request.batch_size):
+        prompts = request.prompts[start : start + request.batch_size]
+        records += _measure_batch(llm, replace(request, prompts=prompts, seed=request.seed + start), on_progress)
+    return records
 
 
-def _measure_batch(
-    llm: Any, prompts: Sequence[Sequence[int]], seed: int, request: dict[str, Any], on_progress: Callable[[int], object]
-) -> list[dict[str, Any]]:
+def _measure_batch(llm: Any, batch: Request, on_progress: OnProgress) -> list[Record]:
     import numpy as np
     import torch
     from vllm import SamplingParams
 
     # One seed for the batch, of the engine's own process: a generator per request ends vLLM's CPU runner as soon as a
     # prompt is read in parts ("CPU Generator does not use offset").
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
+    torch.manual_seed(batch.seed)
+    np.random.seed(batch.seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
     params = SamplingParams(
-        temperature=request["temperature"],
-        max_tokens=request["max_tokens"],
-        ignore_eos=request["ignore_eos"],
-        detokenize=False,
+        temperature=batch.temperature, max_tokens=batch.max_tokens, ignore_eos=batch.ignore_eos, detokenize=False
     )
-    before = counters(llm) if len(prompts) == 1 else None
-    inputs = [{"prompt_token_ids": ids} for ids in prompts]
-    show: Any = False if len(prompts) == 1 else lambda *args, **kwargs: _ProgressLines(on_progress, *args, **kwargs)
+    alone = len(batch.prompts) == 1
+    before = counters(llm) if alone else None
+    inputs = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in batch.prompts]
+    show: Any = False if alone else lambda *args, **kwargs: _ProgressLines(on_progress, *args, **kwargs)
     start = time.perf_counter()
     outputs = llm.generate(inputs, params, use_tqdm=show)
     seconds = time.perf_counter() - start
-    results = []
-    for output in outputs:
-        result = {
-            "token_ids": list(output.outputs[0].token_ids),
-            "finish_reason": output.outputs[0].finish_reason,
-            "seconds": seconds / len(prompts),
-            "seconds_to_first_token": getattr(getattr(output, "metrics", None), "first_token_latency", None),
-        }
-        results.append(result | acceptance_of(llm, output.outputs[0], before))
-    if len(prompts) == 1:
+    if alone:
         on_progress(1)
-    return results
+    return [
+        Record(
+            token_ids=list(output.outputs[0].token_ids),
+            finish_reason=output.outputs[0].finish_reason,
+            seconds=seconds / len(batch.prompts),
+            seconds_to_first_token=getattr(getattr(output, "metrics", None), "first_token_latency", None),
+            **acceptance_of(llm, output.outputs[0], before),
+            number=prompt.number,
+            category=prompt.category,
+            task=prompt.task,
+            num_prompt_tokens=len(prompt.token_ids),
+        )
+        for prompt, output in zip(batch.prompts, outputs, strict=True)
+    ]
 
 
-def acceptance_of(llm: Any, completion: Any, before: dict[str, Any] | None) -> dict[str, Any]:
+def acceptance_of(llm: Any, completion: Any, before: Acceptance | None) -> dict[str, Any]:
     """One output's rounds and counts: its own, or what the engine's counters grew by if it ran alone."""
     metrics = getattr(completion, "spec_decode_metrics", None)
     if metrics is not None:
         rounds = list(zip(metrics.per_step_drafted, metrics.per_step_accepted, strict=True))
-        counts = dataclasses.asdict(Acceptance.of_rounds(rounds, metrics.num_spec_tokens))
-        return {"rounds": rounds, **counts}
-    if before is None:
-        return {"rounds": None, **dict.fromkeys(_COUNTERS)}
-    after = counters(llm)
-    per_position = zip(
-        after["num_accepted_tokens_per_position"], before["num_accepted_tokens_per_position"], strict=True
-    )
-    return {
-        "rounds": None,
-        "num_drafts": after["num_drafts"] - before["num_drafts"],
-        "num_draft_tokens": after["num_draft_tokens"] - before["num_draft_tokens"],
-        "num_accepted_tokens_per_position": [new - old for new, old in per_position],
-    }
+        return {"rounds": rounds, **asdict(Acceptance.of_rounds(rounds, metrics.num_spec_tokens))}
+    return {} if before is None else asdict(counters(llm) - before)
 
 
-def counters(llm: Any) -> dict[str, Any]:
-    """vLLM's counts since the start of the engine; none for an engine that does not draft."""
+def counters(llm: Any) -> Acceptance:
+    """vLLM's counts since the start of the engine; of no position for an engine that does not draft."""
     metrics = {metric.name: metric for metric in llm.get_metrics()}
-    per_position = metrics.get(_COUNTERS["num_accepted_tokens_per_position"])
-    found = {key: getattr(metrics.get(name), "value", 0) for key, name in _COUNTERS.items()}
-    return found | {"num_accepted_tokens_per_position": list(per_position.values) if per_position else []}
+    return Acceptance(
+        num_drafts=getattr(metrics.get(f"{_COUNTER}drafts"), "value", 0),
+        num_draft_tokens=getattr(metrics.get(f"{_COUNTER}draft_tokens"), "value", 0),
+        num_accepted_tokens_per_position=tuple(
+            getattr(metrics.get(f"{_COUNTER}accepted_tokens_per_pos"), "values", ())
+        ),
+    )
 
 
 def _peak_memory_mib() -> int:
@@ -142,23 +136,13 @@ def _peak_memory_mib() -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-class _Nowhere:
-    """A file that forgets what is written to it."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
 class _ProgressLines(tqdm):
     """What `LLM.generate` takes for a progress bar: shows nothing, and passes on how many outputs were finished."""
 
     def __init__(self, on_progress: Callable[[int], object], *args: Any, **kwargs: Any) -> None:
         # The same kind of bar is also made while prompts are read in.
         self._on_progress = on_progress if kwargs.get("desc") == "Processed prompts" else None
-        super().__init__(*args, **kwargs | {"file": _Nowhere()})
+        super().__init__(*args, **kwargs | {"file": io.StringIO()})
 
     def update(self, n: float | None = 1) -> bool | None:
         if self._on_progress is not None and n:

@@ -1,4 +1,4 @@
-"""How an engine drafts: not at all, with the MTP drafter, or as one of its rivals that need no trained drafter."""
+"""How an engine drafts: not at all, with the MTP drafter, or as one of the baselines that need no trained drafter."""
 
 import importlib.util
 import json
@@ -21,35 +21,28 @@ class Method:
     """One way of drafting, as vLLM's `speculative_config` names it."""
 
     name: str
-    """"none", "mtp" or a rival's."""
+    """"none", "mtp" or a baseline's."""
     num_speculative_tokens: int
-    """K; 0 for "none". Rivals may draft fewer tokens, or none, in a round."""
+    """K; 0 for "none". Baselines may draft fewer tokens, or none, in a round."""
     fields: tuple[tuple[str, Any], ...] = ()
-    """Further fields of `speculative_config`."""
+    """Of a baseline: what else `speculative_config` has."""
     package: str = ""
     """Module that must be installed, besides vLLM."""
     remembers: bool = False
     """Drafts from earlier outputs: a second measurement of the same prompts needs a new engine."""
+    local_argmax: bool = False
+    """Of the MTP drafter: it gives vLLM its best token instead of logits."""
     lookup: Lookup | str = DRAFTER
     """Of the MTP drafter: "drafter" is what its config.json says, "off" is none."""
+    schedule: Schedule = ()
+    """Of the MTP drafter: K by the number of requests in a round; empty: K is always the same."""
 
     def __str__(self) -> str:
         return self.name if self.name == "none" else f"{self.label} k = {self.num_speculative_tokens}"
 
     @property
-    def is_rival(self) -> bool:
+    def is_baseline(self) -> bool:
         return self.name not in ("none", "mtp")
-
-    @property
-    def local_argmax(self) -> bool:
-        """Whether the drafter gives vLLM its best token instead of logits."""
-        return (_LOCAL_ARGMAX, True) in self.fields
-
-    @property
-    def schedule(self) -> Schedule:
-        """K by the number of requests in a round; empty: K is always the same."""
-        schedule: Schedule = dict(self.fields).get(_SCHEDULE, ())
-        return schedule
 
     @property
     def details(self) -> list[str]:
@@ -87,8 +80,14 @@ class Method:
         """What vLLM gets; None for no speculation."""
         if self.name == "none":
             return None
-        what = {"model": str(draft)} if self.name == "mtp" else {"method": self.name}
-        return what | {"num_speculative_tokens": self.num_speculative_tokens} | dict(self.fields)
+        config = {"num_speculative_tokens": self.num_speculative_tokens}
+        if self.is_baseline:
+            return {"method": self.name, **config, **dict(self.fields)}
+        # vLLM takes local argmax or probabilistic drafting, not both; the latter concerns temperatures above 0 only:
+        # greedy requests are drafted greedily.
+        how = {"use_local_argmax_reduction": True} if self.local_argmax else {"draft_sample_method": "probabilistic"}
+        schedule = {"num_speculative_tokens_per_batch_size": self.schedule} if self.schedule else {}
+        return {"model": str(draft), **config, **how, **schedule}
 
     def why_missing(self) -> str:
         """Why it cannot run in this environment; empty if it can, as far as can be told without trying."""
@@ -98,12 +97,10 @@ class Method:
         return ""
 
 
-_LOCAL_ARGMAX = "use_local_argmax_reduction"
-_SCHEDULE = "num_speculative_tokens_per_batch_size"
 # The version that vLLM 0.32 names. It brings a vLLM plugin of its own; engines here load only ours (engine.py).
 ARCTIC = "arctic-inference==0.1.1"
 NONE = Method(name="none", num_speculative_tokens=0)
-RIVALS = {
+BASELINES = {
     "ngram": Method(
         name="ngram", num_speculative_tokens=5, fields=(("prompt_lookup_min", 2), ("prompt_lookup_max", 3))
     ),
@@ -121,29 +118,27 @@ RIVALS = {
 def mtp(
     num_speculative_tokens: int, *, local_argmax: bool = False, lookup: Lookup | str = DRAFTER, schedule: Schedule = ()
 ) -> Method:
-    """The MTP drafter with K draft tokens per round, or at most K where a schedule says how many.
-
-    "probabilistic" concerns temperatures above 0 only: greedy requests are drafted greedily. vLLM takes it or local
-    argmax, not both: the latter is for greedy requests.
-    """
-    fields: tuple[tuple[str, Any], ...] = (
-        (_LOCAL_ARGMAX, True) if local_argmax else ("draft_sample_method", "probabilistic"),
-        *([(_SCHEDULE, schedule)] if schedule else []),
+    """The MTP drafter with K draft tokens per round, or at most K where a schedule says how many."""
+    return Method(
+        name="mtp",
+        num_speculative_tokens=num_speculative_tokens,
+        local_argmax=local_argmax,
+        lookup=lookup,
+        schedule=schedule,
     )
-    return Method(name="mtp", num_speculative_tokens=num_speculative_tokens, fields=fields, lookup=lookup)
 
 
-def rivals(names: Iterable[str]) -> list[Method]:
-    """The rivals of these names, in order; "none" stands for no rival.
+def baselines(names: Iterable[str]) -> list[Method]:
+    """The baselines of these names, in order; "none" stands for no baseline.
 
     Raises:
-        ValueError: for a name that is not a rival.
+        ValueError: for a name that is not a baseline.
     """
     wanted = [name for name in names if name != "none"]
-    unknown = [name for name in wanted if name not in RIVALS]
+    unknown = [name for name in wanted if name not in BASELINES]
     if unknown:
-        raise InputError("baselines", f"expected some of {', '.join(RIVALS)}, got {', '.join(unknown)}")
-    return [RIVALS[name] for name in dict.fromkeys(wanted)]
+        raise InputError("baselines", f"expected some of {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    return [BASELINES[name] for name in dict.fromkeys(wanted)]
 
 
 def lookups(words: Iterable[str]) -> list[Lookup | str]:
@@ -200,4 +195,4 @@ def method_of(row: Mapping[str, Any]) -> Method:
             lookup=lookup if isinstance(lookup, str) else Lookup(**lookup),
             schedule=tuple((first, last, k) for first, last, k in row.get("schedule", ())),
         )
-    return NONE if row["method"] == "none" else RIVALS[row["method"]]
+    return NONE if row["method"] == "none" else BASELINES[row["method"]]

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.training.data.prompts import SEPARATOR as SEPARATOR
 from vllm_mtp.training.data.prompts import Prompt, prompt_ids
-from vllm_mtp.training.data.prompts import read_prompts as read_files
 
 MT_BENCH = "mt_bench"
 _MT_BENCH_CATEGORIES = frozenset(
@@ -36,11 +34,6 @@ class BenchmarkPrompt:
 def task_of(category: str) -> str:
     """The task that a category counts to: MT-Bench for its eight, otherwise the category itself."""
     return MT_BENCH if category in _MT_BENCH_CATEGORIES else category or NO_TASK
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The text of every prompt of a file, in order (`vllm_mtp.training.data.prompts.read_prompts`)."""
-    return [prompt.text for prompt in read_files([path])]
 
 
 def tokenized(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool) -> list[BenchmarkPrompt]:

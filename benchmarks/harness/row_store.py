@@ -1,13 +1,14 @@
 """Measured rows on disk, one file each: what an interrupted benchmark has done is not done again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.config import differences
+from vllm_mtp.training.target.frozen import serving_dtype
 
 _RENAMED = {
     "limit_per_category": "limit_per_task",
@@ -42,26 +43,41 @@ class RowStore:
         return self._path(name).exists()
 
     def load(self, name: str) -> dict[str, Any]:
-        return _read(self._path(name))
+        """The content of a row, as it was saved."""
+        return _content(_read(self._path(name)))
 
     def save(self, name: str, kind: str, content: Mapping[str, Any]) -> None:
         """Writes a row, complete or not at all, with the settings of its kind."""
         stored = {"kind": kind, "settings": self._settings[kind], **content}
         write_atomically(self._path(name), json.dumps(stored) + "\n")
 
-    def names(self) -> list[str]:
-        """Of all rows in the folder, also those that were not asked for this time."""
-        return sorted(path.stem for path in self._rows.glob("*.json"))
+    def all(self) -> list[tuple[str, dict[str, Any]]]:
+        """(kind, content) of all rows in the folder, also those that were not asked for this time."""
+        paths = sorted(self._rows.glob("*.json"), key=lambda path: path.stem)
+        return [(stored["kind"], _content(stored)) for stored in map(_read, paths)]
 
     def _path(self, name: str) -> Path:
         return self._rows / f"{name}.json"
 
 
-def stored_setting(folder: Path, name: str) -> Any:
-    """A setting of the rows in a folder, or None if there are none."""
-    for path in sorted((folder / "rows").glob("*.json")):
-        return _read(path)["settings"].get(name)
-    return None
+def serving_dtype_of(folder: Path, dtype: str, target: str, **source: Any) -> str:
+    """What "auto" stands for: the dtype of the rows in a folder, or the faster one by a probe.
+
+    A probe that comes out otherwise the second time must not make the rows of the first time useless.
+    """
+    for path in sorted((folder / "rows").glob("*.json")) if dtype == "auto" else ():
+        if stored := _read(path)["settings"].get("dtype"):
+            return str(stored)
+    return serving_dtype(target, dtype, **source)
+
+
+def origins_of(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where rows come from, each origin once: those of a folder may be of several commands or commits."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if row["made_with"] not in found:
+            found.append(row["made_with"])
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -76,6 +92,10 @@ def _with_names_of_today(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a row that an earlier version may have stored; its 0 for all prompts is None today."""
     renamed = {_RENAMED.get(name, name): value for name, value in settings.items()}
     return renamed | ({"limit_per_task": renamed["limit_per_task"] or None} if "limit_per_task" in renamed else {})
+
+
+def _content(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stored.items() if key not in ("kind", "settings")}
 
 
 def _check_same(stored: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:

@@ -1,8 +1,9 @@
-"""From outputs that two engines made in turn to speed and speedup. Pure functions; records as in figures.py."""
+"""From records that two engines made in turn to speed and speedup. Pure functions."""
 
 # Shapes: P pairs of engines, B batches of one (prompts, at batch 1), N resamples.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -10,11 +11,24 @@ import numpy as np
 
 from vllm_mtp.benchmarks.harness.acceptance import ratio_interval
 from vllm_mtp.benchmarks.harness.method import Method
+from vllm_mtp.benchmarks.harness.record import Record
 
-Record = Mapping[str, Any]
 Pair = tuple[Sequence[Record], Sequence[Record]]
 """What an engine with a method and the one beside it, without speculation, made of the same prompts."""
 _NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speeds:
+    """Output tokens per second, prefill included, and their ratio to those without speculation ("baseline")."""
+
+    num_prompts: int
+    output_tokens_per_second: float
+    baseline_output_tokens_per_second: float
+    speedup: float
+    speedup_95: tuple[float, float]
+    median_time_to_first_token_ms: float | None
+    baseline_median_time_to_first_token_ms: float | None
 
 
 def speed_row(method: Method, temperature: float, batch_size: int, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -24,61 +38,59 @@ def speed_row(method: Method, temperature: float, batch_size: int, pairs: Sequen
         "temperature": temperature,
         "batch_size": batch_size,
         "num_pairs": len(pairs),
-        "speedup_of_pairs": [speeds([pair], batch_size)["speedup"] for pair in pairs],
-        **speeds(pairs, batch_size),
+        "speedup_of_pairs": [speeds([pair], batch_size).speedup for pair in pairs],
+        **asdict(speeds(pairs, batch_size)),
     }
     if batch_size == 1:
-        row["tasks"] = speeds_by_task(pairs)
+        row["tasks"] = {task: asdict(found) for task, found in speeds_by_task(pairs).items()}
     return row
 
 
-def speeds_by_task(pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+def speeds_by_task(pairs: Sequence[Pair]) -> dict[str, Speeds]:
     """`speeds` at batch 1 of each task's prompts."""
 
-    def of(task: str, some: Sequence[Record]) -> list[Record]:
-        return [record for record in some if record["task"] == task]
+    def of(task: str, records: Sequence[Record]) -> list[Record]:
+        return [record for record in records if record.task == task]
 
-    tasks = dict.fromkeys(record["task"] for record in pairs[0][0])
+    tasks = dict.fromkeys(record.task for record in pairs[0][0])
     return {task: speeds([(of(task, one), of(task, two)) for one, two in pairs]) for task in tasks}
 
 
-def speeds(pairs: Sequence[Pair], batch_size: int = 1) -> dict[str, Any]:
-    """Output tokens per second, prefill included, and their ratio to the baseline's.
+def speeds(pairs: Sequence[Pair], batch_size: int = 1) -> Speeds:
+    """Both engines of a pair generated as many tokens for the same prompts in the same batches.
 
-    Both engines of a pair generated the same number of tokens for the same prompts in the same batches, so that the
-    ratio of speeds is that of times; its 95% interval is over pairs and batches (prompts, at batch 1).
+    So the ratio of speeds is that of times; its 95% interval is over pairs and batches (prompts, at batch 1).
     """
-    records, baseline = [one for one, _ in pairs], [two for _, two in pairs]
-    tokens, seconds = _of_batches(records, batch_size)
-    baseline_tokens, baseline_seconds = _of_batches(baseline, batch_size)
-    assert tokens == baseline_tokens
-    return {
-        "num_prompts": len(records[0]),
-        "output_tokens_per_second": round(sum(tokens) / sum(seconds), 2),
-        "baseline_output_tokens_per_second": round(sum(tokens) / sum(baseline_seconds), 2),
-        "speedup": round(sum(baseline_seconds) / sum(seconds), 3),
-        "speedup_95": [round(bound, 3) for bound in speedup_interval(baseline_seconds, seconds, len(pairs))],
-        "median_time_to_first_token_ms": _first_token_ms(records),
-        "baseline_median_time_to_first_token_ms": _first_token_ms(baseline),
-    }
+    drafted, plain = [one for one, _ in pairs], [two for _, two in pairs]
+    tokens, seconds = _of_batches(drafted, batch_size)
+    plain_tokens, plain_seconds = _of_batches(plain, batch_size)
+    assert tokens == plain_tokens
+    low, high = speedup_interval(plain_seconds, seconds, len(pairs))
+    return Speeds(
+        num_prompts=len(drafted[0]),
+        output_tokens_per_second=round(sum(tokens) / sum(seconds), 2),
+        baseline_output_tokens_per_second=round(sum(tokens) / sum(plain_seconds), 2),
+        speedup=round(sum(plain_seconds) / sum(seconds), 3),
+        speedup_95=(round(low, 3), round(high, 3)),
+        median_time_to_first_token_ms=_first_token_ms(drafted),
+        baseline_median_time_to_first_token_ms=_first_token_ms(plain),
+    )
 
 
-def speedup_interval(
-    baseline_seconds: Sequence[float], seconds: Sequence[float], num_pairs: int
-) -> tuple[float, float]:
-    """95% bootstrap interval of sum(baseline_seconds) / sum(seconds): pairs resampled, and batches in them.
+def speedup_interval(plain_seconds: Sequence[float], seconds: Sequence[float], num_pairs: int) -> tuple[float, float]:
+    """95% bootstrap interval of sum(plain_seconds) / sum(seconds): pairs resampled, and batches in them.
 
     The batches of a resample are the same in all its pairs, as they are in what was measured: drawn for each pair apart
     they would count as so many more prompts, and the interval would be too narrow.
 
     Args:
-        baseline_seconds: of every batch, pair after pair.
-        seconds: likewise.
+        plain_seconds: without speculation, of every batch, pair after pair.
+        seconds: likewise with the method.
         num_pairs: P; with one the interval is over its batches alone.
     """
     if num_pairs == 1:
-        return ratio_interval(baseline_seconds, seconds)
-    above_PB, below_PB = (np.asarray(values).reshape(num_pairs, -1) for values in (baseline_seconds, seconds))
+        return ratio_interval(plain_seconds, seconds)
+    above_PB, below_PB = (np.asarray(values).reshape(num_pairs, -1) for values in (plain_seconds, seconds))
     num_batches, random = above_PB.shape[1], np.random.default_rng(0)
     pairs_NP = random.integers(num_pairs, size=(_NUM_RESAMPLES, num_pairs))
     batches_NB = random.integers(num_batches, size=(_NUM_RESAMPLES, num_batches))
@@ -94,11 +106,12 @@ def _of_batches(of_pairs: Sequence[Sequence[Record]], batch_size: int) -> tuple[
         records[start : start + batch_size] for records in of_pairs for start in range(0, len(records), batch_size)
     ]
     return (
-        [sum(len(record["token_ids"]) for record in batch) for batch in batches],
-        [sum(record["seconds"] for record in batch) for batch in batches],
+        [sum(len(record.token_ids) for record in batch) for batch in batches],
+        [sum(record.seconds for record in batch) for batch in batches],
     )
 
 
 def _first_token_ms(of_pairs: Sequence[Sequence[Record]]) -> float | None:
-    seconds = [record["seconds_to_first_token"] for records in of_pairs for record in records]
-    return None if None in seconds else round(1000 * median(seconds), 1)
+    seconds = [record.seconds_to_first_token for records in of_pairs for record in records]
+    known = [one for one in seconds if one is not None]
+    return round(1000 * median(known), 1) if len(known) == len(seconds) else None

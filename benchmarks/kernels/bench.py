@@ -4,10 +4,9 @@ The floor of a case is what this very device needed, in this very run, for the b
 be avoided, whichever takes longer: a copy of a large tensor and a large matrix product are measured first. All who
 compute a case get the same inputs, one after the other, with the cache swept before every run.
 
-Writes kernels.json and table.md after every case, and kernels.png.
+Writes results.json and table.md after every case, and plot.png.
 """
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.benchmarks.acceptance.table import markdown
+from vllm_mtp.benchmarks.harness.report import Result, markdown, write_report
 from vllm_mtp.benchmarks.kernels.case import KernelCase
-from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
-from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_cases_embed_hidden_projection
-from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
+from vllm_mtp.benchmarks.kernels.cases import draft_head, embed_hidden_projection, linear_kl
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import plot
 from vllm_mtp.benchmarks.kernels.timing import measure_run, times, why
@@ -28,9 +25,9 @@ from vllm_mtp.common.provenance import provenance, versions
 from vllm_mtp.kernels.common.registration import uses_triton
 
 _CASES = {
-    "linear_kl": kernel_cases_linear_kl.cases,
-    "draft_head": kernel_cases_draft_head.cases,
-    "embed_hidden_projection": kernel_cases_embed_hidden_projection.cases,
+    "linear_kl": linear_kl.cases,
+    "draft_head": draft_head.cases,
+    "embed_hidden_projection": embed_hidden_projection.cases,
 }
 
 
@@ -59,10 +56,8 @@ def bench(config: KernelsConfig, *, output: Path, command: str) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for case in cases:
         result["rows"] += measure(case, ceilings, device, config.seconds)
-        (output / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        (output / "table.md").write_text(table(result), encoding="utf-8")
-    print(table(result))
-    plot(result, output / "kernels.png")
+        write_report(result, output, table)
+    print(write_report(result, output, table, plot))
     return 0
 
 
@@ -85,15 +80,13 @@ def measure(
     rows: list[dict[str, Any]] = []
     for name, run in providers.items():
         row: dict[str, Any] = {**of_case, "provider": name}
-        if isinstance(run, str):
-            rows.append({**row, "missing": run})
-            continue
         try:
-            measured = measure_run(run, device, seconds, in_graph=case.in_graph)
+            row |= (
+                {"missing": run} if isinstance(run, str) else measure_run(run, device, seconds, in_graph=case.in_graph)
+            )
         except Exception as error:  # whatever another library or the compiler fails with, the others are measured
-            rows.append({**row, "missing": why(error)})
-            continue
-        rows.append({**row, **measured})
+            row |= {"missing": why(error)}
+        rows.append(row)
     eager = next((row for row in rows if row["provider"] == "eager"), {})
     for row in rows:
         for prefix in ("", "graph_"):
@@ -105,7 +98,7 @@ def measure(
     return rows
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: Result) -> str:
     """Markdown: what was measured, in which surroundings."""
     ceilings = result["ceilings"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
@@ -127,7 +120,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['hardware']}, vllm-mtp in {result['implementation']}, {versions}. `{result['command']}`\n\n"
         f"Ceilings measured in the same run: copy {ceilings['bytes_per_second'] / 1e9:,.0f} GB/s, product "
         f"{ceilings['flops_per_second'] / 1e12:,.2f} TFLOP/s. Medians.{smoke}\n\n"
-        f"{markdown(names, lines)}\n"
+        f"{markdown(names, lines)}"
     )
 
 

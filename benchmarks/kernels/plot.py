@@ -1,30 +1,19 @@
 """The plot of `vllm-mtp bench kernels`: every row under the roofline that was measured in the same run."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from vllm_mtp.benchmarks.harness.report import Result
 
 _MARKERS = "osD^vXph<>"
 
 
-def plot(result: Mapping[str, Any], path: Path) -> None:
-    """The roofline as PNG; a warning where matplotlib is missing.
+def plot(result: Result, pyplot: Any) -> Any:
+    """The roofline.
 
     Each row stands at the operations per byte of its case's floor, and at those operations over its time: how far it is
     below the roof, bytes per second of a copy and operations per second of a product, is its share of the floor.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        logger.warning("No plot: matplotlib is not installed")
-        return
-    mpl.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.lines import Line2D
-
     rows = [row for row in result["rows"] if "time_us" in row]
     kernels = list(dict.fromkeys(row["kernel"] for row in rows))
     providers = list(dict.fromkeys(row["provider"] for row in rows))
@@ -57,28 +46,14 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         fontsize=10,
     )
 
-    def handle(marker: str, color: str, label: str) -> Any:
-        return Line2D([], [], linestyle="", marker=marker, color=color, markersize=8, label=label)
+    def legend(title: str, place: float, items: Sequence[tuple[str, str, str]]) -> Any:
+        handles = [axes.plot([], [], marker, color=color, label=label)[0] for marker, color, label in items]
+        where = "upper left" if place else "lower left"
+        return axes.legend(handles=handles, title=title, loc=where, bbox_to_anchor=(1.02, place), fontsize=8)
 
-    of_kernels = axes.legend(
-        handles=[handle(markers[kernel], "0.4", kernel) for kernel in kernels],
-        title="kernel",
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        fontsize=8,
-        alignment="left",
-    )
-    axes.add_artist(of_kernels)
-    axes.legend(
-        handles=[handle("o", colors[provider], provider) for provider in providers],
-        title="by",
-        loc="lower left",
-        bbox_to_anchor=(1.02, 0.0),
-        fontsize=8,
-        alignment="left",
-    )
-    figure.savefig(path, dpi=120, bbox_inches="tight", bbox_extra_artists=[of_kernels])
-    pyplot.close(figure)
+    axes.add_artist(legend("kernel", 1.0, [(markers[kernel], "0.4", kernel) for kernel in kernels]))
+    legend("by", 0.0, [("o", colors[provider], provider) for provider in providers])
+    return figure
 
 
 def point(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +65,16 @@ def times(run: Run, device: torch.device, seconds: float) -> list[float]:
         torch.cuda.synchronize()
         found.append(begin.elapsed_time(end) / 1000)
     return found
+
+
+def elsewhere(tensor: torch.Tensor, make: Callable[[], Run]) -> Run | str:
+    """What another library runs on a GPU, or why it cannot here."""
+    if not tensor.is_cuda:
+        return "needs a GPU"
+    try:
+        return make()
+    except Exception as error:  # not installed, without what is asked, or whatever its import fails with here
+        return why(error)
 
 
 def why(error: Exception) -> str:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vllm_mtp.benchmarks.kernels.cases import draft_head as kernel_cases_draft_head
-from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
+from vllm_mtp.benchmarks.kernels.cases import draft_head as draft_head_cases
+from vllm_mtp.benchmarks.kernels.cases import linear_kl as linear_kl_cases
 from vllm_mtp.kernels.common.tables import TOKEN_BUCKETS, Launch, Table, architecture, loss_chunk_size
 from vllm_mtp.kernels.ops import HeadRows, draft_head, quantize_head
 
@@ -70,7 +70,7 @@ def _draft_head(size: str, device: torch.device) -> Iterator[Tunable]:
     """Int8 rows beside wider hidden states, as they are served; in 8 bits on both sides, float8 where there is one."""
     from vllm_mtp.kernels.draft_head import kernel as kernels
 
-    cases, name = kernel_cases_draft_head, architecture(device)
+    cases, name = draft_head_cases, architecture(device)
     shapes = sorted({(hidden_size, num_rows) for _, hidden_size, num_rows in cases.SHAPES[size]})
     float8 = device.type == "cuda" and cases.has_float8(device)
     dtypes = {
@@ -111,7 +111,7 @@ def _linear_kl(size: str, device: torch.device) -> Iterator[Tunable]:
 
     name = architecture(device)
     runs: dict[str, dict[str, Callable[[Launch], object]]] = {"SOFTMAX": {}, "DIVERGENCE": {}}
-    for hidden_size, vocab_size in sorted({shape[1:] for shape in kernel_cases_linear_kl.SHAPES[size]}):
+    for hidden_size, vocab_size in sorted({shape[1:] for shape in linear_kl_cases.SHAPES[size]}):
         num_rows = loss_chunk_size(device, hidden_size, vocab_size, mean_embedding=False)
         generator = torch.Generator(device).manual_seed(0)
         student_CV, teacher_CV = (

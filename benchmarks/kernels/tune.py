@@ -3,10 +3,9 @@
 Every launch that a kernel's file names as worth trying is timed on the benchmark's shapes, beside the shipped entry;
 the geometric mean over the shapes decides. A launch that does not compile or run is reported, and loses.
 
-Writes tune.md, with the entries, and tune.json, with every time; nothing in the source tree.
+Writes table.md, with the entries, and results.json, with every time; nothing in the source tree.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.benchmarks.acceptance.table import markdown
+from vllm_mtp.benchmarks.harness.report import Result, markdown, write_report
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.search import search
 from vllm_mtp.benchmarks.kernels.timing import measure_run
@@ -44,9 +43,8 @@ def tune(config: KernelsConfig, *, output: Path, command: str) -> int:
     for row in tune_rows(config.kernels, size, device, config.seconds):
         print(f"{row['table']}, {row['bucket']}: {row['best']}, {_share(row)}", flush=True)
         result["rows"].append(row)
-        (output / "tune.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        (output / "tune.md").write_text(report(result), encoding="utf-8")
-    print(report(result))
+        write_report(result, output, table)
+    print(table(result))
     return 0
 
 
@@ -73,7 +71,7 @@ def python(candidate: Launch) -> str:
     return f"Launch({{{tiles}}}, num_warps={candidate.num_warps}{stages})"
 
 
-def report(result: Mapping[str, Any]) -> str:
+def table(result: Result) -> str:
     """Markdown: what won, what failed, and the entries."""
     lines = [
         [
@@ -97,8 +95,8 @@ def report(result: Mapping[str, Any]) -> str:
         f"{result['hardware']} ({result['architecture']}), {versions_text}. `{result['command']}`\n\n"
         f"{markdown(names, lines)}\n\n"
         "Times are geometric means over the shapes of medians. A shipped entry stays unless another is 2% faster.\n\n"
-        f"```python\n{entries(result['architecture'], result['rows'])}\n```\n"
-        + ("\nThese did not run:\n\n" + "\n".join(failures) + "\n" if failures else "")
+        f"```python\n{entries(result['architecture'], result['rows'])}\n```"
+        + ("\n\nThese did not run:\n\n" + "\n".join(failures) if failures else "")
     )
 
 

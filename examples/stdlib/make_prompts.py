@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vllm_mtp.benchmarks.harness.prompts import SEPARATOR
+from vllm_mtp.training.data.prompts import SEPARATOR
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus

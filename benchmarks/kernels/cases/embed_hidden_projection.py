@@ -3,13 +3,14 @@
 # Shapes: T tokens, V vocabulary, D hidden size, N outputs, C = 2D.
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_mtp.benchmarks.kernels.case import KernelCase, Run, compiled
-from vllm_mtp.benchmarks.kernels.timing import why
+from vllm_mtp.benchmarks.kernels.timing import elsewhere
 from vllm_mtp.kernels.ops import embed_hidden_projection
 
 EPS = 1e-6
@@ -34,7 +35,7 @@ def _case(num_tokens: int, size: int) -> KernelCase:
             "eager": lambda: _eager(**inputs),
             "torch.compile": lambda: in_one_graph(**inputs),
             "vllm-mtp": lambda: embed_hidden_projection(**inputs, eps=EPS),
-            "vLLM's fused norms, then the product": _vllm(**inputs),
+            "vLLM's fused norms, then the product": elsewhere(inputs["weight_NC"], partial(_vllm, **inputs)),
         }
 
     return KernelCase(
@@ -73,13 +74,9 @@ def _eager(
 
 def _vllm(
     ids_T: Tensor, embedding: Tensor, hidden_TD: Tensor, weight_NC: Tensor, embed_norm_D: Tensor, hidden_norm_D: Tensor
-) -> Run | str:
+) -> Run:
     """What vLLM's DeepSeek V3.2 drafts with; it masks position 0, of which there is none here."""
-    if not weight_NC.is_cuda:
-        return "needs a GPU"
-    try:
-        from vllm.model_executor.layers.fused_embed_norm import fused_embed_eh_norm
-    except Exception as error:  # not installed, or whatever its import fails with on this machine
-        return why(error)
+    from vllm.model_executor.layers.fused_embed_norm import fused_embed_eh_norm
+
     positions_T, norms = torch.ones_like(ids_T), (embed_norm_D, hidden_norm_D, EPS)
     return lambda: F.linear(fused_embed_eh_norm(positions_T, ids_T, embedding, hidden_TD, *norms), weight_NC)

@@ -4,13 +4,14 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_mtp.benchmarks.kernels.case import KernelCase, Run, compiled
-from vllm_mtp.benchmarks.kernels.timing import why
+from vllm_mtp.benchmarks.kernels.timing import elsewhere
 from vllm_mtp.kernels.ops import linear_kl, mean_embedding
 
 SHAPES = {
@@ -33,8 +34,8 @@ def _of_states(num_tokens: int, hidden_size: int, vocab_size: int) -> KernelCase
         return {
             **_with_all_logits(hidden_TD, teacher_TD, weight_VD),
             "vllm-mtp": lambda: linear_kl(hidden_TD, teacher_TD, weight_VD).loss.backward(),
-            "Liger": _liger(hidden_TD, teacher_TD, weight_VD),
-            "fla": _fla(hidden_TD, teacher_TD, weight_VD),
+            "Liger": elsewhere(weight_VD, partial(_liger, hidden_TD, teacher_TD, weight_VD)),
+            "fla": elsewhere(weight_VD, partial(_fla, hidden_TD, teacher_TD, weight_VD)),
         }
 
     return _case("linear_kl", num_tokens, hidden_size, vocab_size, 3, providers)
@@ -101,27 +102,17 @@ def _eager(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Tensor:
     return F.kl_div(log_q_TV, log_p_TV, reduction="batchmean", log_target=True)
 
 
-def _liger(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Run | str:
+def _liger(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Run:
     """Its fused linear JSD at beta 0, which is forward KL."""
-    if not weight_VD.is_cuda:
-        return "needs a GPU"
-    try:
-        from liger_kernel.transformers import LigerFusedLinearJSD
+    from liger_kernel.transformers import LigerFusedLinearJSD
 
-        loss = LigerFusedLinearJSD(jsd_beta=0.0)
-    except Exception as error:  # not installed, without forward KL, or whatever its import fails with on this machine
-        return why(error)
+    loss = LigerFusedLinearJSD(jsd_beta=0.0)
     return lambda: loss(hidden_TD, weight_VD, teacher_TD, weight_VD).backward()
 
 
-def _fla(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Run | str:
+def _fla(hidden_TD: Tensor, teacher_TD: Tensor, weight_VD: Tensor) -> Run:
     """It makes a gradient of the head whether one wants it or not."""
-    if not weight_VD.is_cuda:
-        return "needs a GPU"
-    try:
-        from fla.modules import FusedKLDivLoss
+    from fla.modules import FusedKLDivLoss
 
-        loss = FusedKLDivLoss()
-    except Exception as error:
-        return why(error)
+    loss = FusedKLDivLoss()
     return lambda: loss(hidden_TD, teacher_TD, weight_VD, weight_VD).backward()

@@ -11,15 +11,22 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.records import prompt
 from tests.serving.engine import engine
 from vllm_mtp.benchmarks.acceptance import bench as acceptance
-from vllm_mtp.benchmarks.acceptance.bench import Row, _by_engine, rows_of
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.acceptance.measurement import (
+    WITHOUT_SPECULATION,
+    Measurement,
+    by_engine,
+    measurements_of,
+    still_to_do,
+)
 from vllm_mtp.benchmarks.harness import engine_server
 from vllm_mtp.benchmarks.harness.acceptance import total
 from vllm_mtp.benchmarks.harness.engine import EngineError
-from vllm_mtp.benchmarks.harness.figures import counts_of
-from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, mtp
+from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, OFF, mtp
+from vllm_mtp.benchmarks.harness.record import Record, Request
 from vllm_mtp.cli import main
 from vllm_mtp.common.flags import add_fields, config_of
 
@@ -50,30 +57,32 @@ def test_rows_and_the_engines_that_serve_them() -> None:
     config = AcceptanceConfig(
         num_speculative_tokens=(1,), baselines=("suffix",), speed_prompts_per_task=2, speed_batch=(1, 4)
     )
-    rows = rows_of(config)
-    assert rows[0] == Row(kind="acceptance", method=NONE, temperature=0.0)
+    rows = measurements_of(config)
+    assert rows[0] == WITHOUT_SPECULATION
     assert [row.name for row in rows if row.method == mtp(1)] == [
         *("acceptance-mtp-k1-t0", "acceptance-mtp-k1-t1"),
         *("speed-mtp-k1-t0-b1", "speed-mtp-k1-t0-b4", "speed-mtp-k1-t1-b1", "speed-mtp-k1-t1-b4"),
     ]
-    assert [len(some) for some in _by_engine(rows)] == [1, 6, *[1] * 6]
-    assert rows_of(AcceptanceConfig(temperature=(1.0,)))[0].method != NONE, "nothing to compare sampled output with"
-    assert RIVALS["suffix"].remembers
+    assert [len(some) for some in by_engine(rows)] == [1, 6, *[1] * 6]
+    assert measurements_of(AcceptanceConfig(temperature=(1.0,)))[0].method != NONE, (
+        "nothing to compare sampled output with"
+    )
+    assert BASELINES["suffix"].remembers
 
 
-def test_a_rival_that_is_gone_is_missing_only_where_it_was_not_measured() -> None:
+def test_a_baseline_that_is_gone_is_missing_only_where_it_was_not_measured() -> None:
     """Its rows may be there from a time when its package was."""
-    gone = replace(RIVALS["suffix"], package="no_such_package")
-    rows = [Row(kind="acceptance", method=method, temperature=0.0) for method in (NONE, gone)]
-    assert acceptance.rows_to_do(rows, {rows[0].name}) == ([], {str(gone): gone.why_missing()})
-    assert acceptance.rows_to_do(rows, {row.name for row in rows}) == ([], {})
-    assert acceptance.rows_to_do(rows, set()) == ([rows[0]], {str(gone): gone.why_missing()})
+    gone = replace(BASELINES["suffix"], package="no_such_package")
+    rows = [Measurement(kind="acceptance", method=method, temperature=0.0) for method in (NONE, gone)]
+    assert still_to_do(rows, {rows[0].name}) == ([], {str(gone): gone.why_missing()})
+    assert still_to_do(rows, {row.name for row in rows}) == ([], {})
+    assert still_to_do(rows, set()) == ([rows[0]], {str(gone): gone.why_missing()})
 
 
 def test_local_argmax_is_for_speed_at_temperature_0() -> None:
     """vLLM has it for greedy drafting alone, and acceptance is the same with and without."""
     config = AcceptanceConfig(num_speculative_tokens=(1,), speed_prompts_per_task=2, local_argmax=True)
-    assert [row.name for row in rows_of(config) if row.method == mtp(1, local_argmax=True)] == [
+    assert [row.name for row in measurements_of(config) if row.method == mtp(1, local_argmax=True)] == [
         "speed-mtp-k1-argmax-t0-b1"
     ]
 
@@ -92,10 +101,10 @@ def test_every_k_with_each_lookup_and_a_schedule_after_them() -> None:
     drafters = [mtp(k, lookup=lookup) for k in (1, 2) for lookup in ("drafter", OFF)]
     drafters += [mtp(5, lookup=lookup, schedule=schedule) for lookup in ("drafter", OFF)]
     assert config.methods == drafters
-    assert [row.method for row in rows_of(config) if row.kind == "speed"] == [
-        replace(one, fields=(("use_local_argmax_reduction", True), *one.fields[1:])) for one in drafters
+    assert [row.method for row in measurements_of(config) if row.kind == "speed"] == [
+        replace(one, local_argmax=True) for one in drafters
     ]
-    assert len({row.name for row in rows_of(config)}) == 1 + 2 * 6
+    assert len({row.name for row in measurements_of(config)}) == 1 + 2 * 6
 
 
 def test_flags_become_the_config() -> None:
@@ -112,11 +121,11 @@ def test_flags_become_the_config() -> None:
 def test_a_second_pair_has_rows_and_engines_of_its_own() -> None:
     """The first keeps its name: a folder with one pair gets the second alone."""
     config = AcceptanceConfig(num_speculative_tokens=(1,), temperature=(0.0,), speed_prompts_per_task=2, speed_pairs=2)
-    assert [[row.name for row in some] for some in _by_engine(rows_of(config))[1:]] == [
+    assert [[row.name for row in some] for some in by_engine(measurements_of(config))[1:]] == [
         ["acceptance-mtp-k1-t0", "speed-mtp-k1-t0-b1"],
         ["speed-mtp-k1-t0-b1-pair2"],
     ]
-    first, second = (row.about() for row in rows_of(config) if row.kind == "speed")
+    first, second = (row.about() for row in measurements_of(config) if row.kind == "speed")
     assert "pair" not in first, "as rows are that were stored before there were several"
     assert second == first | {"pair": 2}
 
@@ -135,7 +144,7 @@ def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.Monke
         yield engine
         alive.remove(engine)
 
-    def measure_speed(setup: Any, row: Row, engine: Any, baseline: Any, on_progress: Any) -> dict[str, Any]:
+    def measure_speed(setup: Any, row: Measurement, engine: Any, baseline: Any, on_progress: Any) -> dict[str, Any]:
         assert [one.method for one in alive] == [NONE, row.method]
         assert alive == [baseline, engine]
         baselines[row.name] = baseline
@@ -146,17 +155,17 @@ def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.Monke
     monkeypatch.setattr(acceptance, "_measure_acceptance", lambda *_: {})
     config = AcceptanceConfig(num_speculative_tokens=(1, 2), temperature=(0.0,), speed_prompts_per_task=2)
     store: Any = SimpleNamespace(save=lambda *_: None)
-    acceptance.measure(Any, store, rows_of(config), {}, SimpleNamespace(set_description=str, update=int))
+    acceptance.measure(Any, store, measurements_of(config), {}, SimpleNamespace(set_description=str, update=int))
     assert baselines["speed-mtp-k1-t0-b1"] is not baselines["speed-mtp-k2-t0-b1"]
     assert [engine.method for engine in started] == [NONE, NONE, mtp(1), NONE, mtp(2)]
 
 
-@pytest.mark.parametrize(("dies", "refused"), [(NONE, True), (RIVALS["ngram"], False)])
+@pytest.mark.parametrize(("dies", "refused"), [(NONE, True), (BASELINES["ngram"], False)])
 def test_the_engine_that_ended_is_named(
     dies: Any, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a rival that is blamed for the engine beside it."""
-    setup: Any = SimpleNamespace(output=tmp_path)
+    """Catches a baseline that is blamed for the engine beside it."""
+    setup: Any = SimpleNamespace(engine=SimpleNamespace(variants=tmp_path))
 
     @contextmanager
     def engine_of(setup: Any, method: Any) -> Iterator[Any]:
@@ -165,13 +174,13 @@ def test_the_engine_that_ended_is_named(
         yield SimpleNamespace(method=method)
 
     monkeypatch.setattr(acceptance, "_engine", engine_of)
-    rows = [Row(kind="speed", method=RIVALS["ngram"], temperature=0.0, batch_size=1)]
+    rows = [Measurement(kind="speed", method=BASELINES["ngram"], temperature=0.0, batch_size=1)]
     arguments: Any = (setup, SimpleNamespace(), rows, {}, SimpleNamespace())
     if refused:
         with pytest.raises(ValueError, match=rf"^the engine of {NONE} ended; its log is .*none"):
             acceptance.measure(*arguments)
     else:
-        assert acceptance.measure(*arguments) == {str(RIVALS["ngram"]): "its engine ended: for want of memory"}
+        assert acceptance.measure(*arguments) == {str(BASELINES["ngram"]): "its engine ended: for want of memory"}
 
 
 @pytest.mark.vllm
@@ -180,28 +189,34 @@ def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompt
 
     Catches counts that go to another prompt of the batch, and a fallback that counts something else.
     """
-    request = {"prompts": prompts[:4], "max_tokens": 24, "temperature": 0.0, "seed": 0, "ignore_eos": True}
+    asked = [prompt(*ids, number=number) for number, ids in enumerate(prompts[:4])]
+    request = Request(prompts=asked, max_tokens=24, batch_size=4)
     finished: list[int] = []
     with engine(target_dir, draft_dir, K, per_request_spec_decode_metrics="detailed") as llm:
-        batched = engine_server.measure(llm, request | {"batch_size": 4}, finished.append)
+        batched = engine_server.measure(llm, request, finished.append)
         counters = engine_server.counters(llm)
         alone, read_from_counters = [], []
-        for ids in prompts[:4]:
+        for one in asked:
             before = engine_server.counters(llm)
-            alone += engine_server.measure(llm, request | {"prompts": [ids], "batch_size": 1}, finished.append)
-            read_from_counters.append(engine_server.acceptance_of(llm, SimpleNamespace(), before))
-    counts = [counts_of(result, mtp(K)) for result in batched]
-    assert total(counts) == counts_of(counters, mtp(K))
+            alone += engine_server.measure(llm, replace(request, prompts=[one], batch_size=1), finished.append)
+            read_from_counters.append(
+                Record(token_ids=[], **engine_server.acceptance_of(llm, SimpleNamespace(), before))
+            )
+    counts = [one.acceptance for one in batched]
+    assert total(counts) == counters
     assert total(counts).num_accepted_tokens > 0
-    assert [result["token_ids"] for result in alone] == [result["token_ids"] for result in batched]
-    assert [counts_of(result, mtp(K)) for result in alone] == counts
-    assert [counts_of(result, mtp(K)) for result in read_from_counters] == counts
-    assert all(result["rounds"] is None for result in read_from_counters)
+    assert [one.token_ids for one in alone] == [one.token_ids for one in batched]
+    assert [one.acceptance for one in alone] == counts
+    assert [one.number for one in alone] == [one.number for one in batched] == [0, 1, 2, 3]
+    assert [one.acceptance for one in read_from_counters] == counts
+    assert all(one.rounds is None for one in read_from_counters)
     assert sum(finished) == 8
-    for result in batched:
-        assert result["seconds_to_first_token"] > 0
+    for one in batched:
+        assert one.seconds_to_first_token is not None
+        assert one.rounds is not None
+        assert one.seconds_to_first_token > 0
         # 24 tokens but the first; vLLM counts what the last round accepted beyond them.
-        assert 23 - K <= sum(accepted + 1 for _, accepted in result["rounds"]) <= 23 + K
+        assert 23 - K <= sum(accepted + 1 for _, accepted in one.rounds) <= 23 + K
 
 
 @pytest.mark.vllm

@@ -1,5 +1,6 @@
 """From stored rows to results.json."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +9,10 @@ import pytest
 
 from tests.benchmarks.records import record
 from tests.drafts import small_config, write_random_draft
-from vllm_mtp.benchmarks.acceptance.bench import Row
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.acceptance.measurement import Measurement
 from vllm_mtp.benchmarks.acceptance.report import result_of
-from vllm_mtp.benchmarks.harness.method import OFF, RIVALS, mtp
+from vllm_mtp.benchmarks.harness.method import BASELINES, OFF, mtp
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 
 IDS = list(range(8))
@@ -20,17 +21,18 @@ IDS = list(range(8))
 def test_pairs_of_a_row_are_joined(tmp_path: Path) -> None:
     """Catches pairs that become rows of their own, and one row of methods that differ in lookup alone."""
     setup: Any = SimpleNamespace(
-        config=AcceptanceConfig(), target="t", draft=write_random_draft(tmp_path / "draft", small_config()),
+        config=AcceptanceConfig(),
+        engine=SimpleNamespace(target="t", draft=write_random_draft(tmp_path / "draft", small_config())),
         prompt_file=Path("p"), prompts=[], num_left_out=0, chat_template=True, identity={"prompts": "0"},
         kv_bytes_per_token={}, settings=lambda: {"speed": {}},
     )  # fmt: skip
     store = RowStore(tmp_path / "out", setup.settings())
-    plain = [record(0, "qa", "qa", 5, token_ids=IDS, seconds=1.0)]
-    for method, speedups in ((RIVALS["suffix-f2"], [8.0]), (mtp(3, lookup=OFF), [1.0]), (mtp(3), [2.0, 4.0])):
+    plain = record(IDS)
+    for method, speedups in ((BASELINES["suffix-f2"], [8.0]), (mtp(3, lookup=OFF), [1.0]), (mtp(3), [2.0, 4.0])):
         for pair, speedup in enumerate(speedups, start=1):
-            row = Row(kind="speed", method=method, temperature=0.0, batch_size=1, pair=pair)
-            faster = [one | {"seconds": 1 / speedup} for one in plain]
-            made = {"made_with": {"git_revision": pair}, "records": faster, "baseline": plain}
+            row = Measurement(kind="speed", method=method, temperature=0.0, batch_size=1, pair=pair)
+            faster = replace(plain, seconds=1 / speedup)
+            made = {"made_with": {"git_revision": pair}, "records": [asdict(faster)], "baseline": [asdict(plain)]}
             store.save(row.name, "speed", row.about() | made)
     rows = result_of(setup, store, {})["speed_rows"]
     assert [(row["method"], row.get("lookup"), row["speedup_of_pairs"], row["made_with"]) for row in rows] == [

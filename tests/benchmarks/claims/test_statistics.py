@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vllm_mtp.benchmarks.claims.statistics import _T, Counts, Estimate, difference, estimate, verdict
+from vllm_mtp.benchmarks.claims.statistics import _T, Estimate, Ratio, difference, estimate, verdict
 
 
-def constant(values: list[float], num_prompts: int = 5) -> Counts:
+def constant(values: list[float], num_prompts: int = 5) -> Ratio:
     """Seeds with these values on every prompt: no spread over prompts."""
-    return Counts(above_SP=[[10 * v] * num_prompts for v in values], below_SP=[[10] * num_prompts for _ in values])
+    return Ratio(above_SP=[[10 * v] * num_prompts for v in values], below_SP=[[10] * num_prompts for _ in values])
 
 
 def test_quantiles_of_student_t() -> None:
@@ -33,7 +33,7 @@ def test_without_spread_over_prompts_it_is_the_paired_t_interval() -> None:
 
 def test_with_one_seed_it_is_the_interval_over_prompts() -> None:
     above_P = np.random.default_rng(1).normal(20, 4, size=200)
-    found = estimate(Counts(above_SP=[above_P], below_SP=[[10.0] * 200], offset=1.0))
+    found = estimate(Ratio(above_SP=[above_P], below_SP=[[10.0] * 200], offset=1.0))
     assert found.mean == pytest.approx(1 + above_P.mean() / 10)
     assert found.high - found.mean == pytest.approx(1.96 * stats.sem(above_P) / 10, rel=0.1)
 
@@ -41,14 +41,14 @@ def test_with_one_seed_it_is_the_interval_over_prompts() -> None:
 def test_prompts_are_paired() -> None:
     """Prompts that differ much, but alike in both arms, leave no doubt about the difference."""
     above_P = np.random.default_rng(1).normal(20, 8, size=50)
-    one, two = (Counts(above_SP=[above_P + shift], below_SP=[[10.0] * 50]) for shift in (1.0, 0.0))
+    one, two = (Ratio(above_SP=[above_P + shift], below_SP=[[10.0] * 50]) for shift in (1.0, 0.0))
     assert estimate(one).low < estimate(two).high
     assert verdict(difference(one, two)) == "reproduced"
     assert verdict(difference(two, one)) == "opposite"
 
 
 def test_sums_not_means_of_ratios() -> None:
-    found = estimate(Counts(above_SP=[[1, 30]], below_SP=[[10, 10]], offset=1.0))
+    found = estimate(Ratio(above_SP=[[1, 30]], below_SP=[[10, 10]], offset=1.0))
     assert found.mean == pytest.approx(1 + 31 / 20)
 
 
@@ -64,7 +64,7 @@ def test_coverage() -> None:
     for _ in range(60):
         of_seeds_S, of_prompts_P = generator.normal(0, 0.1, 3), generator.normal(0, 1, 40)
         above_SP = 3 + of_seeds_S[:, None] + of_prompts_P + generator.normal(0, 0.5, (3, 40))
-        found = estimate(Counts(above_SP=above_SP, below_SP=np.ones((3, 40))))
+        found = estimate(Ratio(above_SP=above_SP, below_SP=np.ones((3, 40))))
         inside += found.low < 3 < found.high
     assert inside >= 54
 

@@ -76,7 +76,7 @@ def test_end_to_end_and_again(sources: Sources, target: Path, tmp_path: Path, mo
 
     original = claims_train.train
     monkeypatch.setattr(claims_train, "train", train)
-    assert "over prompts (bootstrap) alone, of one seed" in (tmp_path / "results.md").read_text()
+    assert "over prompts (bootstrap) alone, of one seed" in (tmp_path / "table.md").read_text()
     again = run(replace(TINY, seeds=(0,)), sources, target, tmp_path)
     assert not trained
     assert again["claims"] == result["claims"]
@@ -94,7 +94,7 @@ def test_end_to_end_and_again(sources: Sources, target: Path, tmp_path: Path, mo
     seen = [tokens for arm in arms for tokens in arm["tokens_seen"]]
     assert min(seen) > 0.9 * TINY.tokens
     assert max(seen) < 1.1 * TINY.tokens
-    text = (tmp_path / "results.md").read_text()
+    text = (tmp_path / "table.md").read_text()
     assert "| objective |" in text
     assert "over seeds (t, paired by seed) and prompts" in text
 

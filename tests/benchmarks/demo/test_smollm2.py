@@ -18,7 +18,7 @@ def test_with_lookup_and_without(tmp_path: Path) -> None:
         methods = methods_of(config)
         found = {t: [(m.num_speculative_tokens, m.lookup) for m in methods[t] if m.name == "mtp"] for t in methods}
         assert found == {0.0: [(3, lookup), (5, lookup), (2, OFF), (3, OFF)], 1.0: [(3, lookup), (3, OFF)]}
-        assert [method.name for method in methods[0.0] if method.is_rival] == ["ngram", "suffix", "suffix-f2"]
+        assert [method.name for method in methods[0.0] if method.is_baseline] == ["ngram", "suffix", "suffix-f2"]
         write_lookup(draft, Lookup(min_match=3))
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.records import prompt
 from vllm_mtp.benchmarks.harness import engine
 from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess
+from vllm_mtp.benchmarks.harness.record import Record, Request
 
 
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str) -> EngineProcess:
@@ -45,25 +47,22 @@ import sys
 sys.stdin.readline()
 print('{"seconds_to_start": 1.5, "per_request_metrics": true}', flush=True)
 sys.stdin.readline()
-print('{"progress": 1}\n{"progress": 2}\n{"results": [1, 2, 3]}', flush=True)
+print('{"progress": 1}\n{"progress": 2}\n{"results": [{"token_ids": [5], "seconds": 2.0}]}', flush=True)
 sys.stdin.readline()
 """
-    one = start(monkeypatch, tmp_path, source)
-    try:
-        assert one.wait_until_ready() == 1.5
+    finished: list[int] = []
+    with start(monkeypatch, tmp_path, source) as one:
         assert one.per_request_metrics
-        finished: list[int] = []
-        results: Any = one.measure([[1]], max_tokens=1, temperature=0.0, seed=0, on_progress=finished.append)
-        assert (results, finished) == ([1, 2, 3], [1, 2])
-    finally:
-        one.close()
+        assert one.measure(Request(prompts=[prompt(1)], max_tokens=1), finished.append) == [
+            Record(token_ids=[5], seconds=2.0)
+        ]
+    assert finished == [1, 2]
 
 
 def test_a_dead_engine_tells_the_end_of_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     one = start(monkeypatch, tmp_path, "import sys; sys.exit('out of memory')")
-    with pytest.raises(EngineError, match=r"(?s)exit status 1.*out of memory"):
-        one.wait_until_ready()
-    one.close()
+    with pytest.raises(EngineError, match=r"(?s)exit status 1.*out of memory"), one:
+        pass
 
 
 def test_an_interrupted_engine_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """From records to a row: tasks, context lengths, loops, identity, tokens per forward."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tests.benchmarks.records import record
 from vllm_mtp.benchmarks.acceptance.table import table
 from vllm_mtp.benchmarks.harness.figures import acceptance_row, by_context_length, tokens_per_forward
-from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, mtp
+from vllm_mtp.benchmarks.harness.method import NONE, OFF, mtp
 from vllm_mtp.benchmarks.harness.speed import speed_row
 
 LOOP, STRAIGHT = [7, 8] * 50, list(range(100))
@@ -16,12 +17,12 @@ LOOP, STRAIGHT = [7, 8] * 50, list(range(100))
 def test_rows_by_task_and_category() -> None:
     """Weighed by drafts, not by prompts; the eight categories of MT-Bench are one task."""
     records = [
-        record(0, "writing", "mt_bench", 10, token_ids=STRAIGHT, rounds=[(2, 2), (2, 2)], k=2),
-        record(1, "coding", "mt_bench", 10, token_ids=STRAIGHT, rounds=[(2, 0)], k=2),
-        record(2, "qa", "qa", 10, token_ids=LOOP, rounds=[(2, 2)] * 3, k=2),
+        record(STRAIGHT, [(2, 2), (2, 2)], k=2, number=0, category="writing", task="mt_bench"),
+        record(STRAIGHT, [(2, 0)], k=2, number=1, category="coding", task="mt_bench"),
+        record(LOOP, [(2, 2)] * 3, k=2, number=2),
     ]
-    reference = {0: STRAIGHT, 1: STRAIGHT, 2: STRAIGHT}
-    row = acceptance_row(mtp(2), 0.0, records, reference=reference, max_tokens=100)
+    plain = [record(STRAIGHT, number=number) for number in range(3)]
+    row = acceptance_row(mtp(2), 0.0, records, without_speculation=plain, max_tokens=100)
     assert (row["num_prompts"], row["num_loops"], row["num_identical"]) == (3, 1, 2)
     assert row["acceptance_length"] == pytest.approx(1 + 10 / 6, abs=1e-4)
     assert row["acceptance_length_without_loops"] == pytest.approx(1 + 4 / 3, abs=1e-4)
@@ -29,14 +30,14 @@ def test_rows_by_task_and_category() -> None:
     assert {name: figures["num_prompts"] for name, figures in row["tasks"].items()} == {"mt_bench": 2, "qa": 1}
     assert row["tasks"]["mt_bench"]["acceptance_length"] == pytest.approx(1 + 4 / 3, abs=1e-4)
     assert row["categories"]["coding"]["acceptance_length"] == 1.0
-    assert row["categories"]["coding"]["conditional_acceptance_rate_per_position"] == [0.0, None]
+    assert row["categories"]["coding"]["conditional_acceptance_rate_per_position"] == (0.0, None)
     json.dumps(row, allow_nan=False)
 
 
 def test_rounds_count_to_the_context_that_they_had() -> None:
     """A round belongs to the tokens before it: prompt, first token, and what the rounds before it gave."""
-    records = [record(0, "qa", "qa", 125, token_ids=STRAIGHT, rounds=[(3, 1), (3, 3), (3, 0)], k=3)]
-    found = by_context_length(records, mtp(3))  # contexts 126, 128 and 132
+    records = [record(STRAIGHT, [(3, 1), (3, 3), (3, 0)], k=3, num_prompt_tokens=125)]
+    found = by_context_length(records)  # contexts 126, 128 and 132
     assert {name: (part["num_drafts"], part["acceptance_length"]) for name, part in found.items()} == {
         "0-127": (1, 2.0),
         "128-255": (2, 2.5),
@@ -44,31 +45,28 @@ def test_rounds_count_to_the_context_that_they_had() -> None:
 
 
 def test_without_rounds_the_prompt_decides() -> None:
-    without = record(0, "qa", "qa", 125, token_ids=STRAIGHT, rounds=[(3, 1), (3, 3)], k=3) | {"rounds": None}
-    row = acceptance_row(mtp(3), 0.0, [without], reference=None, max_tokens=100)
+    without = replace(record(STRAIGHT, [(3, 1), (3, 3)], k=3, num_prompt_tokens=125), rounds=None)
+    row = acceptance_row(mtp(3), 0.0, [without], max_tokens=100)
+    assert by_context_length([record(STRAIGHT)]) == {}, "nothing was drafted"
     assert (list(row["by_context_length"]), row["context_length_is"]) == (["0-127"], "prompt")
 
 
 def test_tokens_per_forward_counts_rounds_without_drafts() -> None:
     """N-gram drafting that finds one place in ten tokens: acceptance length 5, but hardly faster."""
-    found_once = record(0, "qa", "qa", 9, token_ids=list(range(11)), rounds=[(4, 4)], k=4)
-    assert tokens_per_forward([found_once], RIVALS["ngram"]) == pytest.approx(10 / 6)
-    beyond_the_end = record(0, "qa", "qa", 9, token_ids=list(range(4)), rounds=[(4, 4)], k=4)
-    assert tokens_per_forward([beyond_the_end], RIVALS["ngram"]) == 3.0
-    assert tokens_per_forward([record(0, "qa", "qa", 9, token_ids=[1, 2])], NONE) == 1.0
+    assert tokens_per_forward([record(range(11), [(4, 4)], k=4)]) == pytest.approx(10 / 6)
+    assert tokens_per_forward([record(range(4), [(4, 4)], k=4)]) == 3.0, "the last draft went beyond the end"
+    assert tokens_per_forward([record([1, 2])]) == 1.0
 
 
 def test_the_table_has_every_kind_of_row() -> None:
-    ids = {0: STRAIGHT}
-    drafted = [record(0, "qa", "qa", 10, token_ids=LOOP, rounds=[(2, 1), (2, 0)], k=2)]
-    plain = [record(0, "qa", "qa", 10, token_ids=STRAIGHT)]
+    drafted, plain = [record(LOOP, [(2, 1), (2, 0)], k=2)], [record(STRAIGHT)]
     rows = [
-        acceptance_row(NONE, 0.0, plain, reference=ids, max_tokens=100),
-        acceptance_row(mtp(2), 0.0, drafted, reference=ids, max_tokens=100),
-        acceptance_row(mtp(2), 1.0, drafted, reference=None, max_tokens=100),
-        acceptance_row(mtp(2, lookup=OFF, schedule=((1, 1, 2), (2, 9, 0))), 1.0, drafted, reference=None, max_tokens=9),
+        acceptance_row(NONE, 0.0, plain, without_speculation=plain, max_tokens=100),
+        acceptance_row(mtp(2), 0.0, drafted, without_speculation=plain, max_tokens=100),
+        acceptance_row(mtp(2), 1.0, drafted, max_tokens=100),
+        acceptance_row(mtp(2, lookup=OFF, schedule=((1, 1, 2), (2, 9, 0))), 1.0, drafted, max_tokens=9),
     ]
-    plain_faster = [one | {"seconds": 0.5} for one in plain]
+    plain_faster = [replace(one, seconds=0.5) for one in plain]
     result = {
         "target": "t",
         "draft": "d",

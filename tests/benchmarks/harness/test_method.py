@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mtp.benchmarks.harness.method import NONE, OFF, RIVALS, lookups, method_of, mtp, rivals, schedule_of
+from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, OFF, baselines, lookups, method_of, mtp, schedule_of
 from vllm_mtp.contract.lookup import Lookup
 
 SCHEDULE = ((1, 4, 5), (5, 16, 1))
@@ -24,14 +24,14 @@ def test_what_vllm_gets() -> None:
         "num_speculative_tokens": 3,
         "use_local_argmax_reduction": True,
     }
-    assert RIVALS["ngram"].speculative_config(None) == {
+    assert BASELINES["ngram"].speculative_config(None) == {
         "method": "ngram",
         "num_speculative_tokens": 5,
         "prompt_lookup_min": 2,
         "prompt_lookup_max": 3,
     }
-    assert RIVALS["suffix"].speculative_config(None) == {"method": "suffix", "num_speculative_tokens": 8}
-    assert RIVALS["suffix-f2"].speculative_config(None) == {
+    assert BASELINES["suffix"].speculative_config(None) == {"method": "suffix", "num_speculative_tokens": 8}
+    assert BASELINES["suffix-f2"].speculative_config(None) == {
         "method": "suffix",
         "num_speculative_tokens": 8,
         "suffix_decoding_max_spec_factor": 2.0,
@@ -46,11 +46,11 @@ def test_what_vllm_gets() -> None:
 
 
 def test_names() -> None:
-    assert rivals(["suffix", "ngram", "suffix"]) == [RIVALS["suffix"], RIVALS["ngram"]]
-    assert rivals(["none"]) == []
+    assert baselines(["suffix", "ngram", "suffix"]) == [BASELINES["suffix"], BASELINES["ngram"]]
+    assert baselines(["none"]) == []
     with pytest.raises(ValueError, match="expected some of ngram, suffix, suffix-f2, got eagle"):
-        rivals(["eagle"])
-    methods = [NONE, *RIVALS.values()]
+        baselines(["eagle"])
+    methods = [NONE, *BASELINES.values()]
     for argmax in (False, True):
         methods += [mtp(5, local_argmax=argmax, lookup=one) for one in ("drafter", OFF, Lookup(), Lookup(min_match=3))]
         methods += [mtp(5, local_argmax=argmax, lookup=one, schedule=SCHEDULE) for one in (OFF, Lookup())]
@@ -89,5 +89,5 @@ def test_schedules() -> None:
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "arctic-inference==0.1.1, which is not installed" in RIVALS["suffix"].why_missing()
-    assert RIVALS["ngram"].why_missing() == mtp(1).why_missing() == ""
+    assert "arctic-inference==0.1.1, which is not installed" in BASELINES["suffix"].why_missing()
+    assert BASELINES["ngram"].why_missing() == mtp(1).why_missing() == ""

@@ -7,12 +7,11 @@ import pytest
 from vllm_mtp.benchmarks.harness.prompts import (
     BenchmarkPrompt,
     limited,
-    read_prompts,
     sha256_of_tokens,
     task_of,
     tokenized,
 )
-from vllm_mtp.training.data.prompts import read_prompts as read_files
+from vllm_mtp.training.data.prompts import read_prompts
 
 
 class WordTokenizer:
@@ -36,7 +35,7 @@ def prompt(number: int, category: str) -> BenchmarkPrompt:
 def test_text_prompts_keep_their_indentation(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("    def f():\n        pass\n-----\nsecond\n-----\n\n")
-    assert read_prompts(path) == ["    def f():\n        pass", "second"]
+    assert [prompt.text for prompt in read_prompts([path])] == ["    def f():\n        pass", "second"]
 
 
 def test_spec_bench_categories_and_tasks(tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_spec_bench_categories_and_tasks(tmp_path: Path) -> None:
         '{"question_id": 161, "category": "math_reasoning", "turns": ["three"]}\n'
         '{"prompt": "no category"}\n'
     )
-    found = tokenized(read_files([path]), WordTokenizer(), chat=False)
+    found = tokenized(read_prompts([path]), WordTokenizer(), chat=False)
     assert [(one.category, one.task, one.token_ids) for one in found] == [
         ("math", "mt_bench", (3, 3)),
         ("math_reasoning", "math_reasoning", (5,)),
@@ -58,8 +57,8 @@ def test_spec_bench_categories_and_tasks(tmp_path: Path) -> None:
 def test_the_chat_template_is_applied_unless_switched_off(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "gone"}]}\n')
-    [with_template] = tokenized(read_files([path]), WordTokenizer(), chat=True)
-    [without] = tokenized(read_files([path]), WordTokenizer(), chat=False)
+    [with_template] = tokenized(read_prompts([path]), WordTokenizer(), chat=True)
+    [without] = tokenized(read_prompts([path]), WordTokenizer(), chat=False)
     assert (with_template.token_ids, without.token_ids) == ((-1, 4, -2), (4,))
     assert sha256_of_tokens([with_template]) != sha256_of_tokens([without]), "rows of one are not those of the other"
 
@@ -75,4 +74,4 @@ def test_a_limit_takes_from_every_category_of_a_task() -> None:
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which is no file"):
-        read_prompts(tmp_path / "absent.txt")
+        read_prompts([tmp_path / "absent.txt"])

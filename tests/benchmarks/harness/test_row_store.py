@@ -4,21 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mtp.benchmarks.harness.row_store import RowStore, stored_setting
+from vllm_mtp.benchmarks.harness import row_store
+from vllm_mtp.benchmarks.harness.row_store import RowStore, serving_dtype_of
 
 SETTINGS = {"acceptance": {"max_tokens": 48, "dtype": "float32"}, "speed": {"hardware": "this"}}
 
 
-def test_rows_are_found_again(tmp_path: Path) -> None:
+def test_rows_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RowStore(tmp_path / "out", SETTINGS)
     assert "acceptance-mtp-k3-t0.7" not in store
     store.save("acceptance-mtp-k3-t0.7", "acceptance", {"records": [1, 2]})
     again = RowStore(tmp_path / "out", SETTINGS)
     assert "acceptance-mtp-k3-t0.7" in again
-    assert again.names() == ["acceptance-mtp-k3-t0.7"]
-    assert again.load("acceptance-mtp-k3-t0.7")["records"] == [1, 2]
-    assert stored_setting(tmp_path / "out", "dtype") == "float32"
-    assert stored_setting(tmp_path / "absent", "dtype") is None
+    assert again.all() == [("acceptance", {"records": [1, 2]})]
+    assert again.load("acceptance-mtp-k3-t0.7") == {"records": [1, 2]}
+    monkeypatch.setattr(row_store, "serving_dtype", lambda target, dtype: f"{dtype} for {target}")
+    assert serving_dtype_of(tmp_path / "out", "auto", "t") == "float32"
+    assert serving_dtype_of(tmp_path / "out", "bfloat16", "t") == "bfloat16 for t"
+    assert serving_dtype_of(tmp_path / "absent", "auto", "t") == "auto for t"
 
 
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:

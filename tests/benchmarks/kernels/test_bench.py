@@ -27,7 +27,7 @@ from vllm_mtp.benchmarks.kernels.cases import embed_hidden_projection as kernel_
 from vllm_mtp.benchmarks.kernels.cases import linear_kl as kernel_cases_linear_kl
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import point, roof
-from vllm_mtp.benchmarks.kernels.timing import measure_run
+from vllm_mtp.benchmarks.kernels.timing import elsewhere, measure_run
 from vllm_mtp.cli import main
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ CEILINGS = {"bytes_per_second": 1e9, "flops_per_second": 1e12}
 @pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "kernels", "--output", str(tmp_path), "--seconds", "0.01", "--device", "cpu"]) == 0
-    result = json.loads((tmp_path / "kernels.json").read_text("utf-8"))
+    result = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert result["size"] == "smoke"
     assert result["ceilings"]["bytes_per_second"] > 1e6
     kernels = {row["kernel"] for row in result["rows"]}
@@ -46,7 +46,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         rows = {row["provider"]: row for row in result["rows"] if row["kernel"] == kernel}
         assert rows["eager"]["speedup_over_eager"] == 1
         assert rows["vllm-mtp"]["time_us"] > 0
-    assert (tmp_path / "kernels.png").exists() == (find_spec("matplotlib") is not None)
+    assert (tmp_path / "plot.png").exists() == (find_spec("matplotlib") is not None)
     text = (tmp_path / "table.md").read_text("utf-8")
     assert text.strip() in capsys.readouterr().out
     assert "A smoke run" in text
@@ -140,7 +140,7 @@ def test_what_was_measured_is_written_at_once(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(kernels, "_ceilings", lambda *_: CEILINGS)
     with pytest.raises(KeyboardInterrupt):
         bench(KernelsConfig(device="cpu", kernels=("linear_kl",), seconds=0.001), output=tmp_path, command="")
-    result = json.loads((tmp_path / "kernels.json").read_text("utf-8"))
+    result = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert [row["kernel"] for row in result["rows"]] == ["first"]
     assert "| first |" in (tmp_path / "table.md").read_text("utf-8")
     assert ("triton" in result["versions"]) == (find_spec("triton") is not None)
@@ -173,8 +173,9 @@ def test_a_library_whose_import_fails_says_why(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setitem(sys.modules, name, Broken(name))
     on_a_gpu = cast(torch.Tensor, SimpleNamespace(is_cuda=True))
     for provider in (kernel_cases_linear_kl._liger, kernel_cases_linear_kl._fla):
-        assert provider(on_a_gpu, on_a_gpu, on_a_gpu) == "RuntimeError: no driver"
-    assert kernel_cases_embed_hidden_projection._vllm(*[on_a_gpu] * 6) == "RuntimeError: no driver"
+        assert elsewhere(on_a_gpu, partial(provider, *[on_a_gpu] * 3)) == "RuntimeError: no driver"
+    projection = partial(kernel_cases_embed_hidden_projection._vllm, *[on_a_gpu] * 6)
+    assert elsewhere(on_a_gpu, projection) == "RuntimeError: no driver"
 
 
 def test_a_row_stands_as_far_below_the_roof_as_it_is_from_its_floor() -> None:

@@ -13,7 +13,7 @@ import torch
 from vllm_mtp.benchmarks.kernels import tune as kernels_tune
 from vllm_mtp.benchmarks.kernels.search import Found, search
 from vllm_mtp.benchmarks.kernels.tunables import Tunable
-from vllm_mtp.benchmarks.kernels.tune import entries, python, report
+from vllm_mtp.benchmarks.kernels.tune import entries, python
 from vllm_mtp.cli import main
 from vllm_mtp.kernels.common.tables import Launch
 
@@ -90,8 +90,8 @@ def test_entries_can_be_pasted() -> None:
     assert "# nothing ran" in text
     assert eval(f"{{{text}}}", {"Launch": Launch}) == {"sm_90": launches}
     result = {"hardware": "a GPU", "architecture": "sm_90", "versions": {"torch": "2"}, "command": "x", "rows": rows}
-    assert text in report(result)
-    assert "RuntimeError: spilt" in report(result)
+    assert text in table(result)
+    assert "RuntimeError: spilt" in table(result)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

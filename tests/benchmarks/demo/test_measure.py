@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from vllm_mtp.benchmarks.harness import passes
+from tests.benchmarks.records import prompt
+from vllm_mtp.benchmarks.demo import measure as demo
+from vllm_mtp.benchmarks.demo.measure import Plan, Run
 from vllm_mtp.benchmarks.harness.engine import EngineError
-from vllm_mtp.benchmarks.harness.method import NONE, RIVALS, mtp
-from vllm_mtp.benchmarks.harness.passes import Plan, Run
+from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
+from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, mtp
+from vllm_mtp.benchmarks.harness.record import Record, Request
 
 EVENTS: list[str] = []
+
+
+def args_of(folder: Path) -> EngineArgs:
+    return EngineArgs(target="t", draft=folder, variants=folder, dtype="bfloat16", enforce_eager=True, max_model_len=16)
 
 
 class Engine:
@@ -35,17 +42,12 @@ class Engine:
 def test_on_a_gpu_engines_start_one_after_another(
     gpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Catches engines that count each other's memory as their own, and a rival's end that ends everything."""
+    """Catches engines that count each other's memory as their own, and a baseline's end that ends everything."""
     EVENTS.clear()
-    monkeypatch.setattr(passes, "EngineProcess", Engine)
+    monkeypatch.setattr(demo, "EngineProcess", Engine)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    methods = (NONE, mtp(1), RIVALS["suffix"])
-    plan = Plan(
-        target=tmp_path, draft=tmp_path, logs=tmp_path, methods={0.0: methods}, passes={0.0: 1}, max_tokens=4,
-        max_model_len=16, dtype="bfloat16", enforce_eager=True,
-    )  # fmt: skip
-    runs = [Run(method=method) for method in methods]
-    with passes._engines(runs, plan, timed=True) as engines:
+    runs = [Run(method=method) for method in (NONE, mtp(1), BASELINES["suffix"])]
+    with demo._engines(runs, args_of(tmp_path)) as engines:
         assert [run.method for _, run in engines] == [NONE, mtp(1)]
     kinds = [event.split()[0] for event in EVENTS]
     starts = ["start", "ready"] * 3 if gpu else ["start"] * 3 + ["ready"] * 3
@@ -56,27 +58,23 @@ def test_on_a_gpu_engines_start_one_after_another(
 
 def test_each_temperature_has_methods_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One engine for each method; outputs are compared at temperature 0, between those measured there."""
-    measured: list[tuple[str, str, float]] = []
+    measured: list[tuple[int, str, float]] = []
 
     class Measured(Engine):
         def warm_up(self, prompts: Sequence[Sequence[int]], *, temperature: float) -> None:
             pass
 
-        def measure(self, prompts: Sequence[Sequence[int]], *, temperature: float, **_: Any) -> list[dict[str, Any]]:
-            measured.append(("speed", self.log.stem, temperature))
-            return [{"token_ids": [1]} for _ in prompts]
+        def measure(self, request: Request, on_progress: object = None) -> list[Record]:
+            measured.append((len(request.prompts) // request.batch_size, self.log.stem, request.temperature))
+            return [Record(token_ids=[1]) for _ in request.prompts]
 
-        def generate(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
-            measured.append(("outputs", self.log.stem, 0.0))
-            return [[1] for _ in prompts]
-
-    monkeypatch.setattr(passes, "EngineProcess", Measured)
+    monkeypatch.setattr(demo, "EngineProcess", Measured)
     greedy, sampled = (NONE, mtp(1, local_argmax=True)), (NONE, mtp(1))
     plan = Plan(
-        target=tmp_path, draft=tmp_path, logs=tmp_path, methods={0.0: greedy, 1.0: sampled},
-        passes={0.0: 1, 1.0: 1}, max_tokens=4, max_model_len=16, dtype="bfloat16", enforce_eager=True,
+        engine=args_of(tmp_path), methods={0.0: greedy, 1.0: sampled}, passes={0.0: 1, 1.0: 1}, max_tokens=4,
+        prompts_per_turn=2,
     )  # fmt: skip
-    runs = passes.measure(plan, [[1], [2]])
+    runs = demo.measure(plan, [prompt(1), prompt(2, number=1)])
     assert [(run.method, list(run.passes)) for run in runs] == [
         (NONE, [0.0, 1.0]),
         (mtp(1, local_argmax=True), [0.0]),
@@ -84,10 +82,10 @@ def test_each_temperature_has_methods_of_its_own(tmp_path: Path, monkeypatch: py
     ]
     none, argmax, logits = (f"engine-{run.method.slug}" for run in runs)
     assert measured == [
-        ("speed", f"{none}-bfloat16", 0.0),
-        ("speed", f"{argmax}-bfloat16", 0.0),
-        ("speed", f"{none}-bfloat16", 1.0),
-        ("speed", f"{logits}-bfloat16", 1.0),
-        ("outputs", f"{none}-float32", 0.0),
-        ("outputs", f"{argmax}-float32", 0.0),
+        (2, f"{none}-bfloat16", 0.0),
+        (2, f"{argmax}-bfloat16", 0.0),
+        (2, f"{none}-bfloat16", 1.0),
+        (2, f"{logits}-bfloat16", 1.0),
+        (1, f"{none}-float32", 0.0),
+        (1, f"{argmax}-float32", 0.0),
     ]

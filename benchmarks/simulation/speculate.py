@@ -1,0 +1,159 @@
+"""Speculative decoding in plain PyTorch, exact and batch 1.
+
+The target is run by transformers with a KV cache, the drafter by `DraftLoop`. Greedy verification accepts a draft token
+that is the target's argmax. Sampling accepts draft token x with probability min(1, p(x) / q(x)) and draws the recovered
+token from max(p - q, 0), so that the output is distributed as the target's own.
+"""
+
+# Shapes: P prompt tokens, K draft tokens, V vocabulary, D hidden size.
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance
+from vllm_mtp.benchmarks.harness.record import Record, TokenIds
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.module.draft_loop import DraftLoop
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.target.frozen import FrozenTarget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Simulated(Record):
+    """What one prompt gave."""
+
+    sources: Sequence[Sequence[str]] = ()
+    """Of each round's draft tokens (vllm_mtp.module.draft_loop.SOURCES)."""
+
+
+class Sampler:
+    """Chooses and verifies tokens at one temperature; 0 is greedy."""
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature = temperature
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def probabilities(self, logits_V: Tensor) -> Tensor:
+        return (logits_V.float() / self.temperature).softmax(-1)
+
+    def choose(self, logits_V: Tensor) -> int:
+        if self.temperature == 0:
+            return int(logits_V.argmax())
+        return self._draw(self.probabilities(logits_V))
+
+    def accepts(self, draft: int, target_logits_V: Tensor, draft_logits_V: Tensor) -> bool:
+        if self.temperature == 0:
+            return draft == int(target_logits_V.argmax())
+        p, q = self.probabilities(target_logits_V)[draft], self.probabilities(draft_logits_V)[draft]
+        return bool(torch.rand((), generator=self.generator) * q < p)
+
+    def recover(self, target_logits_V: Tensor, draft_logits_V: Tensor) -> int:
+        """The token in place of a rejected one."""
+        if self.temperature == 0:
+            return int(target_logits_V.argmax())
+        residual_V = (self.probabilities(target_logits_V) - self.probabilities(draft_logits_V)).clamp(min=0)
+        return self._draw(residual_V)
+
+    def _draw(self, weights_V: Tensor) -> int:
+        return int(torch.multinomial(weights_V.cpu(), 1, generator=self.generator))
+
+
+def load_module(draft: Path) -> MTPModule:
+    """A drafter in float32."""
+    config, tensors = load_draft(draft)
+    module = MTPModule(config)
+    module.load_state_dict(tensors)
+    return module.float()
+
+
+def generate_all(
+    target: FrozenTarget,
+    module: MTPModule | None,
+    prompts: Iterable[TokenIds],
+    *,
+    num_speculative_tokens: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int = 0,
+    end_ids: Collection[int] = (),
+) -> list[Simulated]:
+    """`generate` for every prompt, numbered; the seed grows with the number."""
+    return [
+        replace(
+            generate(
+                target,
+                module,
+                torch.tensor(ids, device=target.device),
+                num_speculative_tokens=num_speculative_tokens,
+                max_tokens=max_tokens,
+                sampler=Sampler(temperature, seed + number),
+                end_ids=end_ids,
+            ),
+            number=number,
+        )
+        for number, ids in enumerate(prompts)
+    ]
+
+
+@torch.inference_mode()
+def generate(
+    target: FrozenTarget,
+    module: MTPModule | None,
+    prompt_ids_P: Tensor,
+    *,
+    num_speculative_tokens: int,
+    max_tokens: int,
+    sampler: Sampler,
+    end_ids: Collection[int] = (),
+) -> Simulated:
+    """Generates max_tokens tokens, drafting num_speculative_tokens of them per round (0: none).
+
+    The first of end_ids ends the output, and is its last token. The round that brings it counts whole, as in vLLM.
+    """
+    from transformers import DynamicCache
+
+    # Without the config, which would make caches of the sliding window's length: those forget what a rejected draft
+    # token has pushed out. The window is in the attention mask all the same.
+    cache = DynamicCache()
+
+    def forward(ids: Tensor) -> tuple[Tensor, Tensor]:
+        output = target.model.base_model(input_ids=ids[None], past_key_values=cache, use_cache=True)
+        hidden_TD = output.last_hidden_state[0]
+        return hidden_TD, target.head.logits(hidden_TD)
+
+    loop = DraftLoop(module, target.head) if module is not None else None
+    hidden_TD, logits_TV = forward(prompt_ids_P)
+    generated = [sampler.choose(logits_TV[-1])]
+    next_ids_T = torch.cat((prompt_ids_P[1:], prompt_ids_P.new_tensor(generated)))
+    rounds, num_new = [], 1
+    sources: list[list[str]] = []
+    while len(generated) < max_tokens and not any(token in end_ids for token in generated[-num_new:]):
+        num_drafts = min(num_speculative_tokens, max_tokens - len(generated) - 1)
+        drafts: list[int] = []
+        draft_logits_KV = logits_TV[:0]
+        sources.append([])
+        if loop is not None and num_drafts > 0:
+            draft = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.choose)
+            drafts, draft_logits_KV, sources[-1] = draft.tokens, draft.logits_KV, draft.sources
+        hidden_TD, logits_TV = forward(prompt_ids_P.new_tensor([generated[-1], *drafts]))
+        new_ids: list[int] = []
+        for token, target_logits_V, draft_logits_V in zip(drafts, logits_TV, draft_logits_KV, strict=False):
+            if not sampler.accepts(token, target_logits_V, draft_logits_V):
+                new_ids.append(sampler.recover(target_logits_V, draft_logits_V))
+                break
+            new_ids.append(token)
+        else:
+            new_ids.append(sampler.choose(logits_TV[len(drafts)]))
+        rounds.append((len(drafts), len(new_ids) - 1))
+        generated += new_ids
+        num_new = len(new_ids)
+        hidden_TD, next_ids_T = hidden_TD[: len(new_ids)], prompt_ids_P.new_tensor(new_ids)
+        if num_rejected := len(drafts) + 1 - len(new_ids):
+            cache.crop(-num_rejected)
+    end = next((index for index, token in enumerate(generated) if token in end_ids), max_tokens)
+    counts = Acceptance.of_rounds(rounds, num_speculative_tokens)
+    return Simulated(token_ids=generated[: end + 1], rounds=rounds, sources=sources, **asdict(counts))
