@@ -4,23 +4,28 @@ from pathlib import Path
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.acceptance.setup import Setup
+from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.method import NONE
 from vllm_mtp.common.engine_options import EngineOptions
 
 
 def setup_of(options: EngineOptions) -> Setup:
-    return Setup(
-        config=AcceptanceConfig(engine_options=options, speed_prompts_per_task=2),
+    engine = EngineArgs(
         target="t",
         draft=Path("d"),
-        output=Path("o"),
+        variants=Path("o"),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=64,
+        options=options,
+    )
+    return Setup(
+        config=AcceptanceConfig(engine_options=options, speed_prompts_per_task=2),
+        engine=engine,
         prompt_file=Path("p"),
         prompts=(),
         num_left_out=0,
         chat_template=False,
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=64,
         kv_bytes_per_token={"target": 1, "drafter": 1},
         identity={},
     )
@@ -29,7 +34,7 @@ def setup_of(options: EngineOptions) -> Setup:
 def test_engine_options_go_to_the_engine_and_into_the_settings() -> None:
     given = EngineOptions(quantization="fp8", gpu_memory_utilization=0.3, trust_remote_code=True)
     plain, with_options = setup_of(EngineOptions()), setup_of(given)
-    before, after = plain.engine_args(NONE), with_options.engine_args(NONE)
+    before, after = plain.engine.of(NONE), with_options.engine.of(NONE)
     assert after == before | {"quantization": "fp8", "gpu_memory_utilization": 0.3, "trust_remote_code": True}
     for kind in ("acceptance", "speed"):
         assert "engine_options" not in plain.settings()[kind], "as rows are that were stored before there were any"

@@ -82,8 +82,8 @@ def row(table: str, bucket: int, best: Launch | None, ratio: float | None = 0.9)
 
 def test_entries_can_be_pasted() -> None:
     launches = {16: Launch({"BLOCK_V": 128, "BLOCK_T": 16}, 4, 3), 32: Launch({"BLOCK_V": 64, "BLOCK_T": 32}, 8)}
-    table = 'kernels/draft_head/kernel.py: TABLES["16 bits"]'
-    rows = [*(row(table, bucket, launch) for bucket, launch in launches.items()), row(table, 64, None, None)]
+    name = 'kernels/draft_head/kernel.py: TABLES["16 bits"]'
+    rows = [*(row(name, bucket, launch) for bucket, launch in launches.items()), row(name, 64, None, None)]
     text = entries("sm_90", rows)
     assert "16: Launch(" in text
     assert "# 0.900 of the shipped time" in text
