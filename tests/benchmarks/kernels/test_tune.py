@@ -13,7 +13,7 @@ import torch
 from vllm_mtp.benchmarks.kernels import tune as kernels_tune
 from vllm_mtp.benchmarks.kernels.search import Found, search
 from vllm_mtp.benchmarks.kernels.tunables import Tunable
-from vllm_mtp.benchmarks.kernels.tune import entries, python
+from vllm_mtp.benchmarks.kernels.tune import entries, python, table
 from vllm_mtp.cli import main
 from vllm_mtp.kernels.common.tables import Launch
 
@@ -68,9 +68,9 @@ def test_a_time_without_a_graph_is_not_compared_with_times_in_one(monkeypatch: p
         kernels_tune._time_us(tunable, torch.device("cpu"), 0.001, LAUNCH)
 
 
-def row(table: str, bucket: int, best: Launch | None, ratio: float | None = 0.9) -> dict[str, object]:
+def row(name: str, bucket: int, best: Launch | None, ratio: float | None = 0.9) -> dict[str, object]:
     return {
-        "table": table,
+        "table": name,
         "bucket": bucket,
         "shipped": "None",
         "best": None if best is None else python(best),
