@@ -82,7 +82,7 @@ _TO_TRY = {
     ),
     "32 bits": ((32, 64, 4, 3), (64, 32, 4, 3), (64, 64, 4, 2), (64, 64, 8, 3)),
 }  # fmt: skip
-"""What `bench kernels --tune` measures beside a table's entry: BLOCK_V, BLOCK_D, warps, stages."""
+"""What `bench tune-kernels` measures beside a table's entry: BLOCK_V, BLOCK_D, warps, stages."""
 _BEST = Launch({"BLOCK_N": 1024}, num_warps=4)
 """Of `best_kernel`: a head of 131,072 rows has its 1,024 tiles of 128 in one block."""
 

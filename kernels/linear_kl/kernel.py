@@ -52,7 +52,7 @@ from vllm_mtp.kernels.linear_kl.reference import (
 SOFTMAX: Table = {"default": {0: Launch({"BLOCK": 4096}, num_warps=8)}, "cpu": {0: Launch({"BLOCK": 128}, num_warps=1)}}
 DIVERGENCE: Table = dict(SOFTMAX)
 _TO_TRY = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (4096, 16), (8192, 16))
-"""What `bench kernels --tune` measures beside the entry of either table: BLOCK, warps."""
+"""What `bench tune-kernels` measures beside the entry of either table: BLOCK, warps."""
 
 
 def launches_to_try() -> list[Launch]:

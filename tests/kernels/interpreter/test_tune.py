@@ -1,4 +1,4 @@
-"""`bench kernels --tune` on the real kernels, in the interpreter, where a time means nothing: two candidates each.
+"""`bench tune-kernels` on the real kernels, in the interpreter, where a time means nothing: two candidates each.
 
 Catches: a run that does not use the candidate, an entry that stays in a table, a table that was forgotten.
 """
