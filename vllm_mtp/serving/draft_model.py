@@ -179,7 +179,7 @@ class MTPPredictor(nn.Module):
             quant_config=quant_config,
             prefix=f"{prefix}.eh_proj",
         )
-        self.by_kernel = projection.choose(self.eh_proj)
+        self.by_kernel = projection.choose(self.eh_proj, vllm_config.additional_config)
         # vLLM keeps attention layers by name: the index after the target's last layer is free.
         layer_index = vllm_config.model_config.get_total_num_hidden_layers()
         # vLLM's V2 model runner drafts at every position of the target's, whatever the drafter was trained on.

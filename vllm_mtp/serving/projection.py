@@ -1,24 +1,23 @@
 """By what the draft model computes its entry, u = W [RMSNorm(E x); RMSNorm(h)]: the kernel, or vLLM's layers.
 
-    VLLM_MTP_PROJECTION=kernel    the kernel; where torch.compile traces the draft model, as one node of its graph
-    VLLM_MTP_PROJECTION=layers    vLLM's layers
+    --additional-config '{"mtp_projection": "kernel"}'    the kernel; under torch.compile as one node of the graph
+    --additional-config '{"mtp_projection": "layers"}'    vLLM's layers
 
-Unset, the kernel runs on a GPU where torch.compile does not trace, and the layers elsewhere: inductor fuses gather,
-norms and concatenation by itself, and the kernel has yet to be measured against that. On a CPU the layers run always:
-vLLM has packed the projection's weight for its own product and emptied it.
+vLLM keeps compiled graphs apart by its additional config. Without the setting, the kernel runs on a GPU where
+torch.compile does not trace, and the layers elsewhere: inductor fuses gather, norms and concatenation by itself, and the
+kernel has yet to be measured against that. On a CPU the layers run always: vLLM has packed the projection's weight for
+its own product and emptied it.
 """
 
-import os
 from typing import Any, NamedTuple
 
-from vllm import envs
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 from vllm.platforms import current_platform
 
 from vllm_mtp.kernels.common.registration import uses_triton
 
-CHOICE = "VLLM_MTP_PROJECTION"
+SETTING = "mtp_projection"
 
 
 class ByKernel(NamedTuple):
@@ -29,26 +28,25 @@ class ByKernel(NamedTuple):
     """Where torch.compile traces the draft model."""
 
 
-def choose(projection: Any) -> ByKernel:
+def choose(projection: Any, additional_config: Any) -> ByKernel:
     """What runs here.
 
     Args:
         projection: vLLM's layer of W.
+        additional_config: vLLM's; a dictionary unless a platform has a class of its own for it.
 
     Raises:
-        ValueError: if the environment asks for what does not exist or cannot run here.
+        ValueError: if it asks for what does not exist or cannot run here.
     """
-    choice = os.environ.get(CHOICE, "")
-    if choice not in ("", "kernel", "layers"):
-        raise ValueError(f"{CHOICE}: expected kernel or layers, or nothing, got {choice!r}")
-    # vLLM keeps compiled graphs, by the environment variables among others that it knows: a graph of the other choice
-    # would be taken for this one's.
-    envs.environment_variables.setdefault(CHOICE, lambda: os.environ.get(CHOICE, ""))
+    choice = additional_config.get(SETTING) if isinstance(additional_config, dict) else None
+    if choice not in (None, "kernel", "layers"):
+        raise ValueError(f"additional_config.{SETTING}: expected kernel or layers, got {choice!r}")
     can = has_kernels() and isinstance(projection.quant_method, UnquantizedLinearMethod)
     if choice == "kernel" and not can:
         raise ValueError(
-            f"{CHOICE}=kernel: expected a GPU with Triton, no VLLM_MTP_KERNELS=reference, and a projection that is not "
-            f"quantized; got {type(projection.quant_method).__name__} on {current_platform.device_type}"
+            f"additional_config.{SETTING}: kernel needs a GPU with Triton, no VLLM_MTP_KERNELS=reference, and a "
+            f"projection that is not quantized; got {type(projection.quant_method).__name__} on "
+            f"{current_platform.device_type}"
         )
     return ByKernel(eager=can and choice != "layers", compiled=can and choice == "kernel")
 
