@@ -4,9 +4,9 @@
     --additional-config '{"mtp_projection": "layers"}'    vLLM's layers
 
 vLLM keeps compiled graphs apart by its additional config. Without the setting, the kernel runs on a GPU where
-torch.compile does not trace, and the layers elsewhere: inductor fuses gather, norms and concatenation by itself, and the
-kernel has yet to be measured against that. On a CPU the layers run always: vLLM has packed the projection's weight for
-its own product and emptied it.
+torch.compile does not trace, and the layers elsewhere: inductor fuses gather, norms and concatenation by itself, and
+the kernel has yet to be measured against that. On a CPU the layers run always: vLLM has packed the projection's weight
+for its own product and emptied it.
 """
 
 from typing import Any, NamedTuple
