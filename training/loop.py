@@ -13,11 +13,11 @@ from vllm_mtp.training.checkpoint import remove_checkpoint, save_checkpoint
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
+from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.loss.loss import compare, held_out, tokens_at_checkpoints
 from vllm_mtp.training.loss.objective import Distillation
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
-from vllm_mtp.training.target.states import BatchStates
 
 _GRADIENT_NORM = 1.0
 

@@ -21,12 +21,12 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.sources import Source, check_files, read_sources
+from vllm_mtp.training.frozen.states import TargetStates
+from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.initial import draft_config_for, initialize, load_initial
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.record import Entry, RunIdentity
-from vllm_mtp.training.target.frozen import FrozenTarget
-from vllm_mtp.training.target.states import TargetStates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class TrainInputs:
     initial: Path | None = None
     """Folder of a drafter to go on from, instead of random weights."""
     store: Path | None = None
-    """Folder that keeps what the target says of each batch (target/states.py)."""
+    """Folder that keeps what the target says of each batch (frozen/states.py)."""
     target_name: str = ""
     """What the drafter's card calls the target; empty: its Hub id or its folder's name."""
     device: str = "auto"

@@ -75,7 +75,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     from vllm_mtp.common.provenance import versions
     from vllm_mtp.contract.config import MTPConfig
     from vllm_mtp.contract.fingerprint import stored_weights_sha256
-    from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids, fingerprint_of
+    from vllm_mtp.training.frozen.target import config_and_tokenizer, end_ids, fingerprint_of
 
     if not (draft / "config.json").is_file():
         raise InputError("draft", f"expected the folder of a drafter, got {draft}, which has no config.json")

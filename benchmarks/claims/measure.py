@@ -26,7 +26,7 @@ def acceptance(study: Study, draft: Path, log: Path) -> dict[float, Sequence[Rec
 
 def _in_torch(study: Study, draft: Path) -> dict[float, Sequence[Record]]:
     from vllm_mtp.benchmarks.simulation.speculate import generate_all, load_module
-    from vllm_mtp.training.target.frozen import FrozenTarget
+    from vllm_mtp.training.frozen.target import FrozenTarget
 
     frozen = FrozenTarget.load(study.target, dtype="float32")
     module = load_module(draft).to(frozen.device)

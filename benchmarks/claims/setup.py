@@ -11,7 +11,7 @@ from vllm_mtp.benchmarks.harness.prompts import sha256_of_tokens
 from vllm_mtp.benchmarks.harness.row_store import RowStore, serving_dtype_of
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
-from vllm_mtp.training.target.frozen import config_and_tokenizer, fingerprint_of
+from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of
 
 OF_ALL_ROWS = (
     *("tokens", "data_tokens", "sequence_length", "batch_size", "num_speculative_tokens", "temperature"),

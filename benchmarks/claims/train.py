@@ -12,9 +12,9 @@ from vllm_mtp.contract.checkpoint import write_lookup
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.sources import read_sources
+from vllm_mtp.training.frozen.target import config_and_tokenizer
 from vllm_mtp.training.loop import train
 from vllm_mtp.training.run import TrainInputs
-from vllm_mtp.training.target.frozen import config_and_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,7 +53,7 @@ class Plan:
 
 def faster_dtype(target: Path) -> str:
     """The dtype in which both sides are measured: bfloat16 on a GPU, on a CPU what is faster there."""
-    from vllm_mtp.training.target.frozen import serving_dtype
+    from vllm_mtp.training.frozen.target import serving_dtype
 
     dtype = serving_dtype(str(target), "auto")
     return "bfloat16" if dtype == "auto" else dtype

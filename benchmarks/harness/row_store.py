@@ -8,7 +8,7 @@ from typing import Any
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.config import differences
-from vllm_mtp.training.target.frozen import serving_dtype
+from vllm_mtp.training.frozen.target import serving_dtype
 
 _RENAMED = {
     "limit_per_category": "limit_per_task",

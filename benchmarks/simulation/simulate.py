@@ -23,7 +23,7 @@ from vllm_mtp.benchmarks.simulation.table import table
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.data.prompts import read_prompts
-from vllm_mtp.training.target.frozen import FrozenTarget, end_ids
+from vllm_mtp.training.frozen.target import FrozenTarget, end_ids
 
 
 def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:

@@ -19,7 +19,7 @@ from vllm_mtp.benchmarks.harness.record import Record, TokenIds
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.module.draft_loop import DraftLoop
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,7 +57,8 @@ def test_chunks(num_tokens: int, chunk_size: int | None) -> None:
 def test_dtypes(dtype: torch.dtype, objective: str) -> None:
     inputs = case(dtype=dtype, objective=objective)
     if dtype == torch.bfloat16:
-        check(linear_kl, inputs, factor=2)
+        # The gradient of lk jumps where p = q too, and rounding moves some of a row's tokens across.
+        check(linear_kl, inputs, factor=4 if objective == "lk" else 2)
         return
     found, exact = linear_kl(*inputs[:3], **inputs.options), expected(inputs)
     assert found.loss.dtype == torch.float64

@@ -30,7 +30,7 @@ from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.contract.tensors import draft_ids
 from vllm_mtp.module.draft_loop import DraftLoop
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -338,7 +338,7 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
     # The probe measures time, so that it may decide otherwise when the run goes on.
     config = TrainConfig(tokens=2 * STEP, **(TINY | {"dtype": "auto"}))
     choices = iter([torch.bfloat16, torch.float32])
-    monkeypatch.setattr("vllm_mtp.training.target.frozen.faster_cpu_dtype", lambda model: next(choices))
+    monkeypatch.setattr("vllm_mtp.training.frozen.target.faster_cpu_dtype", lambda model: next(choices))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "export", lambda *args: None)
         patch.setattr(loop, "remove_checkpoint", lambda *args: None)

@@ -14,7 +14,7 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.data.sources import Row, check_files, read_sources
-from vllm_mtp.training.target.frozen import config_and_tokenizer, end_ids
+from vllm_mtp.training.frozen.target import config_and_tokenizer, end_ids
 
 _ROW_LENGTH = 512
 """Row length of text, in tokens."""

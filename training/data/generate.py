@@ -45,7 +45,7 @@ from vllm_mtp.training.data.prompts import (
     user_turn_prefix,
 )
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
-from vllm_mtp.training.target.frozen import config_and_tokenizer, fingerprint_of, serving_dtype
+from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
 

@@ -17,13 +17,13 @@ from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
+from vllm_mtp.training.frozen.states import BatchStates
+from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
 from vllm_mtp.training.loss.objective import Distillation, WholeHead, distillation, teacher_rows
 from vllm_mtp.training.loss.unroll import unroll
 from vllm_mtp.training.record import HeldOut
-from vllm_mtp.training.target.frozen import FrozenTarget
-from vllm_mtp.training.target.states import BatchStates
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
 """22 to 38 seconds of one core (docs/log.md)."""

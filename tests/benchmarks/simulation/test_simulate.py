@@ -14,7 +14,7 @@ from vllm_mtp.benchmarks.simulation import speculate
 from vllm_mtp.benchmarks.simulation.config import SimulationConfig
 from vllm_mtp.benchmarks.simulation.speculate import Simulated
 from vllm_mtp.cli import main
-from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget
 
 
 def test_eval_asks_as_the_target_is_served(

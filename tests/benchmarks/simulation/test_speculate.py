@@ -15,7 +15,7 @@ from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.module.draft_loop import Draft, DraftLoop
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.module.shared_head import SharedHead
-from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget
 
 VOCAB_SIZE = 24
 

@@ -24,9 +24,9 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
+from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
-from vllm_mtp.training.target.frozen import FrozenTarget
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import torch
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.sources import Row
+from vllm_mtp.training.frozen import states as target_states
+from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loss.mean_embedding import teacher_of
-from vllm_mtp.training.target import states as target_states
-from vllm_mtp.training.target.states import TargetStates
 
 V, D = 40, 4
 

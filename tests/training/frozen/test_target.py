@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
-from vllm_mtp.training.target.frozen import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget
 
 
 def test_a_soft_cap_of_attention_scores_is_kept(target_dir: Path, tmp_path: Path) -> None:
