@@ -10,7 +10,7 @@ from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 
-    parser.add_argument("--output", required=True, type=Path, help="Folder for kernels.json, table.md and kernels.png.")
+    parser.add_argument("--output", required=True, type=Path, help="Folder for results.json, table.md and plot.png.")
     add_fields(parser, KernelsConfig)
     parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="The same as --size quick.")
     add_hidden(parser, "tune", dest="run", action="store_const", const=bench_tune_kernels.run, default=run)
