@@ -9,7 +9,7 @@ from vllm_mtp.common.flags import add_fields, config_of
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 
-    parser.add_argument("--output", required=True, type=Path, help="Folder for tune.md and tune.json.")
+    parser.add_argument("--output", required=True, type=Path, help="Folder for results.json and table.md.")
     add_fields(parser, KernelsConfig)
     parser.set_defaults(run=run)
 
