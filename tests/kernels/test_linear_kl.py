@@ -52,15 +52,17 @@ def test_chunks(num_tokens: int, chunk_size: int | None) -> None:
     check(linear_kl, case(num_tokens=num_tokens, num_steps=2, chunk_size=chunk_size))
 
 
-@pytest.mark.parametrize("objective", ["kl", "lk", "lm"])  # the gradient of tv jumps where p = q
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype, objective: str) -> None:
     inputs = case(dtype=dtype, objective=objective)
-    if dtype == torch.bfloat16:
-        # The gradient of lk jumps where p = q too, and rounding moves some of a row's tokens across.
-        check(linear_kl, inputs, factor=4 if objective == "lk" else 2)
+    if dtype == torch.bfloat16 and objective in ("kl", "lm"):
+        check(linear_kl, inputs, factor=2)
         return
     found, exact = linear_kl(*inputs[:3], **inputs.options), expected(inputs)
+    if dtype == torch.bfloat16:  # a token with p close to q may fall to the other side, which moves the gradient alone
+        assert_close(found.per_token, exact["per_token"], dtype)
+        return
     assert found.loss.dtype == torch.float64
     assert error(found.per_token, exact["per_token"]) < 1e-12
 
