@@ -1,12 +1,11 @@
 """The files of every benchmark: results.json, table.md and, where there is matplotlib, plot.png."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import method_of
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.files import compact_json, write_atomically
 
 Result = Mapping[str, Any]
 """What results.json holds."""
@@ -28,7 +27,7 @@ def write_report(
     Returns:
         The table, and a line that says so where there is no plot for want of matplotlib.
     """
-    write_atomically(output / RESULTS, json.dumps(result, indent=1) + "\n")
+    write_atomically(output / RESULTS, compact_json(result))
     text = table(result)
     write_atomically(output / TABLE, text + "\n")
     if plot is not None and not write_plot(result, output, plot):
