@@ -137,6 +137,5 @@ def test_the_kernel_is_one_node_of_one_graph(embeddings: bool) -> None:
     operator = torch.ops.vllm_mtp.embed_hidden_projection.default
     assert nodes["kernel"].count(operator) == 1
     assert operator not in nodes["layers"]
-    assert len(nodes["kernel"]) < len(nodes["layers"])
     for ours, theirs in zip(outputs["kernel"], outputs["layers"], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
