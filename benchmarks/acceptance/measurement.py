@@ -25,7 +25,7 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Of its row in the store."""
+        """The name of its row in the store."""
         name = f"{self.kind}-{self.method.slug}-t{self.temperature:g}"
         name = f"{name}-b{self.batch_size}" if self.kind == SPEED else name
         return f"{name}-pair{self.pair}" if self.pair > 1 else name

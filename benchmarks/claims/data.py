@@ -51,7 +51,7 @@ class ClaimsData:
     """Hashes and counts, for the rows' settings and the results."""
 
     def hashes_of(self, arm: Arm) -> dict[str, str]:
-        """Of the files that an arm is trained on."""
+        """Hash of the files that an arm is trained on."""
         names = [f"{stage}_sha256" for stage in arm.stages] + (
             ["draft_vocab_sha256"] if arm.vocabulary == DRAFT else []
         )

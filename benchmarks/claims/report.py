@@ -10,9 +10,9 @@ from vllm_mtp.benchmarks.claims.statistics import Ratio, difference, estimate, v
 from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers
 
 Rows = Mapping[tuple[str, int], ArmRow]
-"""Of an arm's name and a seed."""
+"""Rows by an arm's name and a seed."""
 Speeds = Mapping[int, SpeedRow]
-"""Of each seed of the vocabulary claim."""
+"""Speeds by seed of the vocabulary claim."""
 
 
 def result_of(comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int]) -> dict[str, Any]:

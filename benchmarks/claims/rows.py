@@ -15,7 +15,7 @@ class PromptCounts:
     num_drafts: Sequence[int]
     accepted_per_position: Sequence[Sequence[int]]
     num_loops: int
-    """Of all outputs."""
+    """Outputs that end in a loop."""
 
     @classmethod
     def of(cls, records: Iterable[Record], max_tokens: int) -> "PromptCounts":
@@ -49,7 +49,7 @@ class ArmRow:
     seed: int
     tokens_seen: int
     distinct_tokens: list[int]
-    """Of each stage."""
+    """Tokens of each stage."""
     training_seconds: float
     measuring_seconds: float
     draft: str
@@ -65,7 +65,7 @@ class SpeedRow:
 
     seed: int
     seconds: Mapping[str, Sequence[float]]
-    """Of each prompt, by arm."""
+    """Seconds of each prompt, by arm."""
     max_tokens: int
     made_with: dict[str, Any]
 

@@ -28,7 +28,7 @@ class Study:
     comparisons: list[Comparison]
     target: str
     dtype: str
-    """Of the matrix products in training, and of serving."""
+    """Dtype of the matrix products in training, and of serving."""
     output: Path
     data: ClaimsData
     identity: dict[str, Any]
@@ -78,5 +78,5 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
 
 
 def kind_of(arm: Arm) -> str:
-    """Of rows that depend on the same data."""
+    """The kind of an arm's rows: those that depend on the same data."""
     return f"arm-{'-'.join(arm.stages)}-{arm.vocabulary}"

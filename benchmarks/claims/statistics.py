@@ -30,9 +30,9 @@ class Ratio:
     """A ratio of sums over prompts, on each seed: acceptance length is 1 + accepted / drafts."""
 
     above_SP: Any
-    """Of each prompt: accepted tokens, or generated tokens."""
+    """Numerator of each prompt: accepted tokens, or generated tokens."""
     below_SP: Any
-    """Of each prompt: drafts, or seconds."""
+    """Denominator of each prompt: drafts, or seconds."""
     offset: float = 0.0
 
     def values(self, prompts: Any = slice(None)) -> Any:
@@ -73,7 +73,7 @@ def difference(one: Ratio, two: Ratio, *, relative: bool = False) -> Estimate:
 
 
 def verdict(found: Estimate) -> str:
-    """Of a claim that the difference is above zero."""
+    """Verdict on a claim that the difference is above zero."""
     return "reproduced" if found.low > 0 else "opposite" if found.high < 0 else "not separated"
 
 

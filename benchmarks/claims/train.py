@@ -24,9 +24,9 @@ class Trained:
     draft: Path
     tokens_seen: int
     seconds: float
-    """Of the training steps alone, the target's part left out; of a stage that was killed, since it went on."""
+    """Seconds of the training steps alone, the target's part left out; of a stage that was killed, since it went on."""
     distinct_tokens: list[int]
-    """Of each stage's text as read, what is held out included."""
+    """Tokens of each stage's text as read, what is held out included."""
 
 
 def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:

@@ -52,7 +52,7 @@ class SmolLM2Config:
     lookup_num_speculative_tokens: tuple[int, ...] = (3, 5)
     """Every K of the drafter with lookup at temperature 0, with local argmax."""
     num_speculative_tokens: tuple[int, ...] = (2, 3)
-    """Likewise without lookup."""
+    """Every K of the drafter without lookup."""
     sampled_num_speculative_tokens: int = 3
     """The one K at temperature 1, where local argmax does not exist, with lookup and without."""
 

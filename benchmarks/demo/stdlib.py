@@ -121,7 +121,7 @@ def distil(target: Path, draft: Path, output: Path, dtype: str) -> None:
 
 
 def _dtype_of(draft: Path) -> str | None:
-    """Of a finished drafter: a probe that comes out otherwise the second time must not ask for another one."""
+    """A finished drafter's dtype: a probe that comes out otherwise the second time must not ask for another one."""
     path = draft / RUN_INFO
     return str(json.loads(path.read_text())["dtype"]) if path.exists() else None
 

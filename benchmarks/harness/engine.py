@@ -25,7 +25,7 @@ class EngineError(RuntimeError):
     def __init__(self, message: str, log: Path) -> None:
         super().__init__(message)
         self.log = log
-        """Of the engine, which tells it from others."""
+        """The engine's log, which tells it from others."""
 
 
 class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):

@@ -25,17 +25,17 @@ class Method:
     num_speculative_tokens: int
     """K; 0 for "none". Baselines may draft fewer tokens, or none, in a round."""
     fields: tuple[tuple[str, Any], ...] = ()
-    """Of a baseline: what else `speculative_config` has."""
+    """What else a baseline's `speculative_config` has."""
     package: str = ""
     """Module that must be installed, besides vLLM."""
     remembers: bool = False
     """Drafts from earlier outputs: a second measurement of the same prompts needs a new engine."""
     local_argmax: bool = False
-    """Of the MTP drafter: it gives vLLM its best token instead of logits."""
+    """Whether the MTP drafter gives vLLM its best token instead of logits."""
     lookup: Lookup | str = DRAFTER
-    """Of the MTP drafter: "drafter" is what its config.json says, "off" is none."""
+    """Lookup of the MTP drafter: "drafter" is what its config.json says, "off" is none."""
     schedule: Schedule = ()
-    """Of the MTP drafter: K by the number of requests in a round; empty: K is always the same."""
+    """K of the MTP drafter by the number of requests in a round; empty: K is always the same."""
 
     def __str__(self) -> str:
         return self.name if self.name == "none" else f"{self.label} k = {self.num_speculative_tokens}"

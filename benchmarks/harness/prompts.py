@@ -78,7 +78,7 @@ def limited(prompts: Sequence[BenchmarkPrompt], per_task: int | None) -> list[Be
 
 
 def sha256_of(*paths: Path) -> str:
-    """Of the content of the files, one after another."""
+    """Hash of the files' content, one after another."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())

@@ -18,7 +18,7 @@ class Request:
     """Generated per prompt; exactly that many with ignore_eos."""
     temperature: float = 0.0
     seed: int = 0
-    """Of the first batch's sampling; each further batch adds its first prompt's number."""
+    """Seed of the first batch's sampling; each further batch adds its first prompt's number."""
     ignore_eos: bool = True
     """End-of-text does not stop generation."""
     batch_size: int = 1

@@ -22,9 +22,9 @@ class Found(Generic[Candidate]):
     ratio: float | None
     """Its time over the shipped one's, 1 where that stays; None where the shipped one did not run."""
     times_us: list[tuple[Candidate, float]]
-    """Of all that ran, the fastest first."""
+    """Times of all that ran, the fastest first."""
     failures: list[tuple[Candidate, str]]
-    """Of all others, why they did not."""
+    """Why the others did not run."""
 
 
 def search(

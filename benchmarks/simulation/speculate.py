@@ -27,7 +27,7 @@ class Simulated(Record):
     """What one prompt gave."""
 
     sources: Sequence[Sequence[str]] = ()
-    """Of each round's draft tokens (vllm_mtp.module.draft_loop.SOURCES)."""
+    """Where each round's draft tokens came from (vllm_mtp.module.draft_loop.SOURCES)."""
 
 
 class Sampler:

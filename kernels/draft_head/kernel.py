@@ -84,7 +84,7 @@ _TO_TRY = {
 }  # fmt: skip
 """What `bench tune-kernels` measures beside a table's entry: BLOCK_V, BLOCK_D, warps, stages."""
 _BEST = Launch({"BLOCK_N": 1024}, num_warps=4)
-"""Of `best_kernel`: a head of 131,072 rows has its 1,024 tiles of 128 in one block."""
+"""Launch of `best_kernel`: a head of 131,072 rows has its 1,024 tiles of 128 in one block."""
 
 
 def table_for(hidden_dtype: torch.dtype, weight_dtype: torch.dtype) -> Table:

@@ -18,7 +18,7 @@ class HeadRows(NamedTuple):
     weight_VD: Tensor
     """float32, bfloat16 or float16; or float8_e4m3fn or int8 of `quantize_head`. No rows: such a part never wins."""
     scale_V: Tensor | None = None
-    """Of quantized rows, float32."""
+    """The scale of each quantized row, float32."""
     bias_V: Tensor | None = None
     d2t_V: Tensor | None = None
     """int64, offsets of a draft vocabulary: the id of row i is i + d2t[i]; None: first_id + i."""

@@ -71,7 +71,7 @@ class MeanArguments(NamedTuple):
 
 
 class FromStates(NamedTuple):
-    """Of every token; what was not asked for is [0]."""
+    """Figures of every token; what was not asked for is [0]."""
 
     value_KT: Tensor
     overlap_KT: Tensor
@@ -79,11 +79,11 @@ class FromStates(NamedTuple):
     """The drafter's most likely token."""
     teacher_top_T: Tensor
     gradient_KTD: Tensor
-    """Of the values, with respect to the drafter's hidden states."""
+    """Gradient of the values, with respect to the drafter's hidden states."""
 
 
 class FromMean(NamedTuple):
-    """Of every token; a gradient that was not asked for is [0]."""
+    """Figures of every token; a gradient that was not asked for is [0]."""
 
     value_KT: Tensor
     top_KT: Tensor

@@ -26,7 +26,7 @@ from vllm_mtp.kernels.lookup.reference import LookupArguments
 LAUNCH = Launch({"BLOCK_P": 512}, num_warps=4)
 """Not yet measured on a GPU."""
 NUM_PROGRAMS = 4096
-"""Of all requests: two or three for each that a large GPU runs at once. Of short requests, most end at once."""
+"""Programs of all requests: two or three for each that a large GPU runs at once. Of short requests most end at once."""
 
 
 def lookup_tokens(a: LookupArguments) -> Tensor:

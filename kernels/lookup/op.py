@@ -14,7 +14,7 @@ from vllm_mtp.kernels.lookup.reference import LookupArguments
 
 LARGEST_MATCH = 32
 LARGEST_NUM_POSITIONS = 2**25
-"""Of a request: what the kernel's keys have bits for, beside a match's length and a token."""
+"""Most tokens of a request: what the kernel's keys have bits for, beside a match's length and a token."""
 
 
 @dataclass(frozen=True)

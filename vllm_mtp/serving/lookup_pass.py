@@ -49,7 +49,7 @@ class AttentionLayer(Protocol):
 
 
 def num_blocks_and_block_size(layer: AttentionLayer) -> tuple[int, int]:
-    """Of a KV cache as the attention backend sees it: what block tables number, and the slots of each.
+    """How many blocks a KV cache has, as the attention backend sees it, and how many slots each has.
 
     Blocks come first, or after a leading 2 for keys and values (or before it); then, in either order, the heads and the
     slots of a block; values of a head last.
