@@ -35,9 +35,7 @@ from vllm_mtp.common.provenance import provenance
 OnProgress = Callable[[int], object]
 
 
-def bench(
-    config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, output: Path, argv: Sequence[str]
-) -> int:
+def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, output: Path, command: str) -> int:
     """Measures what is not in the output folder yet, then writes results.json, table.md and plot.png.
 
     Returns:
@@ -59,7 +57,7 @@ def bench(
     if todo:
         total = sum(len(prompts_of(one, setup)) * (2 if one.kind == SPEED else 1) for one in todo)
         with tqdm(total=total, unit="prompt", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-            missing |= measure(setup, store, todo, provenance(" ".join(argv), config.seed), progress)
+            missing |= measure(setup, store, todo, provenance(command, config.seed), progress)
     print(write_report(result_of(setup, store, missing), output, table, plot))
     return 0
 

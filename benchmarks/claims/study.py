@@ -36,7 +36,7 @@ from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.common.provenance import provenance, relative
 
 
-def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, argv: Sequence[str]) -> int:
+def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, command: str) -> int:
     """Trains and measures what is not in the output folder yet, then writes results.json, table.md and plot.png.
 
     Returns:
@@ -46,7 +46,7 @@ def bench(config: ClaimsConfig, sources: Sources, *, target: str, output: Path, 
         ValueError: for inputs that cannot be used, a folder with rows of other settings, or an engine that ended.
     """
     study = set_up(config, sources, target=target, output=output)
-    store, made_with = study.store(), provenance(" ".join(argv), config.seeds[0])
+    store, made_with = study.store(), provenance(command, config.seeds[0])
     (output / "logs").mkdir(exist_ok=True)
     try:
         _measure_missing(study, store, made_with)

@@ -23,8 +23,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.acceptance.bench import bench
     from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
-    from vllm_mtp.common.provenance import command_line, relative
+    from vllm_mtp.common.provenance import shown_command
 
     config = config_of(AcceptanceConfig, args)
-    argv = [relative(word) for word in command_line(args.argv)]
-    return bench(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output, argv=argv)
+    command = shown_command(args.argv)
+    return bench(
+        config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output, command=command
+    )

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.claims.config import ClaimsConfig
     from vllm_mtp.benchmarks.claims.data import Sources
     from vllm_mtp.benchmarks.claims.study import bench
-    from vllm_mtp.common.provenance import command_line, relative
+    from vllm_mtp.common.provenance import shown_command
 
     sources = Sources(
         generated=tuple(args.generated),
@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
         prompts=args.prompts,
         draft_vocab=args.draft_vocab,
     )
-    argv = [relative(word) for word in command_line(args.argv)]
-    return bench(config_of(ClaimsConfig, args), sources, target=args.target, output=args.output, argv=argv)
+    command = shown_command(args.argv)
+    return bench(config_of(ClaimsConfig, args), sources, target=args.target, output=args.output, command=command)

@@ -19,7 +19,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.kernels.bench import bench
     from vllm_mtp.benchmarks.kernels.config import KernelsConfig
-    from vllm_mtp.common.provenance import command_line, relative
+    from vllm_mtp.common.provenance import shown_command
 
-    command = " ".join(relative(word) for word in command_line(args.argv))
-    return bench(config_of(KernelsConfig, args), output=args.output, command=command)
+    return bench(config_of(KernelsConfig, args), output=args.output, command=shown_command(args.argv))

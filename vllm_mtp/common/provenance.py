@@ -32,6 +32,11 @@ def command_line(argv: Sequence[str] | None = None) -> list[str]:
     return ["vllm-mtp", *(sys.argv[1:] if argv is None else argv)]
 
 
+def shown_command(argv: Sequence[str] | None = None) -> str:
+    """`command_line` on one line, with paths relative to the working directory: what stands beside figures."""
+    return " ".join(relative(word) for word in command_line(argv))
+
+
 def relative(argument: str) -> str:
     """A path argument relative to the working directory, also in --flag=PATH; anything else unchanged."""
     flag, equals, value = argument.partition("=")

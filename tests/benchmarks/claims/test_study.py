@@ -60,7 +60,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, target: Path) -> Sources:
 
 
 def run(config: ClaimsConfig, sources: Sources, target: Path, output: Path) -> dict[str, object]:
-    assert claims.bench(config, sources, target=str(target), output=output, argv=["vllm-mtp"]) == 0
+    assert claims.bench(config, sources, target=str(target), output=output, command="vllm-mtp") == 0
     result: dict[str, object] = json.loads((output / "results.json").read_text())
     return result
 
