@@ -257,6 +257,7 @@ class MTPDraftModel(nn.Module):
         self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
         check_target(self.config, target, vllm_config.load_config.download_dir)
         _check_sampling(vllm_config.speculative_config)
+        _check_head_quantization(self.config, vllm_config.speculative_config)
         _check_parallelism(self.config, vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
@@ -396,6 +397,18 @@ def _check_sampling(config: SpeculativeConfig) -> None:
         raise ValueError(
             'speculative_config: "use_local_argmax_reduction": true drafts greedily, expected it without '
             '"draft_sample_method": "probabilistic"'
+        )
+
+
+def _check_head_quantization(config: MTPConfig, speculative: SpeculativeConfig) -> None:
+    """Refuses a copy of the target's whole head in 8 or 4 bits (vLLM 0.33) beside rows that are cut from the head."""
+    asked = getattr(speculative, "draft_lm_head_quantization", None)
+    own = "draft_vocab_size" if config.draft_vocab_size is not None else "draft_head_dtype"
+    if asked is not None and getattr(config, own) is not None:
+        raise ValueError(
+            f"speculative_config: draft_lm_head_quantization {asked!r} copies the target's whole head, of which a "
+            f"drafter with {own} keeps rows of its own: expected it to be left out. For rows in 8 bits: "
+            '"draft_head_dtype" in the drafter\'s config.json, and "use_local_argmax_reduction": true.'
         )
 
 
