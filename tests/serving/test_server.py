@@ -7,92 +7,42 @@ engine (stock vLLM on a CPU dies of top_k), a server that does not stop.
 
 import contextlib
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.serving.engine import acceptance, engine, greedy
+from tests.serving.server import MAX_STOP_S, Server, served
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 NUM_SPECULATIVE_TOKENS = 3
 NUM_PROMPTS = 6
-MAX_START_S, MAX_REQUEST_S, MAX_STOP_S = 300, 120, 60
-CHAT_TEMPLATE = "{% for message in messages %}# {{ message.content }}\n{% endfor %}"
 SPECULATIVE = "vllm:spec_decode_num_"
 
 
-@dataclass(kw_only=True, slots=True)
-class Server:
-    process: subprocess.Popen[bytes]
-    client: httpx.Client
-    log: Path
-
-    def tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-60:])
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + MAX_START_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                pytest.fail(f"the server ended with status {self.process.returncode} at start:\n{self.tail()}")
-            try:
-                if self.client.get("/health", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.5)
-        pytest.fail(f"the server did not start within {MAX_START_S} s:\n{self.tail()}")
-
-    def post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
-        response = self.client.post(f"/v1/{path}", json={"model": "target", **request})
-        assert response.status_code == 200, f"{response.text}\n{self.tail()}"
-        content: dict[str, Any] = response.json()
-        return content
-
-    def stream(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The chunks of a streamed response."""
-        request = {"model": "target", "stream": True, "stream_options": {"include_usage": True}, **request}
-        with self.client.stream("POST", f"/v1/{path}", json=request) as response:
-            assert response.status_code == 200
-            events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
-        assert events.pop() == "[DONE]"
-        yield from (json.loads(event) for event in events)
-
-    def complete(self, prompt: list[int], max_tokens: int, **sampling: Any) -> list[int]:
-        """Token ids that follow a prompt."""
-        request = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "return_token_ids": True}
-        [choice] = self.post("completions", {**request, "temperature": 0, **sampling})["choices"]
-        ids: list[int] = choice["token_ids"]
-        return ids
-
-    def acceptance(self) -> Acceptance:
-        """From the counters in /metrics."""
-        counts = {}
-        for line in self.client.get("/metrics").text.splitlines():
-            if match := re.fullmatch(rf"{SPECULATIVE}(\w+)_total{{(.*)}} (\S+)", line):
-                name, labels, value = match.groups()
-                position = re.search(r'position="(\d+)"', labels)
-                counts[name, int(position[1]) if position else None] = int(float(value))
-        return Acceptance(
-            num_drafts=counts["drafts", None],
-            num_draft_tokens=counts["draft_tokens", None],
-            num_accepted_tokens_per_position=tuple(
-                counts["accepted_tokens_per_pos", position] for position in range(NUM_SPECULATIVE_TOKENS)
-            ),
-        )
+def acceptance_of(server: Server) -> Acceptance:
+    """From the counters in /metrics."""
+    counts = {}
+    for line in server.client.get("/metrics").text.splitlines():
+        if match := re.fullmatch(rf"{SPECULATIVE}(\w+)_total{{(.*)}} (\S+)", line):
+            name, labels, value = match.groups()
+            position = re.search(r'position="(\d+)"', labels)
+            counts[name, int(position[1]) if position else None] = int(float(value))
+    return Acceptance(
+        num_drafts=counts["drafts", None],
+        num_draft_tokens=counts["draft_tokens", None],
+        num_accepted_tokens_per_position=tuple(
+            counts["accepted_tokens_per_pos", position] for position in range(NUM_SPECULATIVE_TOKENS)
+        ),
+    )
 
 
 def living_processes(group: int) -> list[str]:
@@ -107,13 +57,6 @@ def living_processes(group: int) -> list[str]:
     return lines
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def drafting(form: str, draft_dir: Path) -> list[str]:
     if form == "short flags":
         return ["--spec-method", "mtp", "--spec-model", str(draft_dir), "--spec-tokens", str(NUM_SPECULATIVE_TOKENS)]
@@ -125,33 +68,9 @@ def drafting(form: str, draft_dir: Path) -> list[str]:
 def server(
     request: pytest.FixtureRequest, target_dir: Path, draft_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    (folder / "chat.jinja").write_text(CHAT_TEMPLATE)
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(target_dir)]
-    command += drafting(request.param, draft_dir)
-    command += ["--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "8"]
-    command += ["--chat-template", str(folder / "chat.jinja")]
-    environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    with (
-        (folder / "server.log").open("wb") as log,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MAX_REQUEST_S, trust_env=False) as client,
-    ):
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            server = Server(process=process, client=client, log=folder / "server.log")
-            server.wait_until_ready()
-            yield server
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                try:
-                    process.wait(MAX_STOP_S)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+    folder = tmp_path_factory.mktemp("server")
+    with served(target_dir, folder, drafting(request.param, draft_dir)) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -174,10 +93,10 @@ def in_process(
 def test_completions_and_counters(
     server: Server, prompts: list[list[int]], plain_outputs: list[list[int]], in_process: Acceptance
 ) -> None:
-    before = server.acceptance()
+    before = acceptance_of(server)
     for prompt, expected in zip(prompts[:NUM_PROMPTS], plain_outputs, strict=False):
         assert server.complete(prompt, len(expected)) == expected
-    assert server.acceptance() == before + in_process
+    assert acceptance_of(server) == before + in_process
     assert in_process.acceptance_length > 1.2
 
 

@@ -26,6 +26,7 @@ _POSITIVE_INTEGERS = (
 )
 _REQUIRED = (*_POSITIVE_INTEGERS, "rms_norm_eps", "rope_parameters")
 _CONVENTIONS = {"hidden_norm": "post", "concat_order": "embed_hidden", "hidden_act": "silu", "n_predict": 1}
+_FIXED = ("architectures", "model_type", *_CONVENTIONS)
 _OPTIONAL = ("attention_bias", "qk_norm", "target_fingerprint")
 # In a draft model's path vLLM takes these for the name of another method, whatever config.json says.
 _NOT_IN_PATH = ("eagle-", "eagle3", "dflash", "dspark")
@@ -138,6 +139,14 @@ class MTPConfig(PretrainedConfig):
             built = config[0] if isinstance(config, tuple) else config
             check_folder(Path(folder), built.tensor_shapes())
         return config
+
+    def update(self, config_dict: dict[str, Any]) -> None:
+        """Sets fields, but none that the contract fixes: the module stays what it is.
+
+        From 0.33 on vLLM rewrites the config of any draft model to MTP layers of the target's own where the target has
+        `num_mtp_layers`, runs on the Transformers backend, and the method is named.
+        """
+        super().update({name: value for name, value in config_dict.items() if name not in _FIXED})
 
     def contract(self) -> dict[str, Any]:
         """The content of config.json: the contract's fields and nothing else, in its order.

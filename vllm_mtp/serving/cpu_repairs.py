@@ -1,16 +1,19 @@
-"""Repairs vLLM's CPU build where it samples wrongly under speculation, whichever drafter is used.
+"""Repairs vLLM's CPU build where it samples wrongly or dies of a request, whichever drafter is used.
 
 The one exception to "register, never patch": a drafter that promises the target's own output cannot keep silent about a
-sampler that breaks the promise. Two defects are known, in vLLM 0.26 to 0.33 on a CPU:
+sampler that breaks the promise. Three defects are known, in vLLM 0.26 to 0.33 on a CPU:
 
 1. `expand_kernel`, which gives every draft token its request's temperature, top_k and top_p, writes float32 and int32
    values into a temporary copy, so that draft tokens are verified with uninitialized memory:
    https://github.com/vllm-project/vllm/issues/55005.
 2. `apply_sampling_constraints` raises if a request asks for top_k in a round without any draft token, and the engine
    dies with it. Such a round ends most generations.
+3. Where a prompt is read in parts, a token is drawn after each part and dropped, and vLLM winds the generator of a
+   request with a seed back, which a CPU's generator cannot do. The engine dies with it, with speculation and without.
+   Seen elsewhere: https://github.com/RBLN-SW/vllm-rbln/pull/1025.
 
-Greedy requests use neither. Each defect is looked for by what the functions do, not by version, in the process that
-samples, after vLLM has installed its CPU kernels. Where there is no defect, nothing is touched.
+Greedy requests use none of them. Each defect is looked for by what the functions do, not by version, in the process
+that samples, after vLLM has installed its CPU kernels. Where there is no defect, nothing is touched.
 """
 
 # Shapes: B requests, T draft tokens of all requests, V vocabulary.
@@ -18,8 +21,12 @@ samples, after vLLM has installed its CPU kernels. Where there is no defect, not
 import functools
 import logging
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +37,7 @@ _warned = False
 
 
 def apply_where_needed() -> None:
-    """Probes both defects and repairs those that are there. Does nothing on other platforms than the CPU.
+    """Probes the defects and repairs those that are there. Does nothing on other platforms than the CPU.
 
     To be called after vLLM has registered its CPU kernels (in a worker, when the draft model is built). vLLM registers
     them again for every engine of a process, so that every call probes; a repair is announced by one warning per
@@ -51,6 +58,7 @@ def apply_where_needed() -> None:
             _repair_expansion,
         ),
         ("top_k in rounds without draft tokens", empty_rounds_pass, _repair_empty_rounds),
+        ("seeds of prompts that are read in parts", seeds_pass, _repair_seeds),
     ):
         if is_right():
             continue
@@ -114,6 +122,28 @@ def empty_rounds_pass() -> bool:
     return True
 
 
+def seeds_pass() -> bool:
+    """Whether a request with a seed gets through a step that read a part of its prompt, by the V1 model runner."""
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    if not hasattr(CPUModelRunner, "_bookkeeping_sync"):
+        return True
+    # What is read of a runner until the generators are dealt with; all that comes later fails for want of the rest.
+    runner = SimpleNamespace(
+        use_async_scheduling=False,
+        discard_request_mask=SimpleNamespace(np=np.ones(1, dtype=bool)),
+        input_batch=SimpleNamespace(num_reqs=1, generators={0: torch.Generator("cpu")}),
+        _get_nans_in_logits=lambda logits: {},
+    )
+    try:
+        CPUModelRunner._bookkeeping_sync(runner, *[None] * 5)
+    except RuntimeError:  # CPU Generator does not use offset
+        return False
+    except Exception:
+        return True
+    return True
+
+
 def _repair_expansion() -> None:
     """Registers a right kernel with vLLM's dispatcher; where that does not help, replaces the function around it."""
     from vllm.v1.sample import rejection_sampler
@@ -162,6 +192,36 @@ def _repair_empty_rounds() -> None:
         return stock(logits, *args, **kwargs) if logits.shape[0] else logits
 
     rejection_sampler.apply_sampling_constraints = guarded
+
+
+def _repair_seeds() -> None:
+    """Keeps the generators of requests whose token is dropped away from the steps that would use them.
+
+    So a generator draws for the tokens that count alone, however many parts the prompt was read in.
+    """
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    def guarded(stock: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stock)
+        def step(runner: Any, *args: Any, **kwargs: Any) -> Any:
+            with _without_generators_of_parts(runner):
+                return stock(runner, *args, **kwargs)
+
+        return step
+
+    for name in ("_sample", "_bookkeeping_sync"):
+        setattr(CPUModelRunner, name, guarded(getattr(CPUModelRunner, name)))
+
+
+@contextmanager
+def _without_generators_of_parts(runner: Any) -> Iterator[None]:
+    batch = runner.input_batch
+    dropped = np.nonzero(runner.discard_request_mask.np[: batch.num_reqs])[0].tolist()
+    held = {request: batch.generators.pop(request) for request in dropped if request in batch.generators}
+    try:
+        yield
+    finally:
+        batch.generators.update(held)
 
 
 def _warn_once(what: str) -> None:

@@ -42,9 +42,11 @@ from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_id
 from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.module.shared_head import LogitsTransform
 from vllm_mtp.serving import cpu_repairs, heads, projection
+from vllm_mtp.serving.exchange import HeadWatch
 from vllm_mtp.serving.lookup_on_device import DeviceLookup
 from vllm_mtp.serving.lookup_on_host import HostLookup
 from vllm_mtp.serving.lookup_pass import PassLookup, PassMetadata, why_no_lookup
+from vllm_mtp.serving.request_check import check_requests
 from vllm_mtp.serving.target_check import check_target
 
 logger = logging.getLogger(__name__)
@@ -248,6 +250,7 @@ class MTPDraftModel(nn.Module):
     # A drafter is this file and nothing else, never a pickle, whatever files the target's --load-format looks for.
     allow_patterns_overrides: ClassVar[list[str]] = [WEIGHTS_FILE]
     d2t: torch.Tensor | None
+    watch: HeadWatch | None = None
     lookup: PassLookup | None = None
     is_lookup_checked = False
 
@@ -257,7 +260,9 @@ class MTPDraftModel(nn.Module):
         self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
         check_target(self.config, target, vllm_config.load_config.download_dir)
         _check_sampling(vllm_config.speculative_config)
+        _check_head_quantization(self.config, vllm_config.speculative_config)
         _check_parallelism(self.config, vllm_config)
+        check_requests(vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
         transform = LogitsTransform.from_target(target.hf_text_config)
@@ -309,7 +314,18 @@ class MTPDraftModel(nn.Module):
                 row_dtype=None if row_dtype is None else heads.ROW_DTYPES[row_dtype],
                 by_kernel=self.only_top_tokens and self.has_kernels,
             )
+            if not isinstance(self.chosen_head, heads.TargetHead):
+                self.watch = HeadWatch(self.target_head, self.chosen_head.follow)
         return self.chosen_head
+
+    def follow_head(self) -> None:
+        """Cuts the rows of the target's head again, after its weights were exchanged.
+
+        To be called on every rank where they are written on a GPU by other means than vLLM's own (exchange.py):
+        `llm.collective_rpc(lambda worker: worker.get_draft_model().follow_head())`.
+        """
+        if self.chosen_head is not None:
+            self.chosen_head.follow()
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_input_ids(input_ids)
@@ -326,6 +342,8 @@ class MTPDraftModel(nn.Module):
         # vLLM shares the head after loading, without a word to the draft model. Both model runners then run it once to
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         self.head(hidden_states.dtype)
+        if self.watch is not None and hidden_states.is_cpu:
+            self.watch.look()
         lookup, metadata = self._lookup_in_pass(input_ids, positions)
         if lookup is None or metadata is None or input_ids is None:
             return self.model(input_ids, positions, hidden_states, inputs_embeds)
@@ -396,6 +414,18 @@ def _check_sampling(config: SpeculativeConfig) -> None:
         raise ValueError(
             'speculative_config: "use_local_argmax_reduction": true drafts greedily, expected it without '
             '"draft_sample_method": "probabilistic"'
+        )
+
+
+def _check_head_quantization(config: MTPConfig, speculative: SpeculativeConfig) -> None:
+    """Refuses a copy of the target's whole head in 8 or 4 bits (vLLM 0.33) beside rows that are cut from the head."""
+    asked = getattr(speculative, "draft_lm_head_quantization", None)
+    own = "draft_vocab_size" if config.draft_vocab_size is not None else "draft_head_dtype"
+    if asked is not None and getattr(config, own) is not None:
+        raise ValueError(
+            f"speculative_config: draft_lm_head_quantization {asked!r} copies the target's whole head, of which a "
+            f"drafter with {own} keeps rows of its own: expected it to be left out. For rows in 8 bits: "
+            '"draft_head_dtype" in the drafter\'s config.json, and "use_local_argmax_reduction": true.'
         )
 
 

@@ -3,7 +3,7 @@
     q = softmax over the draft vocabulary of (W[ids] s)         W [V, D]: the target's head, ids [J]: what is drafted
 
 With a draft vocabulary, a draft step reads J rows of W instead of V; in 8 bits, half of the bytes of each. Such rows
-are copied once, and do not follow weights that are exchanged while the target is served.
+are a copy: `follow` makes it anew when the target's weights have been exchanged (exchange.py says when).
 """
 
 # Shapes: T rows of hidden states, D hidden size, V vocabulary, J draft vocabulary, R tensor-parallel ranks,
@@ -50,6 +50,13 @@ class Head(Protocol):
     def top_tokens(self, hidden_TD: Tensor) -> Tensor:
         """The target ids of the largest logits, [T], without gathering logits from every rank."""
 
+    def follow(self, weight_ND: Tensor | None = None) -> None:
+        """Takes over new weights of the target's head; without a copy of rows there is nothing to do.
+
+        Args:
+            weight_ND: the head's weight where that is plain and not in its place yet; None: what the head has.
+        """
+
 
 def choose(
     head: Any,
@@ -83,7 +90,7 @@ def choose(
         return DraftHead(head, processor, ids, dtype, row_dtype)
 
     # Without a copy, a quantized head of the target has no rows that the kernel could take.
-    if by_kernel and (ids_J is not None or row_dtype is not None or _is_plain(head)):
+    if by_kernel and (ids_J is not None or row_dtype is not None or is_plain(head)):
         return ArgmaxHead(head, ids_J, dtype, row_dtype, on_layers)
     return on_layers()
 
@@ -105,6 +112,9 @@ class TargetHead:
         top_T: Tensor = self.processor.get_top_tokens(self.head, hidden_TD, getattr(self.head, "bias", None))
         return top_T
 
+    def follow(self, weight_ND: Tensor | None = None) -> None:
+        """Nothing: no rows were copied."""
+
 
 class DraftHead(nn.Module):
     """Rows of a head, in the form in which `LogitsProcessor` takes heads: it multiplies, gathers, caps and scales.
@@ -114,6 +124,8 @@ class DraftHead(nn.Module):
     missing on a rank are zeros at its end. Column r N + i of gathered logits is row i of rank r. It never exceeds the
     row's target id, so that a processor for V columns cuts off no row.
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self, head: Any, processor: LogitsProcessor, ids_J: Tensor, dtype: torch.dtype, row_dtype: torch.dtype | None
@@ -156,18 +168,29 @@ class DraftHead(nn.Module):
         self.id_of_column = ids_J.new_zeros(end).index_copy_(0, column_J, ids_J)
 
         rows = ids_J[rank_J == rank] - head.shard_indices.org_vocab_start_index
-        padding = (0, 0, 0, width - num_rows)
-        weight = _rows(head, rows, dtype)
         self.row_dtype = row_dtype
-        if row_dtype is not None:
-            weight = _rounded(weight, row_dtype)
-        self.weight = nn.Parameter(F.pad(weight, padding), requires_grad=False)
-        bias = getattr(head, "bias", None)
-        if bias is not None:
-            bias = nn.Parameter(F.pad(bias[rows].to(dtype), padding[2:]), requires_grad=False)
-        self.register_parameter("bias", bias)
+        self._cut = _Cut(head, rows, dtype)
+        self._padding = (0, 0, 0, width - num_rows)
+        weight, bias = self._padded()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self.quant_method = UnquantizedEmbeddingMethod()
         self.quant_method.process_weights_after_loading(self)  # packs the rows for the kernel that vLLM uses on a CPU
+
+    def _padded(self, weight_ND: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self._cut.weight(weight_ND), self._cut.bias()
+        if self.row_dtype is not None:
+            weight = _rounded(weight, self.row_dtype)
+        return F.pad(weight, self._padding), None if bias is None else F.pad(bias, self._padding[2:])
+
+    @torch.inference_mode()  # the rows were made in it, while vLLM loads weights outside of it
+    def follow(self, weight_ND: Tensor | None = None) -> None:
+        """Cuts the rows again, into the memory that captured CUDA graphs read."""
+        weight, bias = self._padded(weight_ND)
+        self.weight.copy_(weight)
+        if bias is not None and self.bias is not None:
+            self.bias.copy_(bias)
+        self.quant_method.process_weights_after_loading(self)
 
     def logits(self, hidden_TD: Tensor) -> Tensor | None:
         """The rows' logits in their columns of the target's vocabulary, [T, V]; -inf elsewhere.
@@ -227,17 +250,33 @@ class ArgmaxHead(nn.Module):
         if ids_J is not None:
             ids_J = ids_J[(ids_J >= self.first_id) & (ids_J < own.org_vocab_end_index)]
             d2t, rows = ids_J - torch.arange(len(ids_J), device=ids_J.device), ids_J - self.first_id
-        plain = ids_J is None and _is_plain(head)
-        weight = head.weight[: len(rows)] if plain else _rows(head, rows, dtype)
-        scale, bias = None, getattr(head, "bias", None)
         if row_dtype is not None:
             _check_device(row_dtype, device)
-            weight, scale = quantize_head(weight, row_dtype)
-        for name, tensor in (("scale", scale), ("bias", None if bias is None else bias[rows]), ("d2t", d2t)):
+        self.row_dtype = row_dtype
+        self._cut = None if ids_J is None and row_dtype is None and is_plain(head) else _Cut(head, rows, dtype)
+        weight, scale, bias = head.weight[: len(rows)], None, getattr(head, "bias", None)
+        if self._cut is not None:
+            weight, scale, bias = self._quantized(self._cut)
+        for name, tensor in (("scale", scale), ("bias", bias), ("d2t", d2t), ("weight", weight)):
             self.register_buffer(name, tensor, persistent=False)
-        self.register_buffer("weight", weight, persistent=False)
         if weight.is_cuda and len(weight):
             warm_up_draft_head(self.rows, row_dtype if row_dtype == torch.float8_e4m3fn else dtype)
+
+    def _quantized(self, cut: "_Cut", weight_ND: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        weight, scale = cut.weight(weight_ND), None
+        if self.row_dtype is not None:
+            weight, scale = quantize_head(weight, self.row_dtype)
+        return weight, scale, cut.bias()
+
+    @torch.inference_mode()
+    def follow(self, weight_ND: Tensor | None = None) -> None:
+        """Cuts the rows again, into the memory that captured CUDA graphs read."""
+        if self._cut is None:
+            return
+        new = self._quantized(self._cut, weight_ND)
+        for tensor, found in zip((self.weight, self.scale, self.bias), new, strict=True):
+            if tensor is not None and found is not None:
+                tensor.copy_(found)
 
     @property
     def rows(self) -> HeadRows:
@@ -281,32 +320,57 @@ def _check_device(dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
-def _is_plain(head: Any) -> bool:
+def is_plain(head: Any) -> bool:
     """Whether a head's weight holds its rows. On a CPU vLLM empties the weight of some heads once it is packed."""
     plain = isinstance(head.quant_method, UnquantizedEmbeddingMethod | UnquantizedLinearMethod)
     return plain and head.weight.shape == (head.num_embeddings_per_partition, head.embedding_dim)
 
 
+class _Cut:
+    """Which rows of the rank's part of a head are copied. No module: the head is the target's."""
+
+    def __init__(self, head: Any, rows: Tensor, dtype: torch.dtype) -> None:
+        self.head, self.rows, self.dtype = head, rows, dtype
+        # Itself, since a head is without its parameters for a moment while vLLM loads them again.
+        self.bias_of_head: Tensor | None = getattr(head, "bias", None)
+
+    def weight(self, weight_ND: Tensor | None = None) -> Tensor:
+        """The rows; of `weight_ND` where that is given."""
+        if weight_ND is not None:
+            return weight_ND[self.rows].to(self.dtype)
+        return _rows(self.head, self.rows, self.dtype)
+
+    def bias(self) -> Tensor | None:
+        """Their bias."""
+        return None if self.bias_of_head is None else self.bias_of_head[self.rows].to(self.dtype)
+
+
 def _rows(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of the rank's part of a head, as a copy: from its weight where that is plain, else multiplied out.
+
+    Multiplied out, too, where a plain weight was written to and vLLM still multiplies by what it had packed of the old
+    one, as it does on a CPU: what the target itself says counts.
 
     Raises:
         ValueError: if hidden states get other logits from the rows than from the head.
     """
-    if _is_plain(head):
-        found: Tensor = head.weight[rows].to(dtype)
-    else:
-        found = _multiplied_out(head, rows, dtype)
     # Several hidden states: a rank may have a single row, and one state's logit may be next to nothing.
     states_PD = torch.randn(16, head.embedding_dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     states_PD = states_PD.to(rows.device, dtype)
-    expected, logits = head.quant_method.apply(head, states_PD)[:, rows].float(), F.linear(states_PD, found).float()
-    if not (expected - logits).norm() <= _MAX_ERROR * expected.norm():
-        raise ValueError(
-            "The draft head needs rows of the target's LM head. Expected rows that give the head's own logits, got "
-            f"others from this one ({type(head).__name__}, {type(head.quant_method).__name__}): serve a target whose "
-            "LM head is not quantized, or a drafter without draft_vocab_size and draft_head_dtype."
-        )
+    expected = head.quant_method.apply(head, states_PD)[:, rows].float()
+    for cut in (_taken, _multiplied_out) if is_plain(head) else (_multiplied_out,):
+        found = cut(head, rows, dtype)
+        if (expected - F.linear(states_PD, found).float()).norm() <= _MAX_ERROR * expected.norm():
+            return found
+    raise ValueError(
+        "The draft head needs rows of the target's LM head. Expected rows that give the head's own logits, got "
+        f"others from this one ({type(head).__name__}, {type(head.quant_method).__name__}): serve a target whose "
+        "LM head is not quantized, or a drafter without draft_vocab_size and draft_head_dtype."
+    )
+
+
+def _taken(head: Any, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    found: Tensor = head.weight[rows].to(dtype)
     return found
 
 

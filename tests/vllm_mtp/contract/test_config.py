@@ -92,6 +92,14 @@ def test_what_vllm_reads() -> None:
     assert config.architectures == ["MTPDraftModel"]
 
 
+def test_another_architecture_cannot_be_put_upon_a_drafter() -> None:
+    """Catches a drafter that becomes MTP layers which it has not: vLLM 0.33 rewrites configs like this."""
+    config = MTPConfig.from_dict(VALID)
+    config.update({"architectures": ["TransformersForMTP"], "n_predict": 3, "max_position_embeddings": 4096})
+    assert (config.architectures, config.n_predict) == (["MTPDraftModel"], 1)
+    assert config.max_position_embeddings == 4096
+
+
 SIZES = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
     "max_position_embeddings",

@@ -1,14 +1,17 @@
 """The repairs of vLLM's CPU sampler: what is wrong without them, that they put it right, that they touch nothing else.
 
-Catches: temperatures that are uninitialised memory, temperatures cut to integers, an engine that dies of top_k, a
-repair lost when a second engine of the process registers vLLM's kernels again, a repair of what is not broken.
+Catches: temperatures that are uninitialised memory, temperatures cut to integers, an engine that dies of top_k or of a
+seed, a seed whose draws depend on how a prompt was read, a repair lost when a second engine of the process registers
+vLLM's kernels again, a repair of what is not broken.
 """
 
 import inspect
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +19,9 @@ from torch import Tensor
 from vllm_mtp.serving import cpu_repairs
 
 pytestmark = pytest.mark.vllm
+
+STEPS = ("_sample", "_bookkeeping_sync")
+"""The parts of a step of vLLM's V1 model runner that use a request's generator."""
 
 
 @pytest.fixture
@@ -30,10 +36,15 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if getattr(current_platform, "register_triton_kernel_overrides", None) is None:
         pytest.skip("this vLLM has no kernel dispatcher")
     from vllm.v1.sample import rejection_sampler
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     # An engine of an earlier test in this process has been repaired already.
-    for name in ("expand_batch_to_tokens", "apply_sampling_constraints"):
-        monkeypatch.setattr(rejection_sampler, name, inspect.unwrap(getattr(rejection_sampler, name)))
+    for holder, names in (
+        (rejection_sampler, ("expand_batch_to_tokens", "apply_sampling_constraints")),
+        (CPUModelRunner, STEPS),
+    ):
+        for name in names:
+            monkeypatch.setattr(holder, name, inspect.unwrap(getattr(holder, name)))
     monkeypatch.setattr(cpu_repairs, "_warned", False)
     current_platform.register_triton_kernel_overrides()
     yield rejection_sampler
@@ -74,6 +85,7 @@ def test_probes_agree_with_what_stock_vllm_does(stock: Any, caplog: pytest.LogCa
         passes = True
     except RuntimeError:
         passes = False
+    seeds = cpu_repairs.seeds_pass()
     assert cpu_repairs.expansion_is_right() == expands
     assert cpu_repairs.empty_rounds_pass() == passes
     with caplog.at_level(logging.WARNING, logger=cpu_repairs.__name__):
@@ -81,8 +93,9 @@ def test_probes_agree_with_what_stock_vllm_does(stock: Any, caplog: pytest.LogCa
     warnings = " ".join(record.getMessage() for record in caplog.records if record.name == cpu_repairs.__name__)
     assert ("#55005" in warnings) == (not expands)
     assert ("rounds without draft tokens" in warnings) == (not passes)
-    if expands and passes:
-        pytest.skip("this vLLM has neither defect: cpu_repairs.py can go once older versions are dropped")
+    assert ("seeds of prompts that are read in parts" in warnings) == (not seeds)
+    if expands and passes and seeds:
+        pytest.skip("this vLLM has none of the defects: cpu_repairs.py can go once older versions are dropped")
 
 
 def test_repaired_values_reach_their_draft_tokens(stock: Any) -> None:
@@ -105,10 +118,41 @@ def test_repaired_constraints(stock: Any) -> None:
     assert constrained(stock, logits, 2, **request).tolist() == [[-inf, 6.0, 4.0], [10.0, -inf, 12.0]]
 
 
+def test_a_dropped_token_costs_a_seed_nothing(stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repaired step of three requests with seeds: the first and the last have read a part of their prompts."""
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    if cpu_repairs.seeds_pass():
+        pytest.skip("this vLLM does not have the defect")
+    drawn: list[list[int]] = []
+
+    def draws(runner: Any) -> None:
+        drawn.append(sorted(runner.input_batch.generators))
+        for generator in runner.input_batch.generators.values():
+            torch.rand(1, generator=generator)
+
+    for name in STEPS:
+        monkeypatch.setattr(CPUModelRunner, name, draws)
+    cpu_repairs._repair_seeds()
+    seeds = {request: torch.Generator("cpu").manual_seed(request) for request in range(3)}
+    before = {request: generator.get_state() for request, generator in seeds.items()}
+    runner = SimpleNamespace(
+        discard_request_mask=SimpleNamespace(np=np.array([True, False, True, True])),  # the fourth: of an earlier step
+        input_batch=SimpleNamespace(num_reqs=3, generators=dict(seeds)),
+    )
+    for name in STEPS:
+        getattr(CPUModelRunner, name)(runner)
+    assert drawn == [[1], [1]]
+    assert runner.input_batch.generators == seeds
+    unmoved = [request for request, generator in seeds.items() if torch.equal(generator.get_state(), before[request])]
+    assert unmoved == [0, 2]
+
+
 def test_applying_again_changes_nothing_and_warns_once(stock: Any, caplog: pytest.LogCaptureFixture) -> None:
     from vllm.platforms import current_platform
 
-    defective = not (cpu_repairs.expansion_is_right() and cpu_repairs.empty_rounds_pass())
+    probes = cpu_repairs.expansion_is_right, cpu_repairs.empty_rounds_pass, cpu_repairs.seeds_pass
+    defective = not all(probe() for probe in probes)
     with caplog.at_level(logging.WARNING, logger=cpu_repairs.__name__):
         cpu_repairs.apply_where_needed()
         first = dict(vars(stock))
@@ -117,8 +161,7 @@ def test_applying_again_changes_nothing_and_warns_once(stock: Any, caplog: pytes
         # What the worker of a second engine in this process does before its draft model is built.
         current_platform.register_triton_kernel_overrides()
         cpu_repairs.apply_where_needed()
-    assert cpu_repairs.expansion_is_right()
-    assert cpu_repairs.empty_rounds_pass()
+    assert all(probe() for probe in probes)
     assert sum(record.name == cpu_repairs.__name__ for record in caplog.records) == int(defective)
 
 
@@ -147,6 +190,8 @@ def test_repair_that_does_not_take_is_an_error(stock: Any, monkeypatch: pytest.M
 def test_healthy_vllm_is_left_alone(
     stock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
     def expand_batch_to_tokens(x: Tensor, ends: Tensor, num_tokens: int, replace_from: int, replace_to: int) -> Tensor:
         rows = [replace_to if value == replace_from else value for value in x.tolist()]
         starts = [0, *ends.tolist()]
@@ -154,10 +199,11 @@ def test_healthy_vllm_is_left_alone(
 
     monkeypatch.setattr(stock, "expand_batch_to_tokens", expand_batch_to_tokens)
     monkeypatch.setattr(stock, "apply_sampling_constraints", lambda logits, ends, metadata: logits)
-    before = dict(vars(stock))
+    monkeypatch.setattr(CPUModelRunner, "_bookkeeping_sync", lambda *args: None)
+    before = dict(vars(stock)), dict(vars(CPUModelRunner))
     with caplog.at_level(logging.DEBUG):
         cpu_repairs.apply_where_needed()
-    assert dict(vars(stock)) == before
+    assert (dict(vars(stock)), dict(vars(CPUModelRunner))) == before
     assert not caplog.records
 
 

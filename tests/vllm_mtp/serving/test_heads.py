@@ -12,6 +12,7 @@ The ranks are threads, and the gathering between them is a concatenation; the re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -345,6 +346,21 @@ def test_quantized_head(generator: torch.Generator, hidden_size: int, num_ranks:
     error = 1e-5 if step is None else 0.02 * float(expected_TJ.abs().max())  # 1 is not a multiple of the step
     for logits_TV in on_ranks(num_ranks, lambda rank: models[rank].compute_logits(hidden_TD)):
         torch.testing.assert_close(logits_TV[:, SOME], expected_TJ, rtol=1e-5, atol=error)
+
+
+OWN_ROWS = {"draft vocabulary": {"draft_vocab_size": 8}, "rows in 8 bits": {"draft_head_dtype": "int8"}}
+
+
+@pytest.mark.parametrize("fields", OWN_ROWS.values(), ids=OWN_ROWS)
+def test_vllms_copy_of_the_whole_head_beside_own_rows(fields: dict[str, Any]) -> None:
+    """Catches a copy in 8 bits that is paid for and not used. Stand-in for vLLM 0.33 on a GPU."""
+    from vllm_mtp.serving.draft_model import _check_head_quantization
+
+    asked = SimpleNamespace(draft_lm_head_quantization="fp8")
+    with pytest.raises(ValueError, match="keeps rows of its own: expected it to be left out"):
+        _check_head_quantization(small_config(**fields), asked)
+    _check_head_quantization(small_config(), asked)
+    _check_head_quantization(small_config(**fields), SimpleNamespace())
 
 
 @pytest.mark.parametrize("seed", range(20))

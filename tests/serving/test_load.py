@@ -1,0 +1,350 @@
+"""A server with drafter and lookup under load, killed, and started again.
+
+Catches: a request that is lost, that hangs or that gets a token twice, another's answer in a batch of many, requests
+that are cancelled and keep their blocks, memory that grows with every request, counters that do not add up, an engine
+that leaves processes or a port behind when it is killed.
+
+A minute by default. For ten, with the figures that are committed:
+
+    VLLM_MTP_LOAD_SECONDS=600 VLLM_MTP_LOAD_OUTPUT=benchmarks/results/load/load.json \\
+        .venv/bin/python -m pytest --extended tests/serving/test_load.py
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.engine import engine, greedy
+from tests.serving.load import (
+    MAX_SILENCE_S,
+    MAX_TOKENS,
+    Outcome,
+    Sample,
+    counters,
+    plan,
+    run_load,
+    slope_mib_per_minute,
+)
+from tests.serving.test_server import MAX_REQUEST_S, MAX_STOP_S, Server, free_port, living_processes
+from vllm_mtp.common.files import compact_json, write_atomically
+from vllm_mtp.common.provenance import provenance
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
+
+LOAD_SECONDS = float(os.environ.get("VLLM_MTP_LOAD_SECONDS", "60"))
+OUTPUT = os.environ.get("VLLM_MTP_LOAD_OUTPUT")
+NUM_CLIENTS, MAX_NUM_SEQS = 32, 16
+NUM_SPECULATIVE_TOKENS = 3
+MAX_MODEL_LEN = 1024
+# Of 128 tokens each: too few for sixteen of the longest requests, so that some are preempted.
+NUM_BLOCKS = 40
+PROMPT_LENGTHS = (2, 16, 64, 200, 600)
+# What an allocator keeps may still grow in the first minutes; a leak of a request's own size would be far above this.
+MAX_GROWTH_MIB = 48
+MAX_SAMPLE_GAP_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """A load that is over."""
+
+    outcomes: Sequence[Outcome]
+    samples: Sequence[Sample]
+    counters: dict[str, float]
+    """Of /metrics, at rest after the load."""
+    seconds: float
+
+    @property
+    def finished(self) -> list[Outcome]:
+        """Of clients that stayed to the end."""
+        return [outcome for outcome in self.outcomes if not outcome.was_cancelled]
+
+    @property
+    def growth_mib(self) -> float:
+        """Over the last two thirds of the time, in which slopes are taken."""
+        return slope_mib_per_minute(self.samples) * self.seconds / 60 * 2 / 3
+
+
+def command_of(target_dir: Path, drafter: Path, port: int) -> list[str]:
+    drafting = {"model": str(drafter), "num_speculative_tokens": NUM_SPECULATIVE_TOKENS}
+    return [
+        *(str(Path(sys.executable).parent / "vllm"), "serve", str(target_dir)),
+        *("--speculative-config", json.dumps(drafting)),
+        *("--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "float32", "--enforce-eager", "--generation-config", "vllm"),
+        *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS)),
+        *("--max-num-batched-tokens", "256", "--num-gpu-blocks-override", str(NUM_BLOCKS)),
+    ]
+
+
+@contextmanager
+def serving(command: Sequence[str], folder: Path) -> Iterator[Server]:
+    """Starts a server, waits until it answers, and ends it with all its processes."""
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    port = command[command.index("--port") + 1]
+    log = folder / "server.log"
+    with (
+        log.open("wb") as output,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MAX_REQUEST_S, trust_env=False) as client,
+    ):
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        server = Server(process=process, client=client, log=log)
+        try:
+            server.wait_until_ready()
+            yield server
+        finally:
+            if living_processes(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def command(target_dir: Path, lookup_draft_dir: Path) -> list[str]:
+    return command_of(target_dir, lookup_draft_dir, free_port())
+
+
+@pytest.fixture(scope="module")
+def mixed_prompts(prompts: list[list[int]]) -> list[list[int]]:
+    """Prompts of every length; the longer ones are several of the shipped prompts after one another."""
+    text = itertools.cycle(itertools.chain.from_iterable(prompts))
+    return [list(itertools.islice(text, length)) for length in PROMPT_LENGTHS for _ in range(5)]
+
+
+@pytest.fixture(scope="module")
+def answers(target_dir: Path, mixed_prompts: list[list[int]]) -> list[list[int]]:
+    """What follows each prompt without a drafter."""
+    with engine(target_dir, max_model_len=MAX_MODEL_LEN) as llm:
+        return greedy(llm, mixed_prompts, MAX_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(command, tmp_path_factory.mktemp("load")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def load(server: Server, mixed_prompts: list[list[int]], answers: list[list[int]], command: list[str]) -> Load:
+    before = counters(server.client.get("/metrics").text)
+    assert before.get("request_success_total", 0) == 0
+    plans = [plan(client, mixed_prompts, answers) for client in range(NUM_CLIENTS)]
+    start = time.monotonic()
+    with sampling(server) as samples:
+        outcomes = asyncio.run(ask_all(server, plans))
+    seconds = time.monotonic() - start
+    load = Load(outcomes=outcomes, samples=samples, counters=at_rest(server), seconds=seconds)
+    if OUTPUT:
+        write_atomically(Path(OUTPUT), compact_json(figures(load, command)))
+    print(json.dumps(figures(load, command)["figures"], indent=1))
+    return load
+
+
+async def ask_all(server: Server, plans: Sequence[Iterator[Any]]) -> list[Outcome]:
+    from openai import AsyncOpenAI
+
+    timeout = httpx.Timeout(MAX_SILENCE_S)
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=timeout, limits=httpx.Limits(max_connections=None)) as http_client,
+        AsyncOpenAI(
+            base_url=f"{server.client.base_url}/v1".replace("//v1", "/v1"),
+            api_key="none",
+            max_retries=0,
+            timeout=timeout,
+            http_client=http_client,
+        ) as client,
+    ):
+        return await run_load(client, plans, LOAD_SECONDS)
+
+
+@contextmanager
+def sampling(server: Server) -> Iterator[list[Sample]]:
+    """Looks at the server again and again, beside what else is done."""
+    samples: list[Sample] = []
+    is_over = threading.Event()
+    start = time.monotonic()
+
+    def look() -> None:
+        with httpx.Client(base_url=server.client.base_url, timeout=MAX_SILENCE_S, trust_env=False) as client:
+            while not is_over.wait(MAX_SAMPLE_GAP_S):
+                found = counters(client.get("/metrics").text)
+                samples.append(
+                    Sample(
+                        seconds=time.monotonic() - start,
+                        memory_mib=memory_mib(server.process.pid),
+                        running=found["num_requests_running"],
+                        waiting=found["num_requests_waiting"],
+                        kv_usage=found["kv_cache_usage_perc"],
+                    )
+                )
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of a process and its descendants."""
+    import psutil
+
+    process = psutil.Process(pid)
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        try:
+            total += one.memory_info().rss
+        except psutil.NoSuchProcess:  # vLLM starts short helpers
+            continue
+    return total / 2**20
+
+
+def at_rest(server: Server) -> dict[str, float]:
+    """The counters as soon as nothing runs or waits, or after MAX_STOP_S as they are then."""
+    deadline = time.monotonic() + MAX_STOP_S
+    while True:
+        found = counters(server.client.get("/metrics").text)
+        is_busy = found["num_requests_running"] or found["num_requests_waiting"] or found["kv_cache_usage_perc"]
+        if not is_busy or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
+def figures(load: Load, command: Sequence[str]) -> dict[str, Any]:
+    """What the committed file holds."""
+    counted, finished = load.counters, load.finished
+    greedy_ones = [outcome for outcome in finished if outcome.planned.expected is not None]
+    first_s = sorted(o.seconds_to_first_chunk for o in finished if o.seconds_to_first_chunk is not None)
+    accepted, drafts = (counted[f"spec_decode_num_{name}_total"] for name in ("accepted_tokens", "drafts"))
+    found = {
+        "seconds": round(load.seconds, 1),
+        "num_clients": NUM_CLIENTS,
+        "num_requests": len(load.outcomes),
+        "num_cancelled": len(load.outcomes) - len(finished),
+        "num_whole": sum(outcome.is_whole for outcome in finished),
+        "num_errors": sum(outcome.error is not None for outcome in load.outcomes),
+        "num_greedy": len(greedy_ones),
+        "num_identical": sum(outcome.token_ids == outcome.planned.expected for outcome in greedy_ones),
+        "output_tokens_per_s": round(counted["generation_tokens_total"] / load.seconds, 1),
+        "seconds_to_first_token_median": round(first_s[len(first_s) // 2], 3),
+        "seconds_to_first_token_95": round(first_s[int(len(first_s) * 0.95)], 3),
+        "longest_silence_s": round(max(outcome.longest_silence_s for outcome in finished), 3),
+        "acceptance_length": round(1 + accepted / drafts, 4),
+        "num_preemptions": int(counted["num_preemptions_total"]),
+        "most_running": int(max(sample.running for sample in load.samples)),
+        "most_waiting": int(max(sample.waiting for sample in load.samples)),
+        "most_kv_usage": round(max(sample.kv_usage for sample in load.samples), 3),
+        "memory_mib_first_and_last": [round(load.samples[place].memory_mib, 1) for place in (0, -1)],
+        "memory_slope_mib_per_minute": round(slope_mib_per_minute(load.samples), 3),
+        "at_rest": {
+            name: counted[name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        },
+    }
+    shown = [word if not Path(word).is_absolute() else Path(word).name for word in command]
+    return {"provenance": provenance(" ".join(shown)), "figures": found}
+
+
+def test_nothing_is_lost(load: Load) -> None:
+    assert [outcome.error for outcome in load.outcomes if outcome.error] == []
+    assert [outcome for outcome in load.finished if not outcome.is_whole] == []
+    num_cancelled = len(load.outcomes) - len(load.finished)
+    assert 0.05 < num_cancelled / len(load.outcomes) < 0.3, "the load is not the one that was meant"
+    assert max(sample.waiting for sample in load.samples) > 0
+    assert load.counters["num_preemptions_total"] > 0
+
+
+def test_greedy_answers_are_the_targets_own(load: Load) -> None:
+    wrong = [
+        outcome
+        for outcome in load.outcomes
+        if outcome.planned.expected is not None
+        and outcome.token_ids != outcome.planned.expected[: len(outcome.token_ids)]
+    ]
+    assert sum(outcome.planned.expected is not None for outcome in load.finished) > NUM_CLIENTS
+    assert wrong == [], "those of cancelled requests are their beginnings"
+
+
+def test_counters_add_up(load: Load) -> None:
+    found = load.counters
+    assert (found["num_requests_running"], found["num_requests_waiting"], found["kv_cache_usage_perc"]) == (0, 0, 0)
+    drafts, drafted, accepted, per_position = (
+        found[f"spec_decode_num_{name}_total"]
+        for name in ("drafts", "draft_tokens", "accepted_tokens", "accepted_tokens_per_pos")
+    )
+    assert 0 < accepted <= drafted <= NUM_SPECULATIVE_TOKENS * drafts
+    assert accepted == per_position
+    by_position = [
+        found[f"spec_decode_num_accepted_tokens_per_pos_total[{position}]"]
+        for position in range(NUM_SPECULATIVE_TOKENS)
+    ]
+    assert sorted(by_position, reverse=True) == by_position
+    assert by_position[0] <= drafts
+    # One for each request: vLLM counts those that were cancelled too, under the reason "abort".
+    assert found["request_success_total"] == len(load.outcomes)
+    assert found["request_success_total[length]"] >= len(load.finished)
+    assert found["generation_tokens_total"] >= sum(len(outcome.token_ids) for outcome in load.outcomes)
+
+
+def test_memory_is_flat(load: Load) -> None:
+    assert load.growth_mib < MAX_GROWTH_MIB
+
+
+def test_the_next_answers_are_right(
+    load: Load, server: Server, mixed_prompts: list[list[int]], answers: list[list[int]]
+) -> None:
+    for prompt, answer in list(zip(mixed_prompts, answers, strict=True))[::5]:
+        assert server.complete(prompt, MAX_TOKENS) == answer
+
+
+def test_killed_and_started_again(
+    server: Server, command: list[str], mixed_prompts: list[list[int]], answers: list[list[int]], tmp_path: Path
+) -> None:
+    """The last test of a server. The same command brings it back, whichever of its processes was killed."""
+    kill_with_a_request_under_way(server, engine_core_of(server), mixed_prompts[0])
+    with serving(command, tmp_path) as second:
+        assert second.complete(mixed_prompts[-1], MAX_TOKENS) == answers[-1]
+        kill_with_a_request_under_way(second, second.process.pid, mixed_prompts[0])
+    with serving(command, tmp_path) as third:
+        assert third.complete(mixed_prompts[-1], MAX_TOKENS) == answers[-1]
+
+
+def engine_core_of(server: Server) -> int:
+    import psutil
+
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    [core] = [child.pid for child in children if any("EngineCore" in word for word in child.cmdline())]
+    return core
+
+
+def kill_with_a_request_under_way(server: Server, pid: int, prompt: list[int]) -> None:
+    """Sends SIGKILL to one process of a server; all of them must end."""
+    request = {"model": "target", "stream": True, "prompt": prompt, "max_tokens": 900, "ignore_eos": True}
+    with server.client.stream("POST", "/v1/completions", json=request) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(httpx.TransportError):
+            list(lines)
+    assert server.process.wait(MAX_STOP_S) != 0
+    deadline = time.monotonic() + MAX_STOP_S
+    while left := living_processes(server.process.pid):
+        assert time.monotonic() < deadline, f"left behind: {left}\n{server.tail()}"
+        time.sleep(0.2)
