@@ -98,9 +98,16 @@ class Run:
         """Goes on from the checkpoint, where there is one."""
         if self.checkpoint is None:
             return
-        self.module.load_state_dict(self.checkpoint.module)
-        for optimizer, state in zip(self.optimizers, self.checkpoint.optimizers, strict=True):
-            optimizer.load_state_dict(state)
+        try:
+            self.module.load_state_dict(self.checkpoint.module)
+            for optimizer, state in zip(self.optimizers, self.checkpoint.optimizers, strict=True):
+                optimizer.load_state_dict(state)
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                "output",
+                f"the checkpoint of step {self.checkpoint.step} in {self.inputs.output} does not fit this run "
+                f"({type(error).__name__}). Delete it to go on from the one before, or give another output.",
+            ) from error
         self.first_step, self.log = self.checkpoint.step, list(self.checkpoint.log)
         self.checkpoint = None
         self.inputs.say(f"{self.inputs.output} goes on after step {self.first_step}")
