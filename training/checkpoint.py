@@ -1,7 +1,12 @@
-"""What a killed run needs to go on: module, optimizer states, step and log, in one file, written atomically."""
+"""What a killed run needs to go on: module, optimizer states, step and log, in one file for each of the last two
+checkpoints. A file is whole and on disk before it counts; one that was damaged later is named and passed over.
+"""
 
-import json
+import logging
 import os
+import pickle
+import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.errors import InputError, is_out_of_memory
+from vllm_mtp.common.files import read_json, replacing
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.record import Entry, RunIdentity
 
+logger = logging.getLogger(__name__)
+
 RUN_INFO = "run_info.json"
-_FILE = "training/checkpoint.pt"
+_FOLDER = "training"
+_FILES = "checkpoint*.pt"
+_KEPT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +42,12 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint in place of the one before.
+    """Writes a checkpoint, and then deletes all but the last two.
 
     Raises:
-        OSError: for a full disk.
+        OSError, ValueError: for a full disk or a read-only folder; the checkpoints before are as they were.
     """
-    path = folder / _FILE
+    path = folder / _FOLDER / f"checkpoint-{checkpoint.step:08d}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "module": checkpoint.module,
@@ -46,34 +56,105 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "log": [entry.to_stored() for entry in checkpoint.log],
         **asdict(checkpoint.identity),
     }
-    try:
-        torch.save(state, path.with_suffix(".tmp"))
-    except RuntimeError as error:  # torch's for a full disk
-        raise InputError("output", f"{path} cannot be written: {error}") from error
-    os.replace(path.with_suffix(".tmp"), path)
+    with replacing(path) as temporary:
+        _save(state, temporary)
+    for older in _paths(folder)[_KEPT:]:
+        older.unlink()
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of an unfinished run, or None."""
-    path = folder / _FILE
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return Checkpoint(
-        step=state["step"],
-        log=[Entry.from_stored(entry) for entry in state["log"]],
-        module=state["module"],
-        optimizers=state["optimizers"],
-        identity=RunIdentity.from_stored(state),
-    )
+    """The last whole checkpoint of an unfinished run, or None; one line for each damaged one that is passed over.
+
+    Raises:
+        ValueError: if there are checkpoints and all of them are damaged.
+    """
+    faults = []
+    for path in _paths(folder):
+        try:
+            checkpoint = _read(path)
+        except _DamagedError as error:
+            faults.append(f"{path} is damaged ({error})")
+            continue
+        for fault in faults:
+            logger.warning("%s: passed over for %s", fault, path.name)
+        return checkpoint
+    if faults:
+        raise InputError(
+            "output",
+            f"{'; '.join(faults)}. Restore one of these files to go on, or delete {folder / _FOLDER} to start anew.",
+        )
+    return None
 
 
 def remove_checkpoint(folder: Path) -> None:
-    path = folder / _FILE
-    path.unlink(missing_ok=True)
-    path.with_suffix(".tmp").unlink(missing_ok=True)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
+    """Deletes the checkpoints of a run, and what a killed one left of another."""
+    for path in (*_paths(folder), *(folder / _FOLDER).glob(f"{_FILES}.tmp")):
+        path.unlink(missing_ok=True)
+    (folder / _FOLDER / "checkpoint.tmp").unlink(missing_ok=True)  # of earlier versions
+    if (folder / _FOLDER).is_dir() and not any((folder / _FOLDER).iterdir()):
+        (folder / _FOLDER).rmdir()
+
+
+class _DamagedError(Exception):
+    """Why a file is no checkpoint."""
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Checkpoints, the last first; checkpoint.pt, which earlier versions wrote, after all others."""
+    return sorted(
+        (folder / _FOLDER).glob(_FILES), key=lambda path: (path.stem != "checkpoint", path.stem), reverse=True
+    )
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # torch's for a full disk, and for much else
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise InputError(
+            "output",
+            f"a checkpoint cannot be written to {path.parent}, where {free:,.0f} MiB are free "
+            f"({_first_line(error)}). The same command goes on when there is room.",
+        ) from error
+
+
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint, of whose bytes and objects nothing is believed before it is checked."""
+    try:
+        _check_archive(path)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return Checkpoint(
+            step=int(state["step"]),
+            log=[Entry.from_stored(entry) for entry in state["log"]],
+            module=dict(state["module"]),
+            optimizers=list(state["optimizers"]),
+            identity=RunIdentity.from_stored(state),
+        )
+    except (PermissionError, _DamagedError):
+        raise
+    except pickle.UnpicklingError as error:  # what torch adds is advice to trust the file
+        raise _DamagedError("it holds what no checkpoint does") from error
+    except Exception as error:  # of zipfile, pickle and torch, of any kind where bytes are not what they should be
+        if is_out_of_memory(error):
+            raise
+        raise _DamagedError(f"it is no checkpoint: {_first_line(error)}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Compares every part of the file with its checksum, which torch.load does not."""
+    if not path.stat().st_size:
+        raise _DamagedError("it is empty")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise _DamagedError("it is cut, or something else") from error
+    if broken is not None:
+        raise _DamagedError(f"its part {broken} is not what was written")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:120]
 
 
 def load_run_info(folder: Path) -> dict[str, Any] | None:
@@ -90,10 +171,15 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
     weights, info_path = folder / WEIGHTS_FILE, folder / RUN_INFO
     if not weights.exists() and not (folder / "config.json").exists():
         return None
-    info = json.loads(info_path.read_text(encoding="utf-8")) if info_path.exists() else None
+    try:
+        info = read_json(info_path) if info_path.exists() else None
+    except ValueError as error:
+        info = None
+        if not _paths(folder):
+            raise InputError("output", f"{error}. Restore that file, or give another folder.") from error
     if isinstance(info, dict) and info.keys() >= {"config", "target", "data_sha256", "held_out"} and weights.exists():
         return info
-    if (folder / _FILE).exists():  # killed while it wrote the finished drafter
+    if _paths(folder):  # killed while it wrote the finished drafter
         return None
     raise InputError("output", f"{folder} holds a model that `vllm-mtp train` did not write. Give another folder.")
 

@@ -1,6 +1,7 @@
 """`vllm-mtp train`: distils an MTP module from a frozen target, resumably."""
 
 import math
+import signal
 import sys
 import time
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.training.checkpoint import remove_checkpoint, save_checkpoint
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.states import BatchStates
+from vllm_mtp.training.interrupt import interrupt_held_back
 from vllm_mtp.training.loss.loss import compare, held_out, tokens_at_checkpoints
 from vllm_mtp.training.loss.objective import Distillation
 from vllm_mtp.training.record import Entry, HeldOut
@@ -26,6 +29,7 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     """Distils a drafter and writes it to a folder that vLLM can serve from.
 
     Called again, it goes on from the last checkpoint; when the run is finished, it returns what it returned then.
+    Ctrl-C and SIGTERM end it after a checkpoint.
 
     Args:
         config: what decides the outcome.
@@ -44,15 +48,17 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         return run.info
     run.resume()
     _start(run)
-    bar = _progress_bar(run)
-    for index in bar:
-        entry = step(run, index)
-        bar.set_postfix(
-            loss=f"{entry.loss:.3f}",
-            agreement=f"{entry.agreement_per_position[0]:.2f}",
-            tokens_per_s=f"{run.num_tokens / (time.perf_counter() - run.started):.0f}",
-            refresh=False,
-        )
+    with interrupt_held_back() as interrupt:
+        bar = _progress_bar(run)
+        for index in bar:
+            entry = step(run, index)
+            _show(bar, run, entry)
+            if interrupt.number is not None:
+                save_checkpoint(inputs.output, run.state())
+                inputs.say(f"checkpoint after step {entry.step}")
+                break
+    if interrupt.number is not None:
+        signal.raise_signal(interrupt.number)
     return finish(run)
 
 
@@ -64,7 +70,7 @@ def step(run: Run, index: int) -> Entry:
         index: of the step, from 0.
 
     Raises:
-        ValueError: if the loss is no number, or the GPU has too little memory.
+        ValueError: if loss or gradient are no numbers, or memory is wanting; the checkpoints are as they were.
     """
     batch_index = run.batches.index(index)
     batch = run.batches[batch_index]
@@ -122,6 +128,15 @@ def _progress_bar(run: Run) -> Any:
     )
 
 
+def _show(bar: Any, run: Run, entry: Entry) -> None:
+    bar.set_postfix(
+        loss=f"{entry.loss:.3f}",
+        agreement=f"{entry.agreement_per_position[0]:.2f}",
+        tokens_per_s=f"{run.num_tokens / (time.perf_counter() - run.started):.0f}",
+        refresh=False,
+    )
+
+
 def _loss_and_gradient(run: Run, index: int, batch: Batch, states: BatchStates) -> tuple[float, Distillation]:
     """Loss of a batch over its draft steps by their weights, with the gradient in the module's parameters."""
     num_steps = run.config.steps_unrolled_at(index)
@@ -129,15 +144,29 @@ def _loss_and_gradient(run: Run, index: int, batch: Batch, states: BatchStates) 
         result = compare(run.module, run.loss, batch, states, num_steps)
         loss = _weighted(result.loss_K, run.config.step_weights(num_steps))
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ValueError(f"the loss of step {index + 1} is {value}: lower the learning rate")
+        _check_number(run, index, "loss", value)
         loss.backward()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "GPU memory" if run.target.device.type == "cuda" else "memory"
         raise ValueError(
-            f"out of GPU memory at step {index + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: "
-            "give a smaller batch_size or sequence_length, and another output"
+            f"out of {where} at step {index + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: the "
+            "same command goes on where more is free; or give a smaller batch_size or sequence_length, and another "
+            "output"
         ) from error
     return value, result
+
+
+def _check_number(run: Run, index: int, name: str, value: float) -> None:
+    """Ends the run before what is no number reaches the module, or a checkpoint."""
+    if math.isfinite(value):
+        return
+    raise ValueError(
+        f"the {name} of step {index + 1} is {value}. The same command goes on from the last checkpoint, which is as it "
+        f"was; if it ends at this step again, lower the learning rate (now {run.config.peak_learning_rate:g}), with "
+        "another output"
+    )
 
 
 def _weighted(loss_K: Tensor, weights: list[float]) -> Tensor:
@@ -146,7 +175,8 @@ def _weighted(loss_K: Tensor, weights: list[float]) -> Tensor:
 
 def _update(run: Run, index: int) -> None:
     """Clips the gradient, and takes a step of every optimizer at this step's learning rate."""
-    nn.utils.clip_grad_norm_(run.module.parameters(), _GRADIENT_NORM)
+    norm = nn.utils.clip_grad_norm_(run.module.parameters(), _GRADIENT_NORM)
+    _check_number(run, index, "gradient", float(norm))
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * run.config.learning_rate_factor(index)
@@ -159,6 +189,7 @@ def _measure(run: Run, index: int) -> HeldOut:
     is_last = index + 1 == run.config.num_steps
     max_tokens = None if is_last else tokens_at_checkpoints(run.loss, run.config)
     measures = held_out(run.module, run.loss, run.batches, run.config, max_tokens=max_tokens)
+    _check_number(run, index, "held-out loss", measures.loss)
     agreement = " ".join(f"{share:.3f}" for share in measures.agreement_per_position)
     run.inputs.say(
         f"step {index + 1}: held-out loss {measures.loss:.4f}, agreement {agreement} "

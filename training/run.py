@@ -23,7 +23,7 @@ from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.sources import Source, check_files, read_sources
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for, initialize, load_initial
+from vllm_mtp.training.initial import draft_config_for, initialize, load_initial, trained_length
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.record import Entry, RunIdentity
@@ -98,9 +98,16 @@ class Run:
         """Goes on from the checkpoint, where there is one."""
         if self.checkpoint is None:
             return
-        self.module.load_state_dict(self.checkpoint.module)
-        for optimizer, state in zip(self.optimizers, self.checkpoint.optimizers, strict=True):
-            optimizer.load_state_dict(state)
+        try:
+            self.module.load_state_dict(self.checkpoint.module)
+            for optimizer, state in zip(self.optimizers, self.checkpoint.optimizers, strict=True):
+                optimizer.load_state_dict(state)
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                "output",
+                f"the checkpoint of step {self.checkpoint.step} in {self.inputs.output} does not fit this run "
+                f"({type(error).__name__}). Delete it to go on from the one before, or give another output.",
+            ) from error
         self.first_step, self.log = self.checkpoint.step, list(self.checkpoint.log)
         self.checkpoint = None
         self.inputs.say(f"{self.inputs.output} goes on after step {self.first_step}")
@@ -151,6 +158,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         check_same_run(earlier, identity, config=config, folder=inputs.output, is_finished=info is not None)
     if info is not None:
         return Finished(info=info)
+    rows = (row.ids_L for source in sources for row in source.rows)
+    draft_config.trained_length = trained_length(rows, inputs.initial)
     module = _make_module(draft_config, draft_ids_J, config.seed, inputs.initial).to(target.device)
     loss = Loss(target, draft_ids_J, config)
     states = TargetStates(

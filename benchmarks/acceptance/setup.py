@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Setup:
     prompt_file: Path
     prompts: Sequence[BenchmarkPrompt]
     num_left_out: int
-    """Prompts that, with max_tokens after them, are longer than target or drafter can read."""
+    """Prompts that, with max_tokens after them, are longer than the target can read."""
     chat_template: bool
     """Whether the target's template was applied."""
     kv_bytes_per_token: dict[str, int]
@@ -88,10 +89,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     chat = bool(tokenizer.chat_template) and not config.no_chat_template
     dtype = serving_dtype_of(output, config.dtype, target, revision=revision, trust_remote_code=trusted)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
-    limit = min(
-        getattr(target_config, "max_position_embeddings", None) or draft_config.max_position_embeddings,
-        draft_config.max_position_embeddings,
-    )
+    limit = getattr(target_config, "max_position_embeddings", None) or sys.maxsize
     chosen = limited(tokenized(read, tokenizer, chat=chat), config.limit_per_task)
     fitting = [prompt for prompt in chosen if len(prompt.token_ids) + config.max_tokens + room <= limit]
     if not fitting:

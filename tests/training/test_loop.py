@@ -161,7 +161,7 @@ def test_killed_and_run_again_it_takes_the_same_course(
     shutil.copy(text, tmp_path / "text.txt")
     # Absolute paths, of which none may be left in the folder.
     command = [*COMMAND, *arguments(tmp_path / "tiny-llama", tmp_path / "text.txt", tmp_path / "out" / "draft")]
-    checkpoint = tmp_path / "out" / "draft" / "training" / "checkpoint.pt"
+    checkpoint = tmp_path / "out" / "draft" / "training" / "checkpoint-00000005.pt"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     # Two steps after the first checkpoint it waits to be killed, on a machine of any speed.
     waiting = f"""
@@ -228,7 +228,7 @@ def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytes
         patch.setattr(loop, "compare", killing)
         with pytest.raises(KilledError):
             run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY), tiny_target, text, output)
-    assert (output / "training" / "checkpoint.pt").exists()
+    assert (output / "training" / "checkpoint-00000005.pt").exists()
     return output
 
 
@@ -236,12 +236,13 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(
     unfinished: Path, finished: Path, tiny_target: Path, text: Path
 ) -> None:
     """Catches typed records that refuse what was written before some of their fields were."""
-    path = unfinished / "training" / "checkpoint.pt"
+    path = unfinished / "training" / "checkpoint-00000005.pt"
     state = torch.load(path, weights_only=True)
+    path.unlink()
     assert state["log"][4].keys() == {"step", "loss", "agreement_per_position", "held_out"}
     assert state["log"][3].keys() == {"step", "loss", "agreement_per_position"}
     del state["target_weights_sha256"], state["draft_vocab_size"]
-    torch.save(state, path)
+    torch.save(state, path.with_name("checkpoint.pt"))
     run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY), tiny_target, text, unfinished)
     assert curve(unfinished) == curve(finished)
     assert weights(unfinished) == weights(finished)
@@ -363,6 +364,7 @@ def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
     config = json.loads((finished / "config.json").read_text())
     same = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
     assert {name: config[name] for name in same} == {name: target[name] for name in same}
+    assert config["trained_length"] == info["config"]["sequence_length"], "of rows of text"
 
 
 def test_another_process_reads_the_trained_weights(
@@ -517,8 +519,65 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
 ) -> None:
     compare = loop.compare
     monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.tensor(float("nan"))))
-    with pytest.raises(ValueError, match="the loss of step 1 is nan: lower the learning rate"):
+    with pytest.raises(ValueError, match=r"the loss of step 1 is nan. .* lower the learning rate .now 0.02."):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
+
+
+def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
+    unfinished: Path, finished: Path, tiny_target: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a module of NaN in the checkpoint, which every further command would go on from."""
+    config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+    clip = loop.nn.utils.clip_grad_norm_
+
+    def spoiled(parameters: Any, most: float) -> torch.Tensor:
+        parameters = list(parameters)
+        parameters[0].grad[0] = float("nan")
+        return clip(parameters, most)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.nn.utils, "clip_grad_norm_", spoiled)
+        with pytest.raises(ValueError, match=r"the gradient of step 6 is nan. .* goes on from the last checkpoint"):
+            run_train(config, tiny_target, text, unfinished)
+    run_train(config, tiny_target, text, unfinished)
+    assert weights(unfinished) == weights(finished)
+
+
+def test_ctrl_c_loses_nothing(
+    finished: Path, tiny_target: Path, text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A checkpoint after the step at hand, a line, status 130; the same command goes on from there."""
+    output, compare, calls = tmp_path / "draft", loop.compare, []
+
+    def pressed(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 7:
+            signal.raise_signal(signal.SIGINT)
+        return compare(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "compare", pressed)
+        assert main(["train", *arguments(tiny_target, text, output)]) == 130
+    said = capsys.readouterr()
+    assert "checkpoint after step 7" in said.out
+    assert said.err.splitlines()[-1] == "vllm-mtp train: interrupted; the same command goes on"
+    assert len(calls) == 7
+    assert main(["train", *arguments(tiny_target, text, output)]) == 0
+    assert "goes on after step 7" in capsys.readouterr().out
+    assert curve(output) == curve(finished)
+    assert weights(output) == weights(finished)
+
+
+def test_too_little_memory_is_one_line(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the host torch has no type of its own for it: in a step, and where the target runs."""
+    for name, said in (("compare", "out of memory at step 1, "), ("export", "out of memory; the same command goes on")):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, name, lambda *_: torch.empty(2**50))
+            assert main(["train", *arguments(tiny_target, text, tmp_path / name, "--tokens", str(STEP))]) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_gpu_that_is_too_small_is_one_line(
@@ -528,7 +587,7 @@ def test_a_gpu_that_is_too_small_is_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loop, "compare", too_much)
-    with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* give a smaller batch_size or"):
+    with pytest.raises(ValueError, match=r"out of memory at step 1, .* give a smaller batch_size or"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
 

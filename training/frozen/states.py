@@ -10,7 +10,6 @@ every position, so that runs which count all of the text and runs which count th
 
 import hashlib
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
@@ -108,7 +108,7 @@ class TargetStates:
         """
         if self._folder is None:
             return None
-        missing = [index for index in range(len(self._batches)) if not self._path(self._batches[index]).exists()]
+        missing = [index for index in range(len(self._batches)) if not self._has(self._batches[index])]
         if not missing:
             return None
         num_bytes = self._batches.num_tokens * self.bytes_per_token * len(missing) // len(self._batches)
@@ -125,7 +125,7 @@ class TargetStates:
         bar = tqdm(missing, desc="target", unit="batch", disable=not show_progress, mininterval=5)
         for index in bar:
             batch = self._batches[index]
-            self._save(self._path(batch), self._compute(batch, batch.text_BS))
+            self._make(batch)
             num_tokens += batch.ids_BL.numel()
             bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
         return num_tokens / (time.perf_counter() - started)
@@ -133,8 +133,10 @@ class TargetStates:
     def __call__(self, index: int) -> BatchStates:
         """The target's side of a batch, on the target's device."""
         batch = self._batches[index]
-        if self._folder is not None and (path := self._path(batch)).exists():
-            return _counted(self._load(path), batch)
+        if self._folder is not None:
+            if not self._has(batch):
+                self._make(batch)
+            return _counted(self._load(self._path(batch)), batch)
         if self._kept is None:
             return self._compute(batch, batch.mask_BS)
         if index not in self._kept:
@@ -144,6 +146,12 @@ class TargetStates:
     def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
         """Hidden states of a batch, and the teacher at the positions of the mask."""
         hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
+        if not torch.isfinite(hidden_BSD).all():
+            raise InputError(
+                "dtype",
+                f"expected numbers, the target's hidden states hold NaN or infinity in {self._target.dtype_name}: give "
+                "float32, or bfloat16 in place of float16; if that is what it is, the target's weights are damaged",
+            )
         if not self._with_teacher:
             return BatchStates(hidden_BSD, None)
         rows_N = teacher_rows(mask_BS).to(hidden_BSD.device)
@@ -157,29 +165,52 @@ class TargetStates:
             digest.update(tensor.numpy().tobytes())
         return self._folder / f"{digest.hexdigest()[:24]}.safetensors"
 
-    def _save(self, path: Path, states: BatchStates) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        tensors = {"hidden": states.hidden_BSD}
-        if states.teacher is not None:
-            mean_ND, constant_N, top_N = states.teacher
-            tensors |= {"mean": mean_ND, "constant": constant_N, "top": top_N.int()}
-        temporary = path.with_suffix(".tmp")
-        try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        except SafetensorError as error:  # a full disk
-            raise InputError("store", f"{temporary} cannot be written: {error}") from error
-        os.replace(temporary, path)
-
-    def _load(self, path: Path) -> BatchStates:
+    def _has(self, batch: Batch) -> bool:
+        """Whether the store has a batch, whole; a damaged file is named."""
         from safetensors import SafetensorError, safe_open
 
+        path = self._path(batch)
+        if not path.exists():
+            return False
         try:
-            with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise InputError("store", f"{path} is damaged ({error}): delete it, it is made again") from error
+            with safe_open(str(path), framework="pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            fault = str(error)
+        else:
+            fault = "" if shapes == self._shapes(batch) else "its tensors are not those of this batch"
+        if fault:
+            logger.warning("%s is damaged (%s): it is made again", path, fault)
+        return not fault
+
+    def _shapes(self, batch: Batch) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what the store has of a batch."""
+        hidden_size = self._target.config.hidden_size
+        hidden = {"hidden": (*batch.text_BS.shape, hidden_size)}
+        if not self._with_teacher:
+            return hidden
+        num_rows = len(teacher_rows(batch.text_BS))
+        return hidden | {"mean": (num_rows, hidden_size), "constant": (num_rows,), "top": (num_rows,)}
+
+    def _make(self, batch: Batch) -> None:
+        """Runs the target over a batch, and keeps what it says in the store."""
+        from safetensors.torch import save
+
+        hidden_BSD, teacher = self._compute(batch, batch.text_BS)
+        tensors = {"hidden": hidden_BSD}
+        if teacher is not None:
+            tensors |= {"mean": teacher.mean_ND, "constant": teacher.constant_N, "top": teacher.top_N.int()}
+        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        try:
+            write_atomically(self._path(batch), content)
+        except OSError as error:
+            raise InputError("store", f"{error}. The same command goes on when there is room.") from error
+
+    def _load(self, path: Path) -> BatchStates:
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())

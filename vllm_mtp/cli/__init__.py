@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vllm_mtp.cli import bench, evaluate, generate, lookup, train, vocab
 from vllm_mtp.cli.target import choose_target, take_last_word
+from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.common.flags import message_of
 
 DESCRIPTION = "Train an MTP drafter for a frozen target, and measure it."
@@ -36,6 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except (ValueError, OSError) as error:
         print(f"vllm-mtp {args.command}: {' '.join(message_of(error).split())}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())
+        print(
+            f"vllm-mtp {args.command}: out of memory; the same command goes on where more is free {said}".rstrip(),
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"vllm-mtp {args.command}: interrupted; the same command goes on", file=sys.stderr)

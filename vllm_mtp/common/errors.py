@@ -13,3 +13,15 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was wanting: Python's, or torch's, of a GPU or the host."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    )
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+"""What torch says, which on the host has no type of its own for it."""

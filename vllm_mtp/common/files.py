@@ -1,17 +1,63 @@
-"""Files that are complete or not there at all, and JSON that is short and can be compared line by line."""
+"""Files that are complete and on disk, or as they were, and JSON that is short and can be compared line by line."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader never sees half of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that neither a reader, a killed process nor a power cut leaves half of it.
+
+    Raises:
+        OSError: naming the file, which is as it was; for a full disk or a read-only folder.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of another one when it is whole and on disk.
+
+    Raises:
+        OSError: naming the file, which is as it was.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        with suppress(OSError):  # not every file system can do that with a folder
+            _to_disk(path.parent)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file's content, or a folder's names, would outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: naming the file, if it is cut or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def compact_json(value: Mapping[str, Any]) -> str:

@@ -1,13 +1,11 @@
 """A drafter's folder, written and read: config.json and model.safetensors."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.tensors import WEIGHTS_FILE, check_tensors, check_values
@@ -17,16 +15,20 @@ if TYPE_CHECKING:
 
 
 def save_draft(folder: Path, config: MTPConfig, tensors: Mapping[str, "Tensor"]) -> None:
-    """Writes config.json and model.safetensors, each complete or not at all."""
-    from safetensors.torch import save_file
+    """Writes config.json and model.safetensors, each complete or not at all.
+
+    Raises:
+        OSError: for a full disk or a read-only folder.
+        ValueError: for tensors that break the contract.
+    """
+    from safetensors.torch import save
 
     check_tensors(tensors, config.tensor_shapes(), config.vocab_size, where="the module")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", json.dumps(config.contract(), indent=2) + "\n")
-    temporary = folder / f"{WEIGHTS_FILE}.tmp"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-    shutil.copymode(folder / "config.json", temporary)  # safetensors' own is 0600; another user may serve the drafter
-    os.replace(temporary, folder / WEIGHTS_FILE)
+    # Not by safetensors itself: its files can be read by their owner alone, and a full disk leaves half of one behind.
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    write_atomically(folder / WEIGHTS_FILE, content)
 
 
 def load_draft(folder: Path) -> tuple[MTPConfig, dict[str, "Tensor"]]:
@@ -56,10 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ValueError(f"{folder}: expected a drafter's folder with config.json and {WEIGHTS_FILE}, found no config.")
-    try:
-        fields = json.loads(config_path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config_path} is not valid JSON: {error}.") from error
+    fields = read_json(config_path)
     if not isinstance(fields, dict):
         raise ValueError(f"{config_path}: expected a JSON object, got {type(fields).__name__}.")
     if fields.get("model_type") != MTPConfig.model_type:

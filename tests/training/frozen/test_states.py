@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
+from tests.faults import files_of_at_most
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.sources import Row
@@ -148,11 +150,38 @@ def test_a_disk_that_is_too_small_is_found_first(tmp_path: Path, monkeypatch: py
     assert target.num_calls == 0
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Before training where it was damaged then, in the middle of it otherwise."""
+    expected = all_of(states_of(CountingTarget(), batches()), batches())
     target, of = CountingTarget(), batches()
     states = states_of(target, of, store=tmp_path)
     states.fill(show_progress=False)
-    for path in tmp_path.rglob("*.safetensors"):
-        path.write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"^store: .*safetensors is damaged .* delete it"):
-        all_of(states, of)
+    paths = sorted(tmp_path.rglob("*.safetensors"))
+    whole = [path.read_bytes() for path in paths]
+    damages = [b"", whole[0][: len(whole[0]) // 2], b"garbage" * 50, save({"hidden": torch.zeros(2, 4, 5)})]
+    for is_filled in (True, False):
+        for path, damage in zip(paths, damages, strict=True):
+            path.write_bytes(damage)
+        caplog.clear()
+        if is_filled:
+            assert states.fill(show_progress=False) is not None
+        assert same(expected, all_of(states, of))
+        assert [path.read_bytes() for path in paths] == whole
+        assert sum(f"{path} is damaged (" in caplog.text for path in paths) == 4
+    assert target.num_calls == 3 * len(of)
+
+
+def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
+    """Catches half of a file, or a temporary one, that is left behind."""
+    states = states_of(CountingTarget(), batches(), store=tmp_path)
+    with files_of_at_most(100), pytest.raises(ValueError, match=r"^store: .*safetensors cannot be written: File too"):
+        states.fill(show_progress=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_target_that_gives_no_numbers_is_named(tmp_path: Path) -> None:
+    """Catches NaN kept in the store for every further run."""
+    target = CountingTarget()
+    target.head.embedding_VD[3] = float("inf")
+    with pytest.raises(ValueError, match=r"^dtype: .*hold NaN or infinity in float32"):
+        states_of(target, batches(), store=tmp_path).fill(show_progress=False)

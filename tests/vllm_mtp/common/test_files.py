@@ -1,12 +1,17 @@
 """Text files that are written whole, and compact JSON.
 
-Catches: JSON that other programs do not read, figures that change on the way, a row that is spread over lines again.
+Catches: half a file, a file that a power cut empties, JSON that other programs do not read, figures that change on the
+way, a row that is spread over lines again.
 """
 
 import json
+import os
 from pathlib import Path
 
-from vllm_mtp.common.files import compact_json, write_atomically
+import pytest
+
+from tests.faults import files_of_at_most
+from vllm_mtp.common.files import compact_json, read_json, write_atomically
 
 
 def test_objects_of_a_list_have_a_line_each() -> None:
@@ -43,3 +48,35 @@ def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> Non
         write_atomically(path, text)
     assert path.read_text(encoding="utf-8") == "zweite µ"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a rename that reaches the disk before the content does: an empty file after a power cut."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor: int) -> None:
+        done.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
+    write_atomically(tmp_path / "a.json", "{}")
+    assert done == ["fsync a.json.tmp", "replace", f"fsync {tmp_path.name}"]
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, "old")
+    with files_of_at_most(1000), pytest.raises(OSError, match=r"a\.json cannot be written: File too large"):
+        write_atomically(path, "new" * 1000)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1', "[" * 100_000, "\udcff", "\0"])
+def test_json_that_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"a\.json is not valid JSON: "):
+        read_json(path)
