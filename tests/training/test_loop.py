@@ -453,7 +453,8 @@ def test_another_shape_than_the_targets(tiny_target: Path, text: Path, tmp_path:
 ERRORS: dict[str, tuple[list[str], str]] = {
     "no such data": (
         ["--data", "absent.txt"],
-        "--data: expected text or JSONL files, or folders of `vllm-mtp generate`, got absent.txt, which is no file",
+        "--data: expected text (.txt), JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME of the Hub, "
+        "got absent.txt, which is no file",
     ),
     "bad JSONL": (["--data", "bad.jsonl"], "--data: bad.jsonl:2 is not valid JSON"),
     "not text": (["--data", "latin.txt"], "--data: latin.txt is not UTF-8 text"),
@@ -508,7 +509,7 @@ def test_an_error_of_a_real_process_is_one_line(tiny_target: Path, tmp_path: Pat
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
-    assert line.startswith("vllm-mtp train: --data: expected text or JSONL files")
+    assert line.startswith("vllm-mtp train: --data: expected text (.txt), JSON, JSONL or Parquet files")
     assert result.stdout == ""
 
 
