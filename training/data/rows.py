@@ -49,7 +49,7 @@ class Source:
         if self.num_left_out:
             parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
         if self.num_bad:
-            parts.append(f"{self.num_bad:,} bad records left out, the first: {self.first_bad}")
+            parts.append(f"bad records left out: {self.num_bad:,}, the first: {self.first_bad}")
         return ", ".join(parts)
 
 

@@ -116,7 +116,7 @@ def test_a_bad_record_is_named_or_left_out_and_counted(
     source = source_of(path, tokenizer, skip_bad=True)
     assert len(source.rows) == 2
     assert (source.num_bad, f"{path}:2" in source.first_bad) == (1, True)
-    assert f"1 bad records left out, the first: {source.first_bad}" in str(source)
+    assert f"bad records left out: 1, the first: {source.first_bad}" in str(source)
     # At the beginning too, where it decides what the file is taken for.
     path = written(tmp_path / "b.jsonl", record, good, good)
     if "text" not in record:
