@@ -15,11 +15,10 @@ class AcceptanceConfig:
     num_speculative_tokens: tuple[int, ...] = setting(
         (1, 2, 3, 5, 7),
         "Every K of the drafter. No speculation is also measured, as the baseline, where it is needed.",
-        flag="spec_tokens",
     )
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
     baselines: tuple[str, ...] = setting(
-        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2.", old=("rivals",)
+        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2."
     )
     lookup: tuple[str, ...] = setting(
         (DRAFTER,),
@@ -35,7 +34,7 @@ class AcceptanceConfig:
         256, "Tokens generated per prompt. End-of-text ends an output, except where speed is measured."
     )
     limit_per_task: int | None = setting(
-        None, "Most prompts of each task, taken in turn from its categories.", none="all", old=("limit_per_category",)
+        None, "Most prompts of each task, taken in turn from its categories.", none="all"
     )
     max_num_seqs: int = setting(32, "Prompts generated together where acceptance is measured.")
     dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
@@ -43,7 +42,6 @@ class AcceptanceConfig:
         0,
         "Prompts of each task whose speed is measured, in turn with an engine without speculation; with 0 no speed is "
         "measured.",
-        old=("speed_prompts_per_category",),
     )
     speed_batch: tuple[int, ...] = setting((1,), "Prompts generated together where speed is measured.")
     speed_pairs: int = setting(

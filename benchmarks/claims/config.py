@@ -22,7 +22,7 @@ class ClaimsConfig:
     sequence_length: int = setting(256, "Tokens of a row of training.")
     batch_size: int = setting(8, "Rows of that length per step.")
     draft_vocab_size: int = setting(512, "Tokens of the draft vocabulary that is made here.")
-    num_speculative_tokens: int = setting(3, "K at which acceptance is measured.", flag="spec_tokens")
+    num_speculative_tokens: int = setting(3, "K at which acceptance is measured.")
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures at which acceptance is measured.")
     max_tokens: int = setting(96, "Tokens generated per prompt; end-of-text does not end an output.")
     num_prompts: int = setting(96, "Most held-out prompts to measure on.")

@@ -45,7 +45,7 @@ class SmolLM2Config:
     )
     draft: Path = setting(EXAMPLE / "draft", "Folder of the drafter.")
     prompts: Path = setting(EXAMPLE / "prompts.jsonl", "Prompts in Spec-Bench's layout.")
-    limit_per_task: int | None = setting(10, "Most prompts of each task; 0 takes all.", old=("limit_per_category",))
+    limit_per_task: int | None = setting(10, "Most prompts of each task; 0 takes all.")
     max_tokens: int = setting(
         48, "New tokens per prompt; end-of-text does not end an output, so that every method generates the same number."
     )

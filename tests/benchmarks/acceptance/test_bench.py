@@ -229,8 +229,8 @@ def test_bench_goes_on_where_it_was(
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
     command = ["bench", "acceptance", "--target", str(target_dir), "--draft", str(draft_dir), "--prompts", str(file)]
-    command += ["--output", str(out), "--num-speculative-tokens", str(K), "--temperature", "0", "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-num-seqs", "4", "--speed-prompts-per-category", "1"]
+    command += ["--output", str(out), "--spec-tokens", str(K), "--temperature", "0", "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "4", "--speed-prompts-per-task", "1"]
     assert main([*command, "--max-tokens", "16"]) == 0
     result = json.loads((out / "results.json").read_text())
     plain, drafted = result["rows"]
