@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,23 +106,28 @@ def _log(setup: Setup, method: Method) -> Path:
     return setup.engine.variants / f"engine-{method.slug}.log"
 
 
+def _request(setup: Setup, one: Measurement, prompts: Sequence[BenchmarkPrompt]) -> Request:
+    config = setup.config
+    return Request(
+        prompts=prompts,
+        max_tokens=config.max_tokens,
+        temperature=one.temperature,
+        seed=config.seed,
+        **config.sampling(),
+    )
+
+
 def _measure_acceptance(
     setup: Setup, one: Measurement, engine: EngineProcess, on_progress: OnProgress
 ) -> dict[str, Any]:
     start = time.perf_counter()
     one_by_one = one.method != NONE and not engine.per_request_metrics
-    request = Request(
-        prompts=setup.prompts,
-        max_tokens=setup.config.max_tokens,
-        temperature=one.temperature,
-        seed=setup.config.seed,
-        ignore_eos=False,
-        batch_size=1 if one_by_one else len(setup.prompts),
-    )
+    size = 1 if one_by_one else len(setup.prompts)
+    request = replace(_request(setup, one, setup.prompts), ignore_eos=False, batch_size=size)
     records = engine.measure(request, on_progress)
     return {
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_mib": engine.peak_memory_mib(),
+        "peak_memory_mib": engine.peak_memory_mib,
         "records": [asdict(record) for record in records],
     }
 
@@ -131,14 +136,8 @@ def _measure_speed(
     setup: Setup, one: Measurement, engine: EngineProcess, plain: EngineProcess, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Both engines generate for the same prompts, batch by batch."""
-    request = Request(
-        prompts=prompts_of(one, setup),
-        max_tokens=setup.config.max_tokens,
-        temperature=one.temperature,
-        seed=setup.config.seed,
-        batch_size=one.batch_size,
-    )
+    request = replace(_request(setup, one, prompts_of(one, setup)), batch_size=one.batch_size)
     for each in (engine, plain):
-        each.warm_up(request.prompts, temperature=one.temperature, batch_size=one.batch_size)
+        each.warm_up(request)
     [without], [drafted] = in_turn([plain, engine], request, prompts_per_turn=one.batch_size, on_progress=on_progress)
     return {"records": [asdict(record) for record in drafted], "baseline": [asdict(record) for record in without]}

@@ -1,11 +1,16 @@
 """What `vllm-mtp bench acceptance` measures. Light: the command line is built from it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
 from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
+
+_ALL = {"top_p": 1.0, "top_k": 0}
+"""Sampling from all tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +22,8 @@ class AcceptanceConfig:
         "Every K of the drafter. No speculation is also measured, as the baseline, where it is needed.",
     )
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
+    top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")
+    top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     baselines: tuple[str, ...] = setting(
         (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2."
     )
@@ -59,10 +66,16 @@ class AcceptanceConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
-        check_at_least(self, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
+        if not 0 < self.top_p <= 1:
+            raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")
+        check_at_least(self, top_k=0, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
         baselines(self.baselines)
         lookups(self.lookup)
         schedule_of(self.schedule)
+
+    def sampling(self) -> dict[str, Any]:
+        """How rows above temperature 0 are sampled; what is as it always was says nothing."""
+        return {name: value for name, all_of in _ALL.items() if (value := getattr(self, name)) != all_of}
 
     @property
     def methods(self) -> list[Method]:

@@ -49,9 +49,9 @@ class Setup:
             "dtype": self.engine.dtype,
             "enforce_eager": self.engine.enforce_eager,
             "seed": config.seed,
+            **config.sampling(),
+            **config.engine_options.settings(),
         }
-        if options := config.engine_options.stored():
-            common["engine_options"] = options
         acceptance = common | {"limit_per_task": config.limit_per_task, "max_num_seqs": config.max_num_seqs}
         if not config.speed_prompts_per_task:
             return {"acceptance": acceptance}
@@ -80,13 +80,14 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     if not (draft / "config.json").is_file():
         raise InputError("draft", f"expected the folder of a drafter, got {draft}, which has no config.json")
     read = read_prompts([prompts])
-    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
-    whole_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
+    source = config.engine_options.source()
+    revision = config.engine_options.revision
+    whole_config, tokenizer = config_and_tokenizer(target, **source)
     fingerprint = fingerprint_of(target, whole_config, tokenizer, revision=revision)
     target_config = whole_config.get_text_config()
     draft_config = MTPConfig.from_pretrained(draft)
     chat = bool(tokenizer.chat_template) and not config.no_chat_template
-    dtype = serving_dtype_of(output, config.dtype, target, revision=revision, trust_remote_code=trusted)
+    dtype = serving_dtype_of(output, config.dtype, target, **source)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
     limit = min(
         getattr(target_config, "max_position_embeddings", None) or draft_config.max_position_embeddings,

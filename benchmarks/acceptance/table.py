@@ -13,6 +13,7 @@ from vllm_mtp.benchmarks.harness.report import (
     method_cells,
     number,
     numbers,
+    options_text,
 )
 from vllm_mtp.contract.lookup import Lookup
 
@@ -33,13 +34,14 @@ def _heading(result: Result) -> str:
     prompts, settings = result["prompts"], result["settings"]["acceptance"]
     left_out = f", {prompts['num_left_out']} too long and left out" if prompts["num_left_out"] else ""
     lookup = Lookup.of(result["draft_lookup"])
+    sampling = "".join(f", {name} {settings[name]:g}" for name in ("top_p", "top_k") if name in settings)
     draft = f"{result['draft']} ({lookup_label(lookup)})" if lookup else result["draft"]
     return (
         f"{draft} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']} "
         f"(sha256 {prompts['sha256'][:12]}{left_out}), {'with' if prompts['chat_template'] else 'without'} chat "
         f"template, at most {settings['max_tokens']} new tokens, {settings['dtype']}, "
-        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {made_on(*result['made_with'])}, "
-        f"seed {settings['seed']}"
+        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}{sampling}{options_text(settings)}, "
+        f"{made_on(*result['made_with'])}, seed {settings['seed']}"
     )
 
 

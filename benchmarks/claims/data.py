@@ -18,6 +18,7 @@ from vllm_mtp.benchmarks.harness.checkout import ROOT, run_command
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, sha256_of, tokenized
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.flags import words_of
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
 from vllm_mtp.training.data.prompts import read_prompts
@@ -151,5 +152,6 @@ def _generate(config: ClaimsConfig, target: str, folder: Path) -> Path:
     flags = {"prompts": wanted, "output": output, "dtype": config.dtype}
     flags |= {"max-tokens": _ANSWER_TOKENS, "max-model-len": 768}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    arguments += words_of(config.engine_options)
     run_command([sys.executable, "-m", "vllm_mtp.cli", "generate", target, *arguments])
     return output

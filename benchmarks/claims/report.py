@@ -7,7 +7,7 @@ from typing import Any
 from vllm_mtp.benchmarks.claims.arms import Arm, Comparison, arms_of
 from vllm_mtp.benchmarks.claims.rows import ArmRow, PromptCounts, SpeedRow
 from vllm_mtp.benchmarks.claims.statistics import Ratio, difference, estimate, verdict
-from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers
+from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers, options_text
 
 Rows = Mapping[tuple[str, int], ArmRow]
 """Rows by an arm's name and a seed."""
@@ -133,7 +133,8 @@ def table(result: Result) -> str:
         [
             f"Claims on {result['target']}, seeds {seeds}, {min(tokens):,} to {max(tokens):,} tokens seen by every "
             f"arm; k = {result['num_speculative_tokens']}, {result['num_prompts']} held-out prompts, "
-            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_on(*result['made_with'])}",
+            f"{result['max_tokens']} new tokens each, {result['dtype']}{options_text(result)}; "
+            f"{made_on(*result['made_with'])}",
             "",
             markdown(["claim", "is it so that", "measured", "first", "second", "difference", "verdict"], claims),
             "",

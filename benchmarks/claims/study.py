@@ -69,6 +69,7 @@ def _result(study: Study, store: RowStore) -> dict[str, Any]:
         **{name: getattr(config, name) for name in OF_ALL_ROWS},
         "num_prompts": len(study.data.prompts),
         "dtype": study.dtype,
+        **config.engine_options.settings(),
         "data": study.data.about,
         "made_with": origins_of([*arms.values(), *speeds.values()]),
     }

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,9 @@ def limited(prompts: Sequence[BenchmarkPrompt], per_task: int | None) -> list[Be
         for prompt in prompts:
             if prompt.task == task:
                 by_category.setdefault(prompt.category, []).append(prompt)
-        # (place within its category, place of the category): first prompts of all categories, then second ones, ...
-        ranked = sorted(
-            (
-                (place, rank, prompt)
-                for rank, group in enumerate(by_category.values())
-                for place, prompt in enumerate(group)
-            ),
-            key=lambda item: item[:2],
-        )
-        kept += [prompt for _, _, prompt in ranked[:per_task]]
+        # First prompts of all categories, then second ones, ...
+        in_turn = [prompt for places in zip_longest(*by_category.values()) for prompt in places if prompt]
+        kept += in_turn[:per_task]
     return sorted(kept, key=lambda prompt: prompt.number)
 
 

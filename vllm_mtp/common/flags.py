@@ -58,6 +58,17 @@ def config_of(config: Any, args: argparse.Namespace) -> Any:
     return config(**values)
 
 
+def words_of(config: Any) -> list[str]:
+    """The words of a command line that make this config; what is as by default is left out."""
+    words: list[str] = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if setting_of(one) is not None and value != one.default:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [flag_of(one.name), *map(str, values)]
+    return words
+
+
 def flag_of(name: str) -> str:
     """The flag of a field: its one spelling in help and errors."""
     return _spelled(_SHORT.get(name, name))

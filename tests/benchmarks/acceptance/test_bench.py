@@ -42,6 +42,8 @@ K = 2
         ({"dtype": "fp8"}, "dtype: expected one of"),
         ({"speed_batch": ()}, "speed_batch: expected at least one number"),
         ({"max_tokens": 1}, "max_tokens: expected at least 2, got 1"),
+        ({"top_p": 0.0}, "top_p: expected more than 0 and at most 1, got 0.0"),
+        ({"top_k": -1}, "top_k: expected at least 0, got -1"),
         ({"speed_pairs": 0}, "speed_pairs: expected at least 1, got 0"),
         ({"lookup": ("on",)}, "lookup: expected drafter, off or"),
         ({"schedule": ("4:5",)}, "schedule: expected ranges of batch sizes FIRST:LAST:K"),
@@ -195,6 +197,10 @@ def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompt
     with engine(target_dir, draft_dir, K, per_request_spec_decode_metrics="detailed") as llm:
         batched = engine_server.measure(llm, request, finished.append)
         counters = engine_server.counters(llm)
+        sampled = [
+            engine_server.measure(llm, replace(request, temperature=1.0, **one), finished.append)
+            for one in ({"top_k": 1}, {"top_p": 1e-6})
+        ]
         alone, read_from_counters = [], []
         for one in asked:
             before = engine_server.counters(llm)
@@ -210,7 +216,9 @@ def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompt
     assert [one.number for one in alone] == [one.number for one in batched] == [0, 1, 2, 3]
     assert [one.acceptance for one in read_from_counters] == counts
     assert all(one.rounds is None for one in read_from_counters)
-    assert sum(finished) == 8
+    assert sum(finished) == 16
+    for records in sampled:  # of one token there is only one to draw
+        assert [one.token_ids for one in records] == [one.token_ids for one in batched]
     for one in batched:
         assert one.seconds_to_first_token is not None
         assert one.rounds is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mtp.common.flags import add_fields, config_of
+from vllm_mtp.common.flags import add_fields, config_of, words_of
 from vllm_mtp.common.settings import setting
 
 
@@ -48,6 +48,13 @@ def test_values(parser: argparse.ArgumentParser) -> None:
     assert config_of(Config, parser.parse_args(words)) == Config(
         things=5, names=("x", "y"), folder=Path("f"), kind="b", fast=True, part=Part(inner=0.5)
     )
+
+
+def test_words_make_the_config_again(parser: argparse.ArgumentParser) -> None:
+    """Catches a setting that another command is not told of."""
+    config = Config(things=5, names=("x", "y"), folder=Path("f"), fast=True)
+    assert words_of(config) == ["--things", "5", "--names", "x", "y", "--folder", "f", "--fast"]
+    assert config_of(Config, parser.parse_args(words_of(config))) == config
 
 
 def test_every_name(parser: argparse.ArgumentParser) -> None:
