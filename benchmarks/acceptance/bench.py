@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.acceptance.later_turns import with_later_turns
 from vllm_mtp.benchmarks.acceptance.measurement import SPEED, Measurement, by_engine, measurements_of, still_to_do
 from vllm_mtp.benchmarks.acceptance.plot import plot
 from vllm_mtp.benchmarks.acceptance.report import result_of
@@ -45,6 +47,11 @@ def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, 
         ValueError: for inputs that cannot be used, a folder with rows of other settings, or an engine that ended.
     """
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
+    made_with = provenance(command, config.seed)
+    try:
+        setup = with_later_turns(setup, output, made_with, partial(_engine, method=NONE))
+    except EngineError as error:
+        raise _ended(NONE, error) from error
     store = RowStore(output, setup.settings())
     wanted = measurements_of(config)
     stored = {one.name for one in wanted if one.name in store}
@@ -57,7 +64,7 @@ def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, 
     if todo:
         total = sum(len(prompts_of(one, setup)) * (2 if one.kind == SPEED else 1) for one in todo)
         with tqdm(total=total, unit="prompt", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-            missing |= measure(setup, store, todo, provenance(command, config.seed), progress)
+            missing |= measure(setup, store, todo, made_with, progress)
     print(write_report(result_of(setup, store, missing), output, table, plot))
     return 0
 
@@ -92,10 +99,14 @@ def measure(
         except EngineError as error:
             ended = method if error.log == _log(setup, method) else NONE
             if not ended.is_baseline:
-                print(f"\n{error}", file=sys.stderr)
-                raise ValueError(f"the engine of {ended} ended; its log is {error.log}") from error
+                raise _ended(ended, error) from error
             missing[str(method)] = f"its engine ended: {str(error).splitlines()[-1]}"
     return missing
+
+
+def _ended(method: Method, error: EngineError) -> ValueError:
+    print(f"\n{error}", file=sys.stderr)
+    return ValueError(f"the engine of {method} ended; its log is {error.log}")
 
 
 def _engine(setup: Setup, method: Method) -> EngineProcess:

@@ -8,6 +8,7 @@ from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
+from vllm_mtp.training.data.chat.options import TemplateOptions
 
 _ALL = {"top_p": 1.0, "top_k": 0}
 """Sampling from all tokens."""
@@ -37,6 +38,11 @@ class AcceptanceConfig:
         "Ranges of batch sizes FIRST:LAST:K, such as 1:4:5 5:16:1, for one more row of the drafter, with K by the "
         "batch size.",
     )
+    turns: int = setting(
+        1,
+        "Most turns to ask of a conversation, one after another, with the target's own answers (greedy, without "
+        "speculation) between them. With 1 it is asked once, with everything before as it is.",
+    )
     max_tokens: int = setting(
         256, "Tokens generated per prompt. End-of-text ends an output, except where speed is measured."
     )
@@ -61,14 +67,17 @@ class AcceptanceConfig:
     seed: int = setting(0, "Seed of the engines and of the first batch's sampling.")
     no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
     enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
+    template_options: TemplateOptions = TemplateOptions()
     engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
+        if self.no_chat_template and (self.turns > 1 or self.template_options != TemplateOptions()):
+            raise InputError("no_chat_template", "expected no turns and no options of a template beside it")
         if not 0 < self.top_p <= 1:
             raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")
-        check_at_least(self, top_k=0, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
+        check_at_least(self, turns=1, top_k=0, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
         baselines(self.baselines)
         lookups(self.lookup)
         schedule_of(self.schedule)

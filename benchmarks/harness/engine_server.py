@@ -101,6 +101,7 @@ def _measure_batch(llm: Any, batch: Request, on_progress: OnProgress) -> list[Re
             number=prompt.number,
             category=prompt.category,
             task=prompt.task,
+            turn=prompt.turn,
             num_prompt_tokens=len(prompt.token_ids),
         )
         for prompt, output in zip(batch.prompts, outputs, strict=True)

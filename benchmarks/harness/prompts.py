@@ -26,10 +26,12 @@ class BenchmarkPrompt:
     """One prompt as it is sent to an engine."""
 
     number: int
-    """Place in the file, from 0."""
+    """Place in the file, from 0; of several turns each has a number of its own, in the order of the file."""
     category: str
     task: str
     token_ids: tuple[int, ...]
+    turn: int = 1
+    """Which turn of its conversation it asks for."""
 
 
 def task_of(category: str) -> str:

@@ -47,6 +47,7 @@ class Record:
     number: int = 0
     category: str = NO_TASK
     task: str = NO_TASK
+    turn: int = 1
     num_prompt_tokens: int = 0
 
     @property

@@ -72,7 +72,7 @@ def check_at_least(config: Any, **least: float) -> None:
         values = _values(config, name)
         if not values and getattr(config, name) is not None:
             raise InputError(name, f"expected at least one number of at least {bound}, got none")
-        if values and min(values) < bound:
+        if not all(value >= bound for value in values):  # which no NaN is
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.acceptance.setup import Setup
+from vllm_mtp.benchmarks.harness.conversations import Conversations
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.method import NONE
 from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.training.data.chat.template import ChatTemplate
 
 
 def setup_of(options: EngineOptions, **fields: Any) -> Setup:
@@ -24,9 +26,9 @@ def setup_of(options: EngineOptions, **fields: Any) -> Setup:
         config=AcceptanceConfig(engine_options=options, speed_prompts_per_task=2, **fields),
         engine=engine,
         prompt_file=Path("p"),
-        prompts=(),
-        num_left_out=0,
-        chat_template=False,
+        conversations=Conversations(dialogs=(), template=ChatTemplate(None, plain=True)),
+        limit=64,
+        room=32,
         kv_bytes_per_token={"target": 1, "drafter": 1},
         identity={},
     )
