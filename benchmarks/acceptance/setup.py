@@ -119,6 +119,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     if template.is_plain and config.turns > 1:
         raise InputError("turns", "expected 1 for a target without a chat template; give a chat_template")
     conversations = Conversations(dialogs=dialogs, template=template, num_turns=config.turns)
+    conversations.check_later_turns()
     dtype = serving_dtype_of(output, config.dtype, target, **source)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
     limit = min(

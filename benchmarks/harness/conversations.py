@@ -49,6 +49,16 @@ class Conversations:
             for place, dialog, ids in zip(asked, dialogs, self._ids_of(texts, dialogs), strict=True)
         ]
 
+    def check_later_turns(self) -> None:
+        """Renders every later turn after some answer, so that a template refuses one before anything slow.
+
+        Raises:
+            InputError: of `prompts`.
+        """
+        some = self.template.tokenizer("An answer.").input_ids
+        for turn in range(2, self.num_turns + 1):
+            self.prompts(turn, dict.fromkeys(range(len(self.dialogs) * self.num_turns), some))
+
     def to_answer(self, prompts: Sequence[BenchmarkPrompt], turn: int) -> list[BenchmarkPrompt]:
         """Those prompts of a turn that another turn follows."""
         return [

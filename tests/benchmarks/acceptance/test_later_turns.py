@@ -69,6 +69,20 @@ def test_each_turn_is_asked_after_the_answers_before(setup: Setup, tmp_path: Pat
     assert len(started) == 2, "answers are in the folder"
 
 
+def test_a_template_refuses_a_later_turn_at_once(setup: Setup, tmp_path: Path) -> None:
+    """Catches an engine that answers first turns for minutes, for second ones that cannot be asked."""
+    template = tmp_path / "template.jinja"
+    template.write_text("{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}" + CHATML)
+    with pytest.raises(ValueError, match=r"question\.jsonl:1: expected messages .* it refuses user, assistant, user"):
+        set_up(
+            setup.config,
+            target=setup.engine.target,
+            draft=setup.engine.draft,
+            prompts=setup.prompt_file,
+            output=tmp_path / "out",
+        )
+
+
 def test_without_a_template_there_are_no_turns(setup: Setup, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^turns: expected 1 for a target without a chat template"):
         set_up(
