@@ -30,7 +30,6 @@ def small_config(**changes: Any) -> MTPConfig:
         "num_key_value_heads": 2,
         "head_dim": 8,
         "vocab_size": 50,
-        "max_position_embeddings": 64,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }

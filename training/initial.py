@@ -2,6 +2,7 @@
 
 # Shapes: J draft vocabulary.
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.contract.checkpoint import load_draft, read_config
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.module.mtp import MTPModule
@@ -41,7 +42,6 @@ def draft_config_for(
         "head_dim": head_dim,
         "rms_norm_eps": getattr(target, "rms_norm_eps", 1e-6),
         "vocab_size": target.vocab_size,
-        "max_position_embeddings": max_length,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": float(theta) if isinstance(theta, int | float) else 10000.0,
@@ -81,3 +81,14 @@ def load_initial(module: MTPModule, folder: Path) -> None:
     if module.d2t is not None and not torch.equal(tensors["d2t"], module.d2t):
         raise InputError("initial", f"{folder} has another draft vocabulary; give the draft_vocab that made it")
     module.load_state_dict(tensors)
+
+
+def trained_length(rows: Iterable[Tensor], initial: Path | None) -> int:
+    """The longest context of a run in tokens: of its rows, or of the drafter that it goes on from.
+
+    Args:
+        rows: token ids of each row; the last of a row is predicted only.
+        initial: folder of that drafter.
+    """
+    earlier = 0 if initial is None else read_config(initial).get("trained_length") or 0
+    return max([earlier, *(len(ids_L) - 1 for ids_L in rows)])

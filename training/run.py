@@ -23,7 +23,7 @@ from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.sources import Source, check_files, read_sources
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for, initialize, load_initial
+from vllm_mtp.training.initial import draft_config_for, initialize, load_initial, trained_length
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.record import Entry, RunIdentity
@@ -151,6 +151,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         check_same_run(earlier, identity, config=config, folder=inputs.output, is_finished=info is not None)
     if info is not None:
         return Finished(info=info)
+    rows = (row.ids_L for source in sources for row in source.rows)
+    draft_config.trained_length = trained_length(rows, inputs.initial)
     module = _make_module(draft_config, draft_ids_J, config.seed, inputs.initial).to(target.device)
     loss = Loss(target, draft_ids_J, config)
     states = TargetStates(

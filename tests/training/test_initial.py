@@ -3,14 +3,17 @@
 Catches: the rotation of local attention, or a default, for a layer that attends to all of a long context.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import Gemma3TextConfig, LlamaConfig
 
+from tests.drafts import small_config, write_random_draft
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.initial import draft_config_for
+from vllm_mtp.training.initial import draft_config_for, trained_length
 
 RATES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 
@@ -32,3 +35,13 @@ def test_the_rotation_is_that_of_global_attention(target: Any) -> None:
 
 def test_a_new_drafter_copies_where_the_text_repeats() -> None:
     assert draft_config_for(LlamaConfig(), TrainConfig(), {}).contract()["lookup"] == Lookup().fields()
+
+
+def test_the_trained_length_is_that_of_the_longest_row(tmp_path: Path) -> None:
+    """Catches a promise of `sequence_length` where every conversation is shorter, and a second stage on short rows
+    that takes the length of the first away."""
+    rows = [torch.arange(5), torch.arange(9), torch.arange(2)]
+    assert trained_length(rows, None) == 8
+    for known, expected in ((None, 8), (4, 8), (40, 40)):
+        draft = write_random_draft(tmp_path / str(known), small_config(trained_length=known))
+        assert trained_length(rows, draft) == expected

@@ -363,6 +363,7 @@ def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
     config = json.loads((finished / "config.json").read_text())
     same = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
     assert {name: config[name] for name in same} == {name: target[name] for name in same}
+    assert config["trained_length"] == info["config"]["sequence_length"], "of rows of text"
 
 
 def test_another_process_reads_the_trained_weights(

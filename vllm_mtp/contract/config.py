@@ -22,11 +22,11 @@ _POSITIVE_INTEGERS = (
     "num_key_value_heads",
     "head_dim",
     "vocab_size",
-    "max_position_embeddings",
 )
 _REQUIRED = (*_POSITIVE_INTEGERS, "rms_norm_eps", "rope_parameters")
 _CONVENTIONS = {"hidden_norm": "post", "concat_order": "embed_hidden", "hidden_act": "silu", "n_predict": 1}
 _OPTIONAL = ("attention_bias", "qk_norm", "target_fingerprint")
+_WHERE_GIVEN = ("draft_vocab_size", "draft_head_dtype", "lookup", "trained_length")
 # In a draft model's path vLLM takes these for the name of another method, whatever config.json says.
 _NOT_IN_PATH = ("eagle-", "eagle3", "dflash", "dspark")
 
@@ -47,7 +47,9 @@ class MTPConfig(PretrainedConfig):
             alone (`use_local_argmax_reduction`); None: as they are.
         lookup: `{"min_match": 2, "max_match": 8, "module_steps": 3}`: tokens are copied where the text repeats itself
             (lookup.py); None: the module drafts every token.
-        max_position_embeddings: the longest context drafted for; the target's.
+        trained_length: tokens of the longest row that the module was trained on; None: not known.
+        max_position_embeddings: taken from earlier drafters and not kept. Plain RoPE has no last position, and where a
+            draft's config has no length, vLLM drafts as far as the target is served.
         rope_parameters: `{"rope_type": "default", "rope_theta": float}`.
         attention_bias: q, k, v and o projections carry a bias.
         qk_norm: RMSNorm of every query and key head, before RoPE.
@@ -73,7 +75,8 @@ class MTPConfig(PretrainedConfig):
         draft_vocab_size: int | None = None,
         draft_head_dtype: str | None = None,
         lookup: dict[str, int] | None = None,
-        max_position_embeddings: int = 0,
+        trained_length: int | None = None,
+        max_position_embeddings: int | None = None,
         rope_parameters: dict[str, Any] | None = None,
         attention_bias: bool = False,
         qk_norm: bool = False,
@@ -94,7 +97,7 @@ class MTPConfig(PretrainedConfig):
         self.draft_vocab_size = draft_vocab_size
         self.draft_head_dtype = draft_head_dtype
         self.lookup = lookup
-        self.max_position_embeddings = max_position_embeddings
+        self.trained_length = trained_length
         self.rope_parameters = rope_parameters
         self.attention_bias = attention_bias
         self.qk_norm = qk_norm
@@ -120,12 +123,8 @@ class MTPConfig(PretrainedConfig):
                 vLLM would take the folder's path for the name of another method.
         """
         folder = str(kwargs.get("name_or_path") or config_dict.get("name_or_path") or "")
-        misleading = [word for word in _NOT_IN_PATH if word in folder.lower()]
-        if misleading:
-            raise ValueError(
-                f"{folder}: vLLM takes a draft model whose path contains {misleading[0]!r} for one of another method. "
-                "Rename that folder, or give a path without the word (a relative one, or a symbolic link)."
-            )
+        if fault := path_fault(folder):
+            raise ValueError(fault)
         where = f"{folder}/config.json" if folder else "config.json"
         faults = contract_faults(config_dict)
         if faults:
@@ -142,12 +141,12 @@ class MTPConfig(PretrainedConfig):
     def contract(self) -> dict[str, Any]:
         """The content of config.json: the contract's fields and nothing else, in its order.
 
-        What concerns the draft head or lookup is left out where the drafter drafts over all of V, with the head as it
-        is, or without lookup.
+        What concerns the draft head, lookup or the length is left out where the drafter drafts over all of V, with the
+        head as it is, without lookup, or where the length is not known.
         """
         head = {"model_type": self.model_type, "architectures": [ARCHITECTURE]}
         fields = head | {name: getattr(self, name) for name in (*_CONVENTIONS, *_REQUIRED, *_OPTIONAL)}
-        where_given = {name: getattr(self, name) for name in ("draft_vocab_size", "draft_head_dtype", "lookup")}
+        where_given = {name: getattr(self, name) for name in _WHERE_GIVEN}
         return fields | {name: value for name, value in where_given.items() if value is not None}
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -181,11 +180,26 @@ class MTPConfig(PretrainedConfig):
         return shapes if self.draft_vocab_size is None else shapes | {D2T: (self.draft_vocab_size,)}
 
 
+def path_fault(path: str) -> str | None:
+    """Why vLLM takes a draft model at this path for one of another method than MTP, and what to do; None: it does not.
+
+    Args:
+        path: as it is given to vLLM, which looks into the whole of it.
+    """
+    misleading = [word for word in _NOT_IN_PATH if word in path.lower()]
+    if not misleading:
+        return None
+    return (
+        f"{path}: vLLM takes a draft model whose path contains {misleading[0]!r} for one of another method. "
+        "Rename that folder, or give a path without the word (a relative one, or a symbolic link)."
+    )
+
+
 def contract_faults(fields: dict[str, Any]) -> list[str]:
     """What is wrong with config.json's fields, one sentence each; empty for a valid config."""
     missing = [name for name in _REQUIRED if fields.get(name) is None]
     faults = [f"missing {', '.join(missing)}"] if missing else []
-    for name in (*_POSITIVE_INTEGERS, "draft_vocab_size"):
+    for name in (*_POSITIVE_INTEGERS, "draft_vocab_size", "trained_length", "max_position_embeddings"):
         value = fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             faults.append(f"{name} must be a positive integer, got {value!r}")
@@ -200,6 +214,8 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
     if fields.get("draft_head_dtype") not in (None, *DRAFT_HEAD_DTYPES):
         expected = " or ".join(map(repr, DRAFT_HEAD_DTYPES))
         faults.append(f"draft_head_dtype must be {expected}, got {fields['draft_head_dtype']!r}")
+    if fields.get("quantization_config") is not None:
+        faults.append("quantization_config must be absent: the tensors of a drafter are not quantized")
     eps = fields.get("rms_norm_eps")
     if eps is not None and (not isinstance(eps, int | float) or not 0 < eps < 1):
         faults.append(f"rms_norm_eps must lie between 0 and 1, got {eps!r}")
@@ -223,5 +239,9 @@ def _rope_faults(rope: Any) -> list[str]:
     if not isinstance(rope, dict) or not isinstance(rope.get("rope_theta"), int | float) or rope["rope_theta"] <= 0:
         return [f'rope_parameters must be {{"rope_type": "default", "rope_theta": ...}}, got {rope!r}']
     if rope.get("rope_type", "default") != "default":
-        return [f"rope_type must be 'default', got {rope['rope_type']!r}"]
+        return [
+            f"rope_type must be 'default', got {rope['rope_type']!r} (a drafter is served as far as its target without "
+            'scaling: give {"rope_type": "default", "rope_theta": ...} as it was trained, and train on longer rows for '
+            "longer contexts)"
+        ]
     return []

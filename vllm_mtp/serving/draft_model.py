@@ -38,6 +38,7 @@ from vllm.sequence import IntermediateTensors
 
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import LARGEST_VOCABULARY, Lookup
+from vllm_mtp.contract.ranks import why_not_divided
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
 from vllm_mtp.kernels.ops import embed_hidden_projection
 from vllm_mtp.module.shared_head import LogitsTransform
@@ -182,8 +183,8 @@ class MTPPredictor(nn.Module):
         self.by_kernel = projection.choose(self.eh_proj, vllm_config.additional_config)
         # vLLM keeps attention layers by name: the index after the target's last layer is free.
         layer_index = vllm_config.model_config.get_total_num_hidden_layers()
-        # vLLM's V2 model runner drafts at every position of the target's, whatever the drafter was trained on.
-        max_position = max(config.max_position_embeddings, vllm_config.model_config.max_model_len)
+        # It drafts at every position of the target's, whatever it was trained on.
+        max_position = vllm_config.model_config.max_model_len
         # With a window of the target's whole model the drafter gets it too: one layer without, among layers that all
         # have it, would put every layer into a group of the KV cache of its own.
         self.layer = MTPDecoderLayer(
@@ -405,9 +406,5 @@ def _check_parallelism(config: MTPConfig, vllm_config: VllmConfig) -> None:
             "An MTP drafter shares the target's embedding, which vLLM gives it only without pipeline parallelism: "
             f"expected pipeline_parallel_size 1, got {vllm_config.parallel_config.pipeline_parallel_size}."
         )
-    world_size = get_tensor_model_parallel_world_size()
-    if config.num_attention_heads % world_size:
-        raise ValueError(
-            f"The drafter's {config.num_attention_heads} query heads cannot be split over tensor_parallel_size "
-            f"{world_size}: train a drafter whose number of heads is a multiple of it."
-        )
+    if fault := why_not_divided(config, get_tensor_model_parallel_world_size()):
+        raise ValueError(fault)

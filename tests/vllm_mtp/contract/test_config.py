@@ -25,7 +25,6 @@ VALID: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 10,
     "vocab_size": 99,
-    "max_position_embeddings": 128,
     "rms_norm_eps": 1e-5,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
     "attention_bias": True,
@@ -71,6 +70,20 @@ def test_lookup() -> None:
     assert fault == "lookup.min_match must be a positive integer, got 0"
 
 
+def test_trained_length() -> None:
+    fields = VALID | {"trained_length": 512}
+    assert MTPConfig.from_dict(fields).contract() == fields
+    assert MTPConfig.from_dict(MTPConfig.from_dict(fields).to_dict()).contract() == fields
+    assert MTPConfig.from_dict(VALID).trained_length is None
+
+
+def test_no_length_binds_the_drafter() -> None:
+    """Catches the length of an earlier config.json where vLLM reads it: it stops drafting there, in silence."""
+    config = MTPConfig.from_dict(VALID | {"max_position_embeddings": 128})
+    assert not hasattr(config, "max_position_embeddings")
+    assert config.contract() == VALID
+
+
 @pytest.mark.parametrize("fields", [VALID, VALID | {"draft_vocab_size": 40, "draft_head_dtype": "int8"}])
 def test_transformers_own_round_trip(fields: dict[str, Any]) -> None:
     # vLLM copies configs through to_dict and writes them with to_json_string.
@@ -94,14 +107,13 @@ def test_what_vllm_reads() -> None:
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
-    "max_position_embeddings",
 )  # fmt: skip
 REQUIRED = (*SIZES, "rms_norm_eps", "rope_parameters")
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     *[(f"no {name}", {name: None}, f"missing {name}") for name in REQUIRED],
     *[
         (f"{name}={value!r}", {name: value}, f"{name} must be a positive integer, got {value!r}")
-        for name in (*SIZES, "draft_vocab_size")
+        for name in (*SIZES, "draft_vocab_size", "trained_length", "max_position_embeddings")
         for value in (0, -1, 2.0, "8", True)
     ],
     ("norm", {"hidden_norm": "pre"}, "hidden_norm must be 'post', got 'pre'"),
@@ -112,6 +124,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("bias", {"attention_bias": "yes"}, "attention_bias must be true or false, got 'yes'"),
     ("qk_norm", {"qk_norm": 1}, "qk_norm must be true or false, got 1"),
     ("draft vocabulary", {"draft_vocab_size": 100}, "draft_vocab_size must be at most vocab_size, got 100 and 99"),
+    ("quantized", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config must be absent"),
     ("draft head", {"draft_head_dtype": "int4"}, "draft_head_dtype must be 'fp8' or 'int8', got 'int4'"),
     *[
         (f"eps={eps!r}", {"rms_norm_eps": eps}, "rms_norm_eps must lie between 0 and 1")

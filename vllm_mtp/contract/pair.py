@@ -1,0 +1,69 @@
+"""Does this drafter belong to this target, and was it trained for such contexts? Asked wherever the two meet.
+
+Serving (serving/target_check.py), `eval`, `bench acceptance` and `doctor` ask here, so that they refuse the same pairs
+in the same words.
+"""
+
+from collections.abc import Mapping
+
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.fingerprint import tokenizer_sha256
+
+OTHER_WEIGHTS = (
+    "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantized target? "
+    "Output stays exactly the target's, acceptance may fall. To check, compare the acceptance length in the "
+    "log or in /metrics with the drafter's model card; `vllm-mtp train` adapts the drafter."
+)
+"""A warning; the target's name is to be put in."""
+
+
+def why_another_target(
+    config: MTPConfig, *, target: str, hidden_size: int, vocab_size: int, vocabulary: Mapping[str, int] | None
+) -> str | None:
+    """What is wrong with serving this drafter with this target, and what to do; None: nothing.
+
+    Args:
+        config: the drafter's.
+        target: the target's folder or Hub id.
+        hidden_size: H of the target.
+        vocab_size: V of the target.
+        vocabulary: ids of the target's tokens; None: not compared.
+    """
+    fingerprint = config.target_fingerprint or {}
+    faults = [
+        f"{name} {own}, the target has {found}"
+        for name, own, found in (
+            ("hidden_size", config.hidden_size, hidden_size),
+            ("vocab_size", config.vocab_size, vocab_size),
+        )
+        if own != found
+    ]
+    expected = fingerprint.get("tokenizer_sha256")
+    if not faults and expected and vocabulary is not None and (found := tokenizer_sha256(vocabulary)) != expected:
+        faults.append(
+            f"tokenizer {expected[:12]}..., the target has {found[:12]}... (if its ids mean the same, as in a copy "
+            "with one token more, delete tokenizer_sha256 from the drafter's config.json)"
+        )
+    if not faults:
+        return None
+    return (
+        f"This drafter was made for another target ({fingerprint.get('name', 'not named')}): {'; '.join(faults)}. "
+        f"Use it with its own target, or train one for {target} (`vllm-mtp train`)."
+    )
+
+
+def beyond_training(config: MTPConfig, context: int) -> str | None:
+    """A warning for contexts longer than what the drafter was trained on, with what to do; None: nothing to say.
+
+    Args:
+        config: the drafter's; one without `trained_length` may have been trained on anything.
+        context: the longest context that may come, in tokens.
+    """
+    if config.trained_length is None or context <= config.trained_length:
+        return None
+    return (
+        f"The drafter was trained on contexts of up to {config.trained_length:,} tokens and may meet {context:,} here: "
+        "beyond its length fewer drafts are accepted, the more so the longer the context (output stays the target's). "
+        f"`vllm-mtp bench acceptance` shows acceptance by context; `vllm-mtp train --sequence-length {context}` (or as "
+        "long as your contexts are), with --initial and this drafter, trains it on longer rows."
+    )
