@@ -12,7 +12,6 @@ class SimulationConfig:
     num_speculative_tokens: tuple[int, ...] = setting(
         (1, 2, 3, 4, 5),
         "Every K to measure. No drafting is always run too, as the reference of greedy output.",
-        flag="spec_tokens",
     )
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
     max_tokens: int = setting(
