@@ -72,6 +72,18 @@ class Server:
         return sum(float(match[1]) for line in lines if (match := re.fullmatch(pattern, line)))
 
 
+def living_processes(group: int) -> list[str]:
+    """State lines of the processes of a group, without those that have ended and wait to be collected."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            line = path.read_text()
+            state, _parent, its_group = line.rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                lines.append(line)
+    return lines
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -40,7 +40,7 @@ from tests.serving.load import (
     run_load,
     slope_mib_per_minute,
 )
-from tests.serving.test_server import MAX_REQUEST_S, MAX_STOP_S, Server, free_port, living_processes
+from tests.serving.server import MAX_REQUEST_S, MAX_STOP_S, Server, free_port, living_processes
 from vllm_mtp.common.files import compact_json, write_atomically
 from vllm_mtp.common.provenance import provenance
 

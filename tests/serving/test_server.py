@@ -5,7 +5,6 @@ ours, streamed chunks that lose or repeat a token when several are accepted at o
 engine (stock vLLM on a CPU dies of top_k), a server that does not stop.
 """
 
-import contextlib
 import json
 import re
 import signal
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.serving.engine import acceptance, engine, greedy
-from tests.serving.server import MAX_STOP_S, Server, served
+from tests.serving.server import MAX_STOP_S, Server, living_processes, served
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -43,18 +42,6 @@ def acceptance_of(server: Server) -> Acceptance:
             counts["accepted_tokens_per_pos", position] for position in range(NUM_SPECULATIVE_TOKENS)
         ),
     )
-
-
-def living_processes(group: int) -> list[str]:
-    """State lines of the processes of a group, without those that have ended and wait to be collected."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it may end while we look
-            line = path.read_text()
-            state, _parent, its_group = line.rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state not in "ZX":
-                lines.append(line)
-    return lines
 
 
 def drafting(form: str, draft_dir: Path) -> list[str]:
