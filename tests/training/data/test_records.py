@@ -32,7 +32,7 @@ def fields(path: Path, bad: BadRecords | None = None) -> list[dict[str, Any]]:
         ("a.JSONL", lines_of(RECORDS)),
         ("a.ndjson", b"\n" + lines_of(RECORDS).replace(b"\n", b"\r\n\r\n")),
         ("a.jsonl", b"\xef\xbb\xbf" + lines_of(RECORDS)),
-        ("a.jsonl.gz", gzip.compress(lines_of(RECORDS))),
+        ("a.jsonl.gz", gzip.compress(lines_of(RECORDS), mtime=0)),
         ("a.json", json.dumps(RECORDS).encode()),
         ("a.Json", b"\xef\xbb\xbf" + json.dumps(RECORDS, indent=1).encode()),
         ("a.json.gz", gzip.compress(json.dumps({"version": 1, "data": RECORDS}).encode())),
@@ -78,7 +78,7 @@ def test_records_say_where_they_stand(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "is not UTF-8 text"),
         ("a.json", '{"text": "ä"}'.encode("latin-1"), "is not UTF-8 text"),
         ("a.jsonl.gz", b"text", "cannot be read"),
-        ("a.jsonl.gz", gzip.compress(lines_of(RECORDS) * 99)[:-20], "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(lines_of(RECORDS) * 99, mtime=0)[:-20], "cannot be read"),
         ("a.jsonl", b"PK\x03\x04\xff\xfe", r"a\.jsonl:1 is not"),
     ],
 )
