@@ -92,15 +92,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(target_dir: Path, folder: Path, arguments: Sequence[str]) -> Iterator[Server]:
+def served(target_dir: Path, folder: Path, arguments: Sequence[str], port: int | None = None) -> Iterator[Server]:
     """Serves the target as "target", in float32, eagerly, until the context ends.
 
     Args:
         target_dir: the target.
         folder: an existing one, for the log and the chat template.
         arguments: further ones of `vllm serve`; of an option that is here too, the later one counts.
+        port: to listen on; None: a free one.
     """
-    port = free_port()
+    port = free_port() if port is None else port
     (folder / "chat.jinja").write_text(CHAT_TEMPLATE)
     command = [str(Path(sys.executable).parent / "vllm"), "serve", str(target_dir)]
     command += ["--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port)]

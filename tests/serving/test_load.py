@@ -6,7 +6,7 @@ that leaves processes or a port behind when it is killed.
 
 A minute by default. For ten, with the figures that are committed:
 
-    VLLM_MTP_LOAD_SECONDS=600 VLLM_MTP_LOAD_OUTPUT=benchmarks/results/load/load.json \\
+    MTP_LOAD_SECONDS=600 MTP_LOAD_OUTPUT=benchmarks/results/load/load.json \\
         .venv/bin/python -m pytest --extended tests/serving/test_load.py
 """
 
@@ -16,12 +16,10 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +38,14 @@ from tests.serving.load import (
     run_load,
     slope_mib_per_minute,
 )
-from tests.serving.server import MAX_REQUEST_S, MAX_STOP_S, Server, free_port, living_processes
+from tests.serving.server import MAX_STOP_S, Server, free_port, living_processes, served
 from vllm_mtp.common.files import compact_json, write_atomically
 from vllm_mtp.common.provenance import provenance
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
 
-LOAD_SECONDS = float(os.environ.get("VLLM_MTP_LOAD_SECONDS", "60"))
-OUTPUT = os.environ.get("VLLM_MTP_LOAD_OUTPUT")
+LOAD_SECONDS = float(os.environ.get("MTP_LOAD_SECONDS", "60"))
+OUTPUT = os.environ.get("MTP_LOAD_OUTPUT")
 NUM_CLIENTS, MAX_NUM_SEQS = 32, 16
 NUM_SPECULATIVE_TOKENS = 3
 MAX_MODEL_LEN = 1024
@@ -57,6 +55,7 @@ PROMPT_LENGTHS = (2, 16, 64, 200, 600)
 # What an allocator keeps may still grow in the first minutes; a leak of a request's own size would be far above this.
 MAX_GROWTH_MIB = 48
 MAX_SAMPLE_GAP_S = 0.5
+Start = Callable[[Path], AbstractContextManager[Server]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,44 +79,21 @@ class Load:
         return slope_mib_per_minute(self.samples) * self.seconds / 60 * 2 / 3
 
 
-def command_of(target_dir: Path, drafter: Path, port: int) -> list[str]:
+def serve_arguments(drafter: Path) -> list[str]:
+    """Of `vllm serve`, beside those that `served` gives."""
     drafting = {"model": str(drafter), "num_speculative_tokens": NUM_SPECULATIVE_TOKENS}
     return [
-        *(str(Path(sys.executable).parent / "vllm"), "serve", str(target_dir)),
-        *("--speculative-config", json.dumps(drafting)),
-        *("--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "float32", "--enforce-eager", "--generation-config", "vllm"),
+        *("--speculative-config", json.dumps(drafting), "--generation-config", "vllm"),
         *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS)),
         *("--max-num-batched-tokens", "256", "--num-gpu-blocks-override", str(NUM_BLOCKS)),
     ]
 
 
-@contextmanager
-def serving(command: Sequence[str], folder: Path) -> Iterator[Server]:
-    """Starts a server, waits until it answers, and ends it with all its processes."""
-    environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    port = command[command.index("--port") + 1]
-    log = folder / "server.log"
-    with (
-        log.open("wb") as output,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MAX_REQUEST_S, trust_env=False) as client,
-    ):
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        server = Server(process=process, client=client, log=log)
-        try:
-            server.wait_until_ready()
-            yield server
-        finally:
-            if living_processes(process.pid):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 @pytest.fixture(scope="module")
-def command(target_dir: Path, lookup_draft_dir: Path) -> list[str]:
-    return command_of(target_dir, lookup_draft_dir, free_port())
+def start(target_dir: Path, lookup_draft_dir: Path) -> Start:
+    """Starts the server by one and the same command, port included; asked with the folder for its log."""
+    port = free_port()
+    return lambda folder: served(target_dir, folder, serve_arguments(lookup_draft_dir), port)
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +111,13 @@ def answers(target_dir: Path, mixed_prompts: list[list[int]]) -> list[list[int]]
 
 
 @pytest.fixture(scope="module")
-def server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(command, tmp_path_factory.mktemp("load")) as server:
+def server(start: Start, answers: list[list[int]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start(tmp_path_factory.mktemp("load")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def load(server: Server, mixed_prompts: list[list[int]], answers: list[list[int]], command: list[str]) -> Load:
+def load(server: Server, mixed_prompts: list[list[int]], answers: list[list[int]]) -> Load:
     before = counters(server.client.get("/metrics").text)
     assert before.get("request_success_total", 0) == 0
     plans = [plan(client, mixed_prompts, answers) for client in range(NUM_CLIENTS)]
@@ -151,8 +127,9 @@ def load(server: Server, mixed_prompts: list[list[int]], answers: list[list[int]
     seconds = time.monotonic() - start
     load = Load(outcomes=outcomes, samples=samples, counters=at_rest(server), seconds=seconds)
     if OUTPUT:
-        write_atomically(Path(OUTPUT), compact_json(figures(load, command)))
-    print(json.dumps(figures(load, command)["figures"], indent=1))
+        Path(OUTPUT).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(OUTPUT), compact_json(figures(load, server)))
+    print(json.dumps(figures(load, server)["figures"], indent=1))
     return load
 
 
@@ -163,7 +140,7 @@ async def ask_all(server: Server, plans: Sequence[Iterator[Any]]) -> list[Outcom
     async with (
         httpx.AsyncClient(trust_env=False, timeout=timeout, limits=httpx.Limits(max_connections=None)) as http_client,
         AsyncOpenAI(
-            base_url=f"{server.client.base_url}/v1".replace("//v1", "/v1"),
+            base_url=str(server.client.base_url.join("/v1")),
             api_key="none",
             max_retries=0,
             timeout=timeout,
@@ -228,7 +205,7 @@ def at_rest(server: Server) -> dict[str, float]:
         time.sleep(0.5)
 
 
-def figures(load: Load, command: Sequence[str]) -> dict[str, Any]:
+def figures(load: Load, server: Server) -> dict[str, Any]:
     """What the committed file holds."""
     counted, finished = load.counters, load.finished
     greedy_ones = [outcome for outcome in finished if outcome.planned.expected is not None]
@@ -258,8 +235,8 @@ def figures(load: Load, command: Sequence[str]) -> dict[str, Any]:
             name: counted[name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
         },
     }
-    shown = [word if not Path(word).is_absolute() else Path(word).name for word in command]
-    return {"provenance": provenance(" ".join(shown)), "figures": found}
+    command = " ".join(Path(word).name if word.startswith("/") else word for word in map(str, server.process.args))
+    return {"provenance": provenance(command), "figures": found}
 
 
 def test_nothing_is_lost(load: Load) -> None:
@@ -315,14 +292,14 @@ def test_the_next_answers_are_right(
 
 
 def test_killed_and_started_again(
-    server: Server, command: list[str], mixed_prompts: list[list[int]], answers: list[list[int]], tmp_path: Path
+    server: Server, start: Start, mixed_prompts: list[list[int]], answers: list[list[int]], tmp_path: Path
 ) -> None:
     """The last test of a server. The same command brings it back, whichever of its processes was killed."""
     kill_with_a_request_under_way(server, engine_core_of(server), mixed_prompts[0])
-    with serving(command, tmp_path) as second:
+    with start(tmp_path) as second:
         assert second.complete(mixed_prompts[-1], MAX_TOKENS) == answers[-1]
         kill_with_a_request_under_way(second, second.process.pid, mixed_prompts[0])
-    with serving(command, tmp_path) as third:
+    with start(tmp_path) as third:
         assert third.complete(mixed_prompts[-1], MAX_TOKENS) == answers[-1]
 
 
@@ -343,7 +320,7 @@ def kill_with_a_request_under_way(server: Server, pid: int, prompt: list[int]) -
         os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(httpx.TransportError):
             list(lines)
-    assert server.process.wait(MAX_STOP_S) != 0
+    server.process.wait(MAX_STOP_S)  # with status 0 where its engine core was killed: vLLM takes that for an end
     deadline = time.monotonic() + MAX_STOP_S
     while left := living_processes(server.process.pid):
         assert time.monotonic() < deadline, f"left behind: {left}\n{server.tail()}"
