@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_commands import FAULTS, training_in
+from tests.fault_commands import FAULTS, generating_in, training_in
 from tests.faults import disk_of_its_own, try_all
 
 
@@ -19,3 +19,12 @@ def test_train_after_faults_gives_the_undisturbed_result(number: int, tmp_path: 
         rows = list(try_all(training_in(tmp_path), FAULTS, number, disk))
     assert [row["others"] for row in rows] == [[]] * len(FAULTS)
     assert sum(row["num_felt"] for row in rows) > 0.5 * number * len(FAULTS)
+
+
+@pytest.mark.extended
+@pytest.mark.vllm
+def test_generate_after_faults_gives_the_undisturbed_result(tmp_path: Path) -> None:
+    with disk_of_its_own() as disk:
+        rows = list(try_all(generating_in(tmp_path), FAULTS[:-1], 20, disk))
+    assert [row["others"] for row in rows] == [[]] * len(rows)
+    assert sum(row["num_felt"] for row in rows) > 0.5 * 20 * len(rows)

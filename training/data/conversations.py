@@ -2,15 +2,15 @@
 
 # Shapes: N tokens of all conversations, M conversations, G spans between answers.
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+
+from vllm_mtp.common.files import replacing
 
 CONVERSATIONS_FILE = "conversations.npz"
 _SHINGLE = 8
@@ -45,7 +45,11 @@ class Conversation:
 
 
 def save_conversations(path: Path, conversations: Sequence[Conversation]) -> None:
-    """Writes conversations to an .npz file, complete or not at all; ids as uint16 where they fit."""
+    """Writes conversations to an .npz file, complete or not at all; ids as uint16 where they fit.
+
+    Raises:
+        OSError: for a full disk or a read-only folder.
+    """
     ids_N = np.array([token for c in conversations for token in c.ids], dtype=np.uint32)
     if not len(ids_N) or ids_N.max() < 2**16:
         ids_N = ids_N.astype(np.uint16)
@@ -58,10 +62,8 @@ def save_conversations(path: Path, conversations: Sequence[Conversation]) -> Non
     if any(c.given for c in conversations):
         arrays["num_given"] = np.array([len(c.given) for c in conversations], dtype=np.int32)
         arrays["given"] = np.array([span for c in conversations for span in c.given], dtype=np.int32)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
 
 
 def load_conversations(path: Path) -> list[Conversation]:
@@ -77,10 +79,15 @@ def load_conversations(path: Path) -> list[Conversation]:
             temperature_M = arrays["temperature"]
             num_given_M = arrays["num_given"] if "num_given" in arrays else np.zeros_like(length_M)
             given_G2 = arrays["given"] if "given" in arrays else np.zeros((0, 2), dtype=np.int32)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of numpy and zipfile, of any kind where bytes are not what they should be
         raise ValueError(f"expected conversations of `vllm-mtp generate` in {path}: {error}") from error
+    one_dimensional = all(one.ndim == 1 for one in (ids_N, length_M, prompt_M, temperature_M, num_given_M))
+    if not one_dimensional or given_G2.shape[1:] != (2,) or {ids_N.dtype.kind, length_M.dtype.kind} - set("iu"):
+        raise ValueError(f"{path} is damaged: its arrays are not those of conversations")
     sizes = {len(length_M), len(prompt_M), len(temperature_M), len(num_given_M)}
-    if length_M.sum() != len(ids_N) or len(sizes) > 1 or num_given_M.sum() != len(given_G2):
+    if length_M.sum() != len(ids_N) or len(sizes) > 1 or num_given_M.sum() != len(given_G2) or (length_M < 0).any():
         raise ValueError(f"{path} is damaged: its lengths do not fit its {len(ids_N)} ids")
     given = iter([(int(start), int(stop)) for start, stop in given_G2])
     conversations = [

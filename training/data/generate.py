@@ -10,6 +10,7 @@ Source: Xu et al., Magpie (arXiv 2406.08464), for prompts out of the chat templa
 
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
@@ -43,6 +44,8 @@ from vllm_mtp.training.data.prompts import read_prompts, user_turn_prefix
 from vllm_mtp.training.data.questions import batches_of
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = "settings.json"
 _DEFAULT_MODEL_LEN = 2048
@@ -201,7 +204,7 @@ def _as_json(value: dict[str, Any]) -> dict[str, Any]:
 def _stored_dtype(output: Path) -> str | None:
     """The dtype of an unfinished run in the folder."""
     path = output / _SETTINGS
-    return json.loads(path.read_text(encoding="utf-8"))["dtype"] if path.exists() else None
+    return read_json(path)["dtype"] if path.exists() else None
 
 
 def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -216,7 +219,11 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     path = output / RUN_INFO if (output / RUN_INFO).exists() else output / _SETTINGS
     if not path.exists():
         return None
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = read_json(path)
+    except ValueError as error:
+        again = "Delete that file: it is made again" if path.name == RUN_INFO else "Restore it, or give another output"
+        raise InputError("output", f"{error}. {again}.") from error
     differing = config_differences(stored["config"], settings["config"])
     names = ("target", "target_weights_sha256", "prompts_sha256")
     differing += [name for name in names if stored.get(name, settings[name]) != settings[name]]
@@ -233,6 +240,20 @@ def _batch_file(output: Path, index: int) -> Path:
     return output / "batches" / f"{index:05d}.npz"
 
 
+def _has_batch(output: Path, index: int) -> bool:
+    """Whether a batch is there, whole; a damaged one is named."""
+    path = _batch_file(output, index)
+    if not path.exists():
+        return False
+    try:
+        load_conversations(path)
+        read_json(path.with_suffix(".json"))
+    except (ValueError, OSError) as error:
+        logger.warning("batch %d is made again: %s", index, error)
+        return False
+    return True
+
+
 def _answer_missing(run: _Run, dtype: str, show_progress: bool) -> tuple[int, int | None]:
     """Answers and writes every batch that is not there.
 
@@ -240,7 +261,7 @@ def _answer_missing(run: _Run, dtype: str, show_progress: bool) -> tuple[int, in
         How many batches there are, and generated tokens per second, where any were generated.
     """
     batches = batches_of(run.prompts, run.starts, run.config)
-    missing = [index for index in range(len(batches)) if not _batch_file(run.output, index).exists()]
+    missing = [index for index in range(len(batches)) if not _has_batch(run.output, index)]
     if not missing:
         return len(batches), None
     started, num_tokens = time.perf_counter(), 0
@@ -305,7 +326,7 @@ def _finish(
     totals: dict[str, int] = {"bad": run.num_bad} if run.num_bad else {}
     for index in range(num_batches):
         everything += load_conversations(_batch_file(run.output, index))
-        for name, count in json.loads(_batch_file(run.output, index).with_suffix(".json").read_text()).items():
+        for name, count in read_json(_batch_file(run.output, index).with_suffix(".json")).items():
             totals[name] = totals.get(name, 0) + count
     kept, num_exact, num_near = without_duplicates(everything, run.config.near_duplicates)
     if not kept:

@@ -1,12 +1,12 @@
 """Conversations that `vllm-mtp generate` wrote, as rows."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.files import read_json
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, Conversation, load_conversations
@@ -54,7 +54,7 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
     """Refuses a folder of `vllm-mtp generate` whose target had another tokenizer."""
     if not names_its_tokenizer(path):
         return
-    target = json.loads((path / RUN_INFO).read_text(encoding="utf-8"))["target"]
+    target = read_json(path / RUN_INFO)["target"]
     if target["tokenizer_sha256"] != tokenizer_sha256(tokenizer.get_vocab()):
         raise InputError(
             "data",

@@ -31,6 +31,29 @@ def test_what_is_written_is_read(tmp_path: Path, largest: int, dtype: type) -> N
     assert load_conversations(path) == []
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "zeros inside", "other arrays", "lengths"])
+def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    """Catches EOFError, zlib's errors and others that say neither which file nor what to do."""
+    path = tmp_path / "conversations.npz"
+    save_conversations(path, [conversation([1, 2], list(range(500)))])
+    whole = path.read_bytes()
+    arrays = {name: [[1]] for name in ("ids", "length", "prompt_length", "temperature")}
+    if damage == "other arrays":
+        np.savez(path, **arrays)
+    elif damage == "lengths":
+        np.savez(path, ids=[1, 2], length=[3, -1], prompt_length=[1, 0], temperature=[0.0, 0.0])
+    else:
+        spoiled = {
+            "empty": b"",
+            "cut": whole[:-30],
+            "garbage": b"x" * 99,
+            "zeros inside": whole[:60] + bytes(40) + whole[100:],
+        }
+        path.write_bytes(spoiled[damage])
+    with pytest.raises(ValueError, match=r"conversations\.npz"):
+        load_conversations(path)
+
+
 def test_several_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     """Catches a later turn of the user that counts as the target's, and a file of earlier versions that is refused."""
     several = Conversation(ids=(1, 2, 10, 11, 3, 20, 21), prompt_length=2, temperature=0.0, given=((4, 5),))

@@ -88,6 +88,32 @@ def test_killed_between_the_two_files_of_a_batch(
     assert generate(config, output=tmp_path / "set", **arguments)["dropped"]["asked"] == 7
 
 
+@pytest.mark.vllm
+def test_a_damaged_batch_is_made_again(
+    chat_target: Path,
+    questions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Catches hours of answers that cannot be joined because of one file that a full disk or a power cut spoiled."""
+    config = GenerateConfig(batch_size=4, max_tokens=150, dtype="float32")
+    arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [questions], "show_progress": False}
+    monkeypatch.setattr(generate_file, "_engine", lambda *_: nullcontext(ScriptedEngine()))
+    output = tmp_path / "set"
+    generate(config, output=output, **arguments)
+    first = load_conversations(output)
+    (output / "run_info.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^output: .*run_info\.json is not valid JSON.* Delete that file"):
+        generate(config, output=output, **arguments)
+    for name, damage in (("00000.npz", b"PK"), ("00001.json", b"")):
+        (output / "run_info.json").unlink()
+        (output / "batches" / name).write_bytes(damage)
+        generate(config, output=output, **arguments)
+        assert load_conversations(output) == first
+    assert ["batch 0 is made again" in caplog.text, "batch 1 is made again" in caplog.text] == [True, True]
+
+
 def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a run that keeps half of what was asked without a word."""
     counts = {"asked": 1200, "unusable_user_turns": 35, "too_long": 0, "generated_tokens": 9, "near_duplicates": 5}
