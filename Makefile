@@ -27,8 +27,9 @@ $(READY_EXAMPLES): $(READY)
 	$(PYTHON) scripts/setup_env.py --examples
 	@touch $@
 
+# Two processes: a test file uses one core.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # What every commit passes: lint, format, types, fast tests.
 check: lint
