@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
@@ -86,6 +87,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     fingerprint = fingerprint_of(target, whole_config, tokenizer, revision=revision)
     target_config = whole_config.get_text_config()
     draft_config = MTPConfig.from_pretrained(draft)
+    check_pair(draft_config, target, whole_config, tokenizer)
     chat = bool(tokenizer.chat_template) and not config.no_chat_template
     dtype = serving_dtype_of(output, config.dtype, target, revision=revision, trust_remote_code=trusted)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
