@@ -45,14 +45,15 @@ def examine(case: Case) -> list[tuple[str, Finding]]:
         if broken.intersection(check.needs):
             broken.add(check.name)
             continue
-        answers = _answers(check, case)
-        found += [(check.name, one) for one in answers]
-        if any(one.status == ERROR for one in answers):
+        said = answers(check, case)
+        found += [(check.name, one) for one in said]
+        if any(one.status == ERROR for one in said):
             broken.add(check.name)
     return found
 
 
-def _answers(check: Check, case: Case) -> list[Finding]:
+def answers(check: Check, case: Case) -> list[Finding]:
+    """What a check finds; whatever ends it is an error of one line."""
     try:
         return list(check.ask(case))
     except (ValueError, OSError) as refused:

@@ -44,7 +44,8 @@ def test_contexts_beyond_the_training(target_dir: Path, draft: Path) -> None:
     [found] = context_is_trained(case_of(target_dir, draft, max_model_len=512))
     assert found.status == WARNING
     assert "up to 80 tokens and may meet 512" in found.message
-    extended = '{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "rope_theta": 1e4}}'
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "rope_theta": 1e4}
+    extended = json.dumps({"rope_parameters": rope})
     case = case_of(target_dir, draft, hf_overrides=extended, speculative_config='{"max_model_len": 128}')
     messages = " ".join(one.message for one in context_is_trained(case))
     assert "change the target's RoPE" in messages
