@@ -233,6 +233,7 @@ class TestEngine:
             rotary = model_runner(llm).drafter.model.model.layer.self_attn.rotary_emb
             assert len(rotary.cos_sin_cache) >= 512
             assert len(greedy(llm, prompts[:1], 100)[0]) == 100
+            assert acceptance(llm).num_drafts > 60, "drafts go on behind position 80"
 
     def test_other_weights_alone_leave_the_output_exact(
         self,

@@ -77,7 +77,7 @@ def has_the_weights(
     if embedding_RD is None:
         return None
     head_RD = rows("lm_head.weight")
-    return weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD) == expected
+    return bool(weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD) == expected)
 
 
 def beyond_training(config: MTPConfig, context: int) -> str | None:
