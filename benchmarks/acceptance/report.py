@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.context import by_trained_length
-from vllm_mtp.benchmarks.acceptance.measurement import SPEED, WITHOUT_SPECULATION
+from vllm_mtp.benchmarks.acceptance.measurement import ACCEPTANCE, SPEED, WITHOUT_SPECULATION
 from vllm_mtp.benchmarks.acceptance.setup import Setup
 from vllm_mtp.benchmarks.harness.draft_folder import lookup_of
 from vllm_mtp.benchmarks.harness.figures import acceptance_row
@@ -30,7 +30,7 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
         plain = _records(store.load(WITHOUT_SPECULATION.name)["records"])
     rows = []
     pairs: dict[tuple[Method, float, int], list[Pair]] = {}
-    stored_rows = store.all()
+    stored_rows = [(kind, stored) for kind, stored in store.all() if kind in (ACCEPTANCE, SPEED)]
     origins = origins_of(content for _, content in stored_rows)
     made_with: dict[tuple[Method, float, int], list[int]] = {}
     for kind, stored in stored_rows:
@@ -66,9 +66,10 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
             "num_prompts": len(setup.prompts),
             "num_left_out": setup.num_left_out,
             "tasks": dict(Counter(prompt.task for prompt in setup.prompts)),
-            "chat_template": setup.chat_template,
+            "chat_template": not setup.conversations.template.is_plain,
+            "turns": dict(Counter(prompt.turn for prompt in setup.prompts)),
         },
-        "config": asdict(setup.config),
+        "config": asdict(setup.config) | {"template_options": setup.config.template_options.stored()},
         "settings": setup.settings(),
         "kv_bytes_per_token": setup.kv_bytes_per_token,
         "rows": sorted(rows, key=_order),

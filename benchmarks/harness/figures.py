@@ -86,23 +86,28 @@ def acceptance_row(
     max_tokens: int,
     without_speculation: Sequence[Record] | None = None,
 ) -> dict[str, Any]:
-    """A row of results.json: figures over all prompts together, and by task, category and context length."""
+    """A row of results.json: figures over all prompts together, and by task, category, context length and, of
+    several, turn."""
     if method.num_speculative_tokens:
         assert all(record.num_drafts is not None for record in records)
 
     def of(some: Iterable[Record]) -> dict[str, Any]:
         return asdict(figures(list(some), max_tokens=max_tokens, without_speculation=without_speculation))
 
-    tasks = dict.fromkeys(record.task for record in records)
-    categories = dict.fromkeys(record.category for record in records)
+    def by(name: str) -> dict[str, Any]:
+        parts = dict.fromkeys(getattr(record, name) for record in records)
+        return {str(part): of(record for record in records if getattr(record, name) == part) for part in parts}
+
+    turns = by("turn")
     return {
         **method.about(),
         "temperature": temperature,
         **of(records),
         "context_length_is": "round" if all(record.rounds is not None for record in records) else "prompt",
         "by_context_length": by_context_length(records),
-        "tasks": {task: of(record for record in records if record.task == task) for task in tasks},
-        "categories": {one: of(record for record in records if record.category == one) for one in categories},
+        "tasks": by("task"),
+        "categories": by("category"),
+        **({"turns": turns} if len(turns) > 1 else {}),
     }
 
 

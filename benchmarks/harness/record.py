@@ -17,6 +17,9 @@ class Request:
     max_tokens: int
     """Generated per prompt; exactly that many with ignore_eos."""
     temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
     seed: int = 0
     """Seed of the first batch's sampling; each further batch adds its first prompt's number."""
     ignore_eos: bool = True
@@ -44,6 +47,7 @@ class Record:
     number: int = 0
     category: str = NO_TASK
     task: str = NO_TASK
+    turn: int = 1
     num_prompt_tokens: int = 0
 
     @property

@@ -13,7 +13,6 @@ class SimulationConfig:
     num_speculative_tokens: tuple[int, ...] = setting(
         (1, 2, 3, 4, 5),
         "Every K to measure. No drafting is always run too, as the reference of greedy output.",
-        flag="spec_tokens",
     )
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
     top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")

@@ -52,5 +52,14 @@ class EngineOptions:
         """What of it decides figures and texts, to be kept beside them; empty where nothing was given."""
         return {name: value for name, value in self.engine_args().items() if name != "trust_remote_code"}
 
+    def settings(self) -> dict[str, Any]:
+        """`stored` as settings that say nothing where nothing was given, as those did that were stored before."""
+        options = self.stored()
+        return {"engine_options": options} if options else {}
+
+    def source(self) -> dict[str, Any]:
+        """Which files of a target are read, and whether its code runs, for those who read it beside the engine."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
     def _further(self) -> dict[str, Any]:
         return object_of("vllm_args", self.vllm_args)

@@ -24,8 +24,6 @@ class Setting:
     """All that a text, or each text of a tuple, may be; empty: anything."""
     none: str = "automatic"
     """How the help calls a default of None."""
-    flag: str = ""
-    """The name that the help shows, where it is shorter than the field's."""
     old: tuple[str, ...] = ()
     """Earlier names, which the command line still takes."""
 
@@ -36,11 +34,10 @@ def setting(
     *,
     choices: Sequence[str] | None = None,
     none: str = "automatic",
-    flag: str = "",
     old: Sequence[str] = (),
 ) -> T:
     """A field of a config class; see `Setting`."""
-    about = Setting(help=help, choices=tuple(choices or ()), none=none, flag=flag, old=tuple(old))
+    about = Setting(help=help, choices=tuple(choices or ()), none=none, old=tuple(old))
     made: T = field(default=default, metadata={"setting": about})
     return made
 
@@ -76,7 +73,7 @@ def check_at_least(config: Any, **least: float) -> None:
         values = _values(config, name)
         if not values and getattr(config, name) is not None:
             raise InputError(name, f"expected at least one number of at least {bound}, got none")
-        if values and min(values) < bound:
+        if not all(value >= bound for value in values):  # which no NaN is
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
 
 

@@ -11,7 +11,7 @@ from vllm_mtp.common.settings import check_at_least, object_of, setting
 class DoctorConfig:
     """What `vllm serve` will be given besides the target and the drafter."""
 
-    num_speculative_tokens: int = setting(3, "K: draft tokens of a round.", flag="spec_tokens")
+    num_speculative_tokens: int = setting(3, "K: draft tokens of a round.")
     max_model_len: int | None = setting(None, "Longest context that is served.", none="the target's own")
     dtype: str = setting("auto", "Of the target and the drafter, in vLLM's words.")
     hf_overrides: str | None = setting(

@@ -1,0 +1,244 @@
+"""ChatTemplate: conversations as text and token ids, as vLLM's server renders them for the same target.
+
+Source: vllm/renderers/hf.py, `safe_apply_chat_template` and what prepares its messages.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.data.chat.dialog import Dialog, Message
+from vllm_mtp.training.data.chat.options import TemplateOptions
+from vllm_mtp.training.data.chat.spans import common_length, token_spans
+
+_MARKER = "content-of-a-message"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """A conversation as token ids, and which of them are answers."""
+
+    ids: tuple[int, ...]
+    answers: tuple[tuple[int, int], ...]
+    """Start and stop of each answer among the ids, in order; what ends a turn is of the answer."""
+
+
+class ChatTemplate:
+    """A target's chat template, or the one that takes its place.
+
+    Args:
+        tokenizer: the target's.
+        options: what the command says of it.
+        plain: render without a template, as for a target that has none: the text of one message of the user.
+        field: the argument that conversations come by, for errors.
+
+    Raises:
+        InputError: for a template, tools or variables that cannot be used.
+    """
+
+    def __init__(
+        self, tokenizer: Any, options: TemplateOptions | None = None, *, plain: bool = False, field: str = "prompts"
+    ) -> None:
+        options = options or TemplateOptions()
+        self.tokenizer = tokenizer
+        self._field = field
+        self._template = options.template_text()
+        self._tools = options.tool_list()
+        self._kwargs = options.kwargs()
+        own = getattr(tokenizer, "chat_template", None)
+        self.is_plain = plain or not (self._template or own)
+        """Whether there is no template."""
+        sources = [self._template] if self._template else list(own.values()) if isinstance(own, dict) else [own]
+        self._source = "\n".join(str(source) for source in sources if source)
+        if not self.is_plain:
+            self._check_template()
+        self._takes_parts = not self.is_plain and self._probe([{"type": "text", "text": _MARKER}])
+
+    def prompt_text(self, dialog: Dialog, messages: Sequence[Message] | None = None) -> str:
+        """What the target is asked with, up to where its answer begins.
+
+        Args:
+            dialog: the conversation.
+            messages: what was said so far; None: what `dialog.rounds()` gives before the first answer.
+
+        Raises:
+            InputError: if the template refuses the messages, or there is none and more than a text of the user is
+                given; naming the place.
+        """
+        messages = dialog.rounds(field=self._field)[0] if messages is None else messages
+        if not self.is_plain:
+            return self._rendered(dialog, messages, answer_follows=True)
+        if [message["role"] for message in messages] != ["user"]:
+            roles = ", ".join(message["role"] for message in messages)
+            raise InputError(
+                self._field,
+                f"{_at(dialog)}expected one message of the user for a target without a chat template, got {roles}; "
+                "give a chat_template",
+            )
+        return replace(dialog, messages=tuple(messages)).text
+
+    def prompt_ids(self, dialog: Dialog, messages: Sequence[Message] | None = None) -> list[int]:
+        """Token ids of `prompt_text`."""
+        return self.ids_of([self.prompt_text(dialog, messages)], [dialog])[0]
+
+    def ids_of(self, texts: Sequence[str], dialogs: Sequence[Dialog]) -> list[list[int]]:
+        """Token ids of rendered texts, in the tokenizer's own threads.
+
+        Args:
+            texts: as `prompt_text` gives them.
+            dialogs: the conversation of each, for errors.
+
+        Raises:
+            InputError: if the tokenizer takes one of them not, naming the place.
+        """
+        return [[int(token) for token in ids] for ids in self._encoded(texts, dialogs)["input_ids"]]
+
+    def rows(self, dialog: Dialog) -> list[Rendered]:
+        """A conversation with its answers, in as few rows as show every answer behind what the target is asked with.
+
+        One row, unless the template renders earlier turns otherwise once there are later ones, as those do that drop
+        an earlier turn's reasoning: then a row for each of them. What follows the last answer is left out.
+
+        Raises:
+            InputError: if the template refuses the messages, there is no answer, or an answer cannot be told from what
+                is before it; naming the place.
+        """
+        found: list[tuple[str, list[tuple[int, int]]]] = []
+        for place, message in enumerate(dialog.messages):
+            if place == 0 or message["role"] != "assistant":
+                continue
+            text, start = self._answered(dialog, place)
+            stop = len(text.rstrip())
+            last = found[-1] if found else None
+            if last and start >= last[1][-1][1] and text.startswith(last[0][: last[1][-1][1]]):
+                found[-1] = (text, [*last[1], (start, stop)])
+            else:
+                found.append((text, [(start, stop)]))
+        if not found:
+            roles = ", ".join(message["role"] for message in dialog.messages)
+            raise InputError(self._field, f"{_at(dialog)}expected an answer of an assistant, got only {roles}")
+        texts = [text[: spans[-1][1]] for text, spans in found]
+        encoded = self._encoded(texts, [dialog] * len(texts), offsets=True)
+        return [
+            Rendered(
+                ids=tuple(int(token) for token in encoded["input_ids"][row]),
+                answers=token_spans(self.tokenizer, encoded, row, texts[row], spans),
+            )
+            for row, (_, spans) in enumerate(found)
+        ]
+
+    def _answered(self, dialog: Dialog, place: int) -> tuple[str, int]:
+        """The text up to an answer's end, and where in it the answer begins."""
+        if self.is_plain:
+            raise InputError(
+                self._field,
+                f"{_at(dialog)}expected a target with a chat template, this one has none; give a chat_template",
+            )
+        asked = self._rendered(dialog, dialog.messages[:place], answer_follows=True)
+        answered = self._rendered(dialog, dialog.messages[: place + 1], answer_follows=False)
+        start = common_length(asked, answered)
+        if start < len(asked):
+            before = self._rendered(dialog, dialog.messages[:place], answer_follows=False)
+            if start < len(before.rstrip()):
+                raise InputError(
+                    self._field,
+                    f"{_at(dialog)}expected a chat template that renders what was asked as before when it is answered, "
+                    f"this one does not for message {place + 1}",
+                )
+        return answered, start
+
+    def _rendered(self, dialog: Dialog, messages: Sequence[Message], *, answer_follows: bool) -> str:
+        try:
+            return self._apply(
+                self._prepared(messages),
+                list(dialog.tools or self._tools or ()) or None,
+                {**self._kwargs, **dialog.template_kwargs},
+                answer_follows,
+            )
+        except Exception as error:  # whatever a template raises is about the messages
+            roles = ", ".join(message["role"] for message in messages)
+            raise InputError(
+                self._field,
+                f"{_at(dialog)}expected messages that the target's chat template takes, it refuses {roles}: {error}. "
+                "Some take no message of a system: write what it says into the user's first message, as that target "
+                "is served.",
+            ) from error
+
+    def _apply(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, kwargs: dict[str, Any], answer_follows: bool
+    ) -> str:
+        given = {"chat_template": self._template} if self._template else {}
+        text = self.tokenizer.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=answer_follows, **given, **kwargs
+        )
+        return str(text)
+
+    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """Content as the template takes it, and no role of a developer where it does not know one."""
+        if not re.search("[\"']developer[\"']", self._source):
+            messages = _without_developer(messages)
+        return [message | {"content": self._content(message)} for message in messages]
+
+    def _content(self, message: Message) -> Any:
+        content = message["content"]
+        if self._takes_parts and message["role"] != "tool":
+            return [{"type": "text", "text": content}] * bool(content) if isinstance(content, str) else content
+        return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+    def _probe(self, content: Any) -> bool:
+        """Whether the template finds the text of a content, rather than nothing or the content's representation."""
+        try:
+            text = self._apply([{"role": "user", "content": content}], None, self._kwargs, True)
+        except Exception:
+            return False
+        return _MARKER in text and not re.search(f"[\"']{_MARKER}[\"']", text)
+
+    def _check_template(self) -> None:
+        """Refuses a template that is none, and variables that it does not read."""
+        from jinja2 import Environment, TemplateError, meta
+
+        plain = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", self._source)
+        try:
+            read = meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
+        except TemplateError as error:
+            where = "chat_template" if self._template else "target"
+            raise InputError(
+                where, f"expected a chat template in Jinja, got one that does not parse: {error}"
+            ) from error
+        for name in self._kwargs:
+            if name not in read:
+                raise InputError(
+                    "chat_template_kwargs",
+                    f"expected variables that the chat template reads ({', '.join(sorted(read))}), got {name}",
+                )
+
+    def _encoded(self, texts: Sequence[str], dialogs: Sequence[Dialog], *, offsets: bool = False) -> Any:
+        """Plain text gets the special tokens that the tokenizer puts around it; a template writes its own."""
+        how: dict[str, Any] = {"add_special_tokens": self.is_plain}
+        if offsets and getattr(self.tokenizer, "is_fast", False):
+            how["return_offsets_mapping"] = True
+        try:
+            return self.tokenizer(list(texts), verbose=False, **how)
+        except Exception as error:  # tokenizers have no exception of their own
+            if len(texts) > 1:
+                for text, dialog in zip(texts, dialogs, strict=True):
+                    self._encoded([text], [dialog], offsets=offsets)
+            raise InputError(
+                self._field, f"{_at(dialogs[0])}expected text that the tokenizer takes, it refuses this: {error}"
+            ) from error
+
+
+def _at(dialog: Dialog) -> str:
+    return f"{dialog.where}: " if dialog.where else ""
+
+
+def _without_developer(messages: Sequence[Message]) -> Sequence[Message]:
+    """Messages of a developer as those of a system, and these as one in front, as vLLM does for such templates."""
+    if all(message["role"] != "developer" for message in messages):
+        return messages
+    of_system = [message for message in messages if message["role"] in ("system", "developer")]
+    others = [message for message in messages if message["role"] not in ("system", "developer")]
+    texts = [Dialog(messages=(message,)).text for message in of_system]
+    return [{"role": "system", "content": "\n\n".join(text for text in texts if text)}, *others]
