@@ -73,7 +73,9 @@ def head_and_lookup(case: Case) -> Iterator[Finding]:
 
 def ranks_divide_it(case: Case) -> Iterator[Finding]:
     """Drafter and target can be split over the tensor-parallel ranks."""
-    size, heads = case.config.tensor_parallel_size, getattr(case.text_config, "num_attention_heads", 0)
+    size = case.config.tensor_parallel_size
+    # Some targets have other heads in every layer, and raise where they are asked for one number.
+    heads = getattr(case.text_config, "num_attention_heads", 0) if size > 1 else 0
     fault = why_not_divided(case.draft_config, size)
     if isinstance(heads, int) and heads % size:
         yield error(f"the target's {heads} attention heads cannot be split over {size} ranks: vLLM refuses it")
