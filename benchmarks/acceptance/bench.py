@@ -11,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.acceptance.later_turns import with_later_turns
 from vllm_mtp.benchmarks.acceptance.measurement import SPEED, Measurement, by_engine, measurements_of, still_to_do
 from vllm_mtp.benchmarks.acceptance.plot import plot
 from vllm_mtp.benchmarks.acceptance.report import result_of
@@ -45,6 +47,11 @@ def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, 
         ValueError: for inputs that cannot be used, a folder with rows of other settings, or an engine that ended.
     """
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
+    made_with = provenance(command, config.seed)
+    try:
+        setup = with_later_turns(setup, output, made_with, partial(_engine, method=NONE))
+    except EngineError as error:
+        raise _ended(NONE, error) from error
     store = RowStore(output, setup.settings())
     wanted = measurements_of(config)
     stored = {one.name for one in wanted if one.name in store}
@@ -57,7 +64,7 @@ def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, 
     if todo:
         total = sum(len(prompts_of(one, setup)) * (2 if one.kind == SPEED else 1) for one in todo)
         with tqdm(total=total, unit="prompt", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-            missing |= measure(setup, store, todo, provenance(command, config.seed), progress)
+            missing |= measure(setup, store, todo, made_with, progress)
     print(write_report(result_of(setup, store, missing), output, table, plot))
     return 0
 
@@ -92,10 +99,14 @@ def measure(
         except EngineError as error:
             ended = method if error.log == _log(setup, method) else NONE
             if not ended.is_baseline:
-                print(f"\n{error}", file=sys.stderr)
-                raise ValueError(f"the engine of {ended} ended; its log is {error.log}") from error
+                raise _ended(ended, error) from error
             missing[str(method)] = f"its engine ended: {str(error).splitlines()[-1]}"
     return missing
+
+
+def _ended(method: Method, error: EngineError) -> ValueError:
+    print(f"\n{error}", file=sys.stderr)
+    return ValueError(f"the engine of {method} ended; its log is {error.log}")
 
 
 def _engine(setup: Setup, method: Method) -> EngineProcess:
@@ -106,23 +117,28 @@ def _log(setup: Setup, method: Method) -> Path:
     return setup.engine.variants / f"engine-{method.slug}.log"
 
 
+def _request(setup: Setup, one: Measurement, prompts: Sequence[BenchmarkPrompt]) -> Request:
+    config = setup.config
+    return Request(
+        prompts=prompts,
+        max_tokens=config.max_tokens,
+        temperature=one.temperature,
+        seed=config.seed,
+        **config.sampling(),
+    )
+
+
 def _measure_acceptance(
     setup: Setup, one: Measurement, engine: EngineProcess, on_progress: OnProgress
 ) -> dict[str, Any]:
     start = time.perf_counter()
     one_by_one = one.method != NONE and not engine.per_request_metrics
-    request = Request(
-        prompts=setup.prompts,
-        max_tokens=setup.config.max_tokens,
-        temperature=one.temperature,
-        seed=setup.config.seed,
-        ignore_eos=False,
-        batch_size=1 if one_by_one else len(setup.prompts),
-    )
+    size = 1 if one_by_one else len(setup.prompts)
+    request = replace(_request(setup, one, setup.prompts), ignore_eos=False, batch_size=size)
     records = engine.measure(request, on_progress)
     return {
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_mib": engine.peak_memory_mib(),
+        "peak_memory_mib": engine.peak_memory_mib,
         "records": [asdict(record) for record in records],
     }
 
@@ -131,14 +147,8 @@ def _measure_speed(
     setup: Setup, one: Measurement, engine: EngineProcess, plain: EngineProcess, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Both engines generate for the same prompts, batch by batch."""
-    request = Request(
-        prompts=prompts_of(one, setup),
-        max_tokens=setup.config.max_tokens,
-        temperature=one.temperature,
-        seed=setup.config.seed,
-        batch_size=one.batch_size,
-    )
+    request = replace(_request(setup, one, prompts_of(one, setup)), batch_size=one.batch_size)
     for each in (engine, plain):
-        each.warm_up(request.prompts, temperature=one.temperature, batch_size=one.batch_size)
+        each.warm_up(request)
     [without], [drafted] = in_turn([plain, engine], request, prompts_per_turn=one.batch_size, on_progress=on_progress)
     return {"records": [asdict(record) for record in drafted], "baseline": [asdict(record) for record in without]}

@@ -1,11 +1,17 @@
 """What `vllm-mtp bench acceptance` measures. Light: the command line is built from it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
 from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
+from vllm_mtp.training.data.chat.options import TemplateOptions
+
+_ALL = {"top_p": 1.0, "top_k": 0}
+"""Sampling from all tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,11 +21,12 @@ class AcceptanceConfig:
     num_speculative_tokens: tuple[int, ...] = setting(
         (1, 2, 3, 5, 7),
         "Every K of the drafter. No speculation is also measured, as the baseline, where it is needed.",
-        flag="spec_tokens",
     )
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
+    top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")
+    top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     baselines: tuple[str, ...] = setting(
-        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2.", old=("rivals",)
+        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2."
     )
     lookup: tuple[str, ...] = setting(
         (DRAFTER,),
@@ -31,11 +38,16 @@ class AcceptanceConfig:
         "Ranges of batch sizes FIRST:LAST:K, such as 1:4:5 5:16:1, for one more row of the drafter, with K by the "
         "batch size.",
     )
+    turns: int = setting(
+        1,
+        "Most turns to ask of a conversation, one after another, with the target's own answers (greedy, without "
+        "speculation) between them. With 1 it is asked once, with everything before as it is.",
+    )
     max_tokens: int = setting(
         256, "Tokens generated per prompt. End-of-text ends an output, except where speed is measured."
     )
     limit_per_task: int | None = setting(
-        None, "Most prompts of each task, taken in turn from its categories.", none="all", old=("limit_per_category",)
+        None, "Most prompts of each task, taken in turn from its categories.", none="all"
     )
     max_num_seqs: int = setting(32, "Prompts generated together where acceptance is measured.")
     dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
@@ -43,7 +55,6 @@ class AcceptanceConfig:
         0,
         "Prompts of each task whose speed is measured, in turn with an engine without speculation; with 0 no speed is "
         "measured.",
-        old=("speed_prompts_per_category",),
     )
     speed_batch: tuple[int, ...] = setting((1,), "Prompts generated together where speed is measured.")
     speed_pairs: int = setting(
@@ -56,15 +67,24 @@ class AcceptanceConfig:
     seed: int = setting(0, "Seed of the engines and of the first batch's sampling.")
     no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
     enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
+    template_options: TemplateOptions = TemplateOptions()
     engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
-        check_at_least(self, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
+        if self.no_chat_template and (self.turns > 1 or self.template_options != TemplateOptions()):
+            raise InputError("no_chat_template", "expected no turns and no options of a template beside it")
+        if not 0 < self.top_p <= 1:
+            raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")
+        check_at_least(self, turns=1, top_k=0, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
         baselines(self.baselines)
         lookups(self.lookup)
         schedule_of(self.schedule)
+
+    def sampling(self) -> dict[str, Any]:
+        """How rows above temperature 0 are sampled; what is as it always was says nothing."""
+        return {name: value for name, all_of in _ALL.items() if (value := getattr(self, name)) != all_of}
 
     @property
     def methods(self) -> list[Method]:

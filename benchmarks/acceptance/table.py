@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vllm_mtp.benchmarks.acceptance.context import BEYOND, WITHIN, about_trained_length
 from vllm_mtp.benchmarks.harness.method import lookup_label
 from vllm_mtp.benchmarks.harness.report import (
     METHOD_COLUMNS,
@@ -13,6 +14,7 @@ from vllm_mtp.benchmarks.harness.report import (
     method_cells,
     number,
     numbers,
+    options_text,
 )
 from vllm_mtp.contract.lookup import Lookup
 
@@ -24,22 +26,27 @@ def table(result: Result) -> str:
     rows, speed_rows = result["rows"], result["speed_rows"]
     drafted = [row for row in rows if row["method"] != "none"]
     parts = [_heading(result), _all(rows), *_remarks(result)]
-    parts += [_by_task(drafted), _rates(drafted), _by_context(drafted)] if drafted else []
+    parts += [_by_task(drafted), *_by_turn(drafted), _rates(drafted), _by_context(drafted)] if drafted else []
+    if title := about_trained_length(result):
+        parts.append(f"{title}\n\n" + _lengths(drafted, "by_trained_length", (WITHIN, BEYOND)))
     parts += [_speeds(speed_rows)] if speed_rows else []
     return "\n\n".join(parts)
 
 
 def _heading(result: Result) -> str:
     prompts, settings = result["prompts"], result["settings"]["acceptance"]
+    turns = prompts.get("turns", {})
+    several = f", up to {len(turns)} turns each" if len(turns) > 1 else ""
     left_out = f", {prompts['num_left_out']} too long and left out" if prompts["num_left_out"] else ""
     lookup = Lookup.of(result["draft_lookup"])
+    sampling = "".join(f", {name} {settings[name]:g}" for name in ("top_p", "top_k") if name in settings)
     draft = f"{result['draft']} ({lookup_label(lookup)})" if lookup else result["draft"]
     return (
-        f"{draft} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']} "
+        f"{draft} for {result['target']}; {prompts['num_prompts']} prompts of {prompts['file']}{several} "
         f"(sha256 {prompts['sha256'][:12]}{left_out}), {'with' if prompts['chat_template'] else 'without'} chat "
         f"template, at most {settings['max_tokens']} new tokens, {settings['dtype']}, "
-        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, {made_on(*result['made_with'])}, "
-        f"seed {settings['seed']}"
+        f"{'eager' if settings['enforce_eager'] else 'torch.compile'}{sampling}{options_text(settings)}, "
+        f"{made_on(*result['made_with'])}, seed {settings['seed']}"
     )
 
 
@@ -68,6 +75,11 @@ def _remarks(result: Result) -> list[str]:
         f"itself. The drafter adds {costs['drafter']:,} bytes of KV cache per token to the target's "
         f"{costs['target']:,}; peak memory has the engine's whole KV cache in it."
     ]
+    if num_discarded := sum(row.get("num_discarded_tokens", 0) for row in result["rows"]):
+        remarks.append(
+            f"{num_discarded:,} accepted draft tokens came after the end of an output: they are not in the acceptance "
+            "lengths, as they are in vLLM's counters (vllm-project/vllm#56101), but in the rates."
+        )
     if settings["dtype"] != "float32" and any(row["num_identical"] is not None for row in result["rows"]):
         remarks.append(
             f"Identical: to the greedy output without speculation. In {settings['dtype']} outputs can differ with the "
@@ -91,6 +103,15 @@ def _remarks(result: Result) -> list[str]:
 def _by_task(rows: Sequence[Row]) -> str:
     tasks = list(dict.fromkeys(task for row in rows for task in row["tasks"]))
     return "Acceptance length (95%) by task\n\n" + _lengths(rows, "tasks", tasks)
+
+
+def _by_turn(rows: Sequence[Row]) -> list[str]:
+    rows = [row for row in rows if "turns" in row]
+    if not rows:
+        return []
+    turns = list(dict.fromkeys(turn for row in rows for turn in row["turns"]))
+    what = "Acceptance length (95%) by turn, with the target's greedy answers without speculation between them\n\n"
+    return [what + _lengths(rows, "turns", turns)]
 
 
 def _rates(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
@@ -22,7 +23,7 @@ class ClaimsConfig:
     sequence_length: int = setting(256, "Tokens of a row of training.")
     batch_size: int = setting(8, "Rows of that length per step.")
     draft_vocab_size: int = setting(512, "Tokens of the draft vocabulary that is made here.")
-    num_speculative_tokens: int = setting(3, "K at which acceptance is measured.", flag="spec_tokens")
+    num_speculative_tokens: int = setting(3, "K at which acceptance is measured.")
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures at which acceptance is measured.")
     max_tokens: int = setting(96, "Tokens generated per prompt; end-of-text does not end an output.")
     num_prompts: int = setting(96, "Most held-out prompts to measure on.")
@@ -32,7 +33,9 @@ class ClaimsConfig:
         3, "Passes over the prompts for tokens/s of the vocabulary claim; with 0 no speed is measured."
     )
     speed_prompts: int = setting(16, "Prompts of each of those passes.")
+    max_num_seqs: int = setting(32, "Prompts generated together where acceptance is measured.")
     enforce_eager: bool = setting(False, "Run without torch.compile where tokens/s are measured.")
+    engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -42,4 +45,4 @@ class ClaimsConfig:
                 raise InputError(name, f"expected at least one and no two alike, got {list(values)}")
         check_at_least(self, tokens=4 * self.batch_size * self.sequence_length, data_tokens=1, num_steps_unrolled=2)
         check_at_least(self, num_prompts=1, draft_vocab_size=1, num_speculative_tokens=1, temperature=0, max_tokens=3)
-        check_at_least(self, speed_passes=0, speed_prompts=1)
+        check_at_least(self, speed_passes=0, speed_prompts=1, max_num_seqs=1)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_mtp.benchmarks.claims.arms import DRAFT, GENERAL, GENERATED, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
@@ -18,12 +18,14 @@ from vllm_mtp.benchmarks.harness.checkout import ROOT, run_command
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, sha256_of, tokenized
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.flags import words_of
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
 from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.data.records import open_records
 from vllm_mtp.training.data.text import texts_of
 
+T = TypeVar("T")
 EXAMPLE = ROOT / "examples" / "stdlib"
 _PROMPT_LINES = 6
 _ANSWER_TOKENS = 176
@@ -113,10 +115,10 @@ def _file_of(path: Path) -> Path:
     return path / CONVERSATIONS_FILE if path.is_dir() else path
 
 
-def _spread(prompts: Sequence[BenchmarkPrompt], number: int) -> list[BenchmarkPrompt]:
+def _spread(many: Sequence[T], number: int) -> list[T]:
     """At most so many, evenly over the file."""
-    step = max(1.0, len(prompts) / number)
-    return [prompts[int(place * step)] for place in range(min(number, len(prompts)))]
+    step = max(1.0, len(many) / number)
+    return [many[int(place * step)] for place in range(min(number, len(many)))]
 
 
 def _cut_prompts(path: Path, split: str, per_document: int) -> Path:
@@ -146,11 +148,11 @@ def _generate(config: ClaimsConfig, target: str, folder: Path) -> Path:
     lines = prompts.read_text(encoding="utf-8").splitlines()
     # Answers that loop are dropped, most of the greedy ones.
     number = int(1.7 * config.data_tokens / (_ANSWER_TOKENS + 60)) + 8
-    step = max(1.0, len(lines) / number)
-    write_atomically(wanted, "\n".join(lines[int(i * step)] for i in range(min(number, len(lines)))) + "\n")
+    write_atomically(wanted, "\n".join(_spread(lines, number)) + "\n")
     # In a process of its own: vLLM binds the threads of the one that it runs in.
     flags = {"prompts": wanted, "output": output, "dtype": config.dtype}
     flags |= {"max-tokens": _ANSWER_TOKENS, "max-model-len": 768}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    arguments += words_of(config.engine_options)
     run_command([sys.executable, "-m", "vllm_mtp.cli", "generate", target, *arguments])
     return output

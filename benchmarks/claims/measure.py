@@ -61,9 +61,9 @@ def seconds_in_turn(study: Study, drafts: Mapping[str, Path], log: Path) -> dict
 
     one, two = drafts
     with engine(one) as first, engine(two) as second:
-        for each in (first, second):
-            each.warm_up(prompts)
         request = Request(prompts=prompts, max_tokens=config.max_tokens)
+        for each in (first, second):
+            each.warm_up(request)
         found = in_turn((first, second), request, prompts_per_turn=1, num_passes=config.speed_passes)
     return {
         name: [median(record.seconds for record in of_prompt) for of_prompt in zip(*passes, strict=True)]
@@ -81,6 +81,8 @@ def _engine(study: Study, draft: Path, log: Path, *, num_timed: int = 0) -> Engi
         dtype=study.dtype,
         enforce_eager=config.enforce_eager or not num_timed or not can_compile(),
         max_model_len=max(len(prompt.token_ids) for prompt in study.data.prompts) + config.max_tokens + 16,
+        max_num_seqs=config.max_num_seqs,
         num_engines=max(1, num_timed),
+        options=config.engine_options,
     )
     return EngineProcess(args.of(mtp(config.num_speculative_tokens)), log)

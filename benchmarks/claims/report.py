@@ -5,9 +5,10 @@ from statistics import mean
 from typing import Any
 
 from vllm_mtp.benchmarks.claims.arms import Arm, Comparison, arms_of
-from vllm_mtp.benchmarks.claims.rows import ArmRow, PromptCounts, SpeedRow
+from vllm_mtp.benchmarks.claims.rows import ArmRow, SpeedRow
 from vllm_mtp.benchmarks.claims.statistics import Ratio, difference, estimate, verdict
-from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance, total
+from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers, options_text
 
 Rows = Mapping[tuple[str, int], ArmRow]
 """Rows by an arm's name and a seed."""
@@ -42,11 +43,11 @@ def claim_rows(
     return found
 
 
-def acceptance_length(of_seeds: Sequence[PromptCounts]) -> Ratio:
+def acceptance_length(of_seeds: Sequence[Sequence[Acceptance]]) -> Ratio:
     """1 + accepted / drafts."""
     return Ratio(
-        above_SP=[counts.num_accepted for counts in of_seeds],
-        below_SP=[counts.num_drafts for counts in of_seeds],
+        above_SP=[[one.num_accepted_tokens for one in counts] for counts in of_seeds],
+        below_SP=[[one.num_drafts for one in counts] for counts in of_seeds],
         offset=1.0,
     )
 
@@ -77,11 +78,11 @@ def _arm_figures(of_seeds: Sequence[ArmRow], arm: Arm) -> dict[str, Any]:
 
     def at(temperature: str) -> dict[str, Any]:
         counts = [row.counts[temperature] for row in of_seeds]
-        rates = zip(*(one.acceptance_rate_per_position for one in counts), strict=True)
+        rates = zip(*(total(of_seed).acceptance_rate_per_position for of_seed in counts), strict=True)
         return {
             "acceptance_length": estimate(acceptance_length(counts)).as_dict(),
             "acceptance_rate_per_position": [round(mean(of_position), 4) for of_position in rates],
-            "num_loops": [one.num_loops for one in counts],
+            "num_loops": [row.num_loops[temperature] for row in of_seeds],
         }
 
     return {
@@ -133,7 +134,8 @@ def table(result: Result) -> str:
         [
             f"Claims on {result['target']}, seeds {seeds}, {min(tokens):,} to {max(tokens):,} tokens seen by every "
             f"arm; k = {result['num_speculative_tokens']}, {result['num_prompts']} held-out prompts, "
-            f"{result['max_tokens']} new tokens each, {result['dtype']}; {made_on(*result['made_with'])}",
+            f"{result['max_tokens']} new tokens each, {result['dtype']}{options_text(result)}; "
+            f"{made_on(*result['made_with'])}",
             "",
             markdown(["claim", "is it so that", "measured", "first", "second", "difference", "verdict"], claims),
             "",

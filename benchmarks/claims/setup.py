@@ -15,7 +15,7 @@ from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of
 
 OF_ALL_ROWS = (
     *("tokens", "data_tokens", "sequence_length", "batch_size", "num_speculative_tokens", "temperature"),
-    *("max_tokens", "num_prompts", "engine"),
+    *("max_tokens", "max_num_seqs", "num_prompts", "engine"),
 )
 SPEED = "speed"
 
@@ -42,6 +42,7 @@ class Study:
         """Rows depend on the text of their own arm only: other claims may have other files."""
         config = self.config
         settings = {name: getattr(config, name) for name in OF_ALL_ROWS} | self.identity | {"dtype": self.dtype}
+        settings |= config.engine_options.settings()
         kinds = {kind_of(arm): settings | self.data.hashes_of(arm) for arm in self.arms}
         if config.speed_passes:
             speed = {name: getattr(config, name) for name in ("speed_passes", "speed_prompts", "enforce_eager")}
@@ -56,8 +57,9 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
         ValueError: for inputs that cannot be used.
     """
     wanted = comparisons(config.claims, config.num_steps_unrolled, DRAFT if sources.draft_vocab else FULL)
-    dtype = serving_dtype_of(output, config.dtype, target)
-    whole_config, tokenizer = config_and_tokenizer(target)
+    source, revision = config.engine_options.source(), config.engine_options.revision
+    dtype = serving_dtype_of(output, config.dtype, target, **source)
+    whole_config, tokenizer = config_and_tokenizer(target, **source)
     data = prepare(
         replace(config, dtype=dtype), sources, arms_of(wanted), target=target, tokenizer=tokenizer, output=output
     )
@@ -69,8 +71,8 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
         output=output,
         data=data,
         identity={
-            "target": fingerprint_of(target, whole_config, tokenizer)["weights_sha256"],
-            "target_weights": stored_weights_sha256(target),
+            "target": fingerprint_of(target, whole_config, tokenizer, revision=revision)["weights_sha256"],
+            "target_weights": stored_weights_sha256(target, revision=revision),
             "prompts_sha256": data.about["prompts_sha256"],
             "prompt_tokens": sha256_of_tokens(data.prompts),
         },

@@ -27,10 +27,12 @@ from vllm_mtp.benchmarks.claims.data import Sources
 from vllm_mtp.benchmarks.claims.measure import acceptance, seconds_in_turn
 from vllm_mtp.benchmarks.claims.plot import plot
 from vllm_mtp.benchmarks.claims.report import result_of, table
-from vllm_mtp.benchmarks.claims.rows import ArmRow, PromptCounts, SpeedRow, arm_row
+from vllm_mtp.benchmarks.claims.rows import ArmRow, SpeedRow, arm_row
 from vllm_mtp.benchmarks.claims.setup import OF_ALL_ROWS, SPEED, Study, kind_of, set_up
 from vllm_mtp.benchmarks.claims.train import train_arm
+from vllm_mtp.benchmarks.harness.acceptance import total
 from vllm_mtp.benchmarks.harness.engine import EngineError
+from vllm_mtp.benchmarks.harness.figures import ends_in_loop_of
 from vllm_mtp.benchmarks.harness.report import write_report
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.common.provenance import provenance, relative
@@ -69,6 +71,7 @@ def _result(study: Study, store: RowStore) -> dict[str, Any]:
         **{name: getattr(config, name) for name in OF_ALL_ROWS},
         "num_prompts": len(study.data.prompts),
         "dtype": study.dtype,
+        **config.engine_options.settings(),
         "data": study.data.about,
         "made_with": origins_of([*arms.values(), *speeds.values()]),
     }
@@ -93,7 +96,10 @@ def _measure_missing(study: Study, store: RowStore, made_with: dict[str, Any]) -
         _release_memory()
         measuring = time.monotonic()
         records = acceptance(study, trained.draft, study.output / "logs" / f"{name}.log")
-        counts = {f"{t:g}": PromptCounts.of(found, study.config.max_tokens) for t, found in records.items()}
+        by_name = {f"{temperature:g}": found for temperature, found in records.items()}
+        counts = {at: [record.acceptance for record in found] for at, found in by_name.items()}
+        max_tokens = study.config.max_tokens
+        loops = {at: sum(ends_in_loop_of(record, max_tokens) for record in found) for at, found in by_name.items()}
         row = ArmRow(
             arm=arm.name,
             seed=seed,
@@ -103,10 +109,11 @@ def _measure_missing(study: Study, store: RowStore, made_with: dict[str, Any]) -
             measuring_seconds=round(time.monotonic() - measuring, 1),
             draft=str(trained.draft.relative_to(study.output)),
             counts=counts,
+            num_loops=loops,
             made_with=made_with,
         )
         store.save(name, kind_of(arm), asdict(row))
-        lengths = ", ".join(f"{found.acceptance_length:.3f} at temperature {t}" for t, found in counts.items())
+        lengths = ", ".join(f"{total(found).acceptance_length:.3f} at temperature {t}" for t, found in counts.items())
         left = (time.monotonic() - started) / number * (len(todo) - number)
         print(f"acceptance length {lengths}; about {left / 60:.0f} min left", file=sys.stderr)
 

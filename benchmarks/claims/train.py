@@ -87,7 +87,7 @@ def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -
 
     Steps are chosen by it, so that arms on different text see equally many tokens.
     """
-    whole_config, tokenizer = config_and_tokenizer(target)
+    whole_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
     vocab_size = whole_config.get_text_config().vocab_size
     sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, seed=0)

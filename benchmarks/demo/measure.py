@@ -17,6 +17,7 @@ from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.record import Record, Request
 from vllm_mtp.benchmarks.harness.turns import in_turn
+from vllm_mtp.common.engine_options import EngineOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,11 +52,11 @@ class Plan:
     """Engines alive together in the pass in float32; 0: all."""
 
 
-def faster_dtype(target: Path) -> str:
+def faster_dtype(target: Path, options: EngineOptions) -> str:
     """The dtype in which both sides are measured: bfloat16 on a GPU, on a CPU what is faster there."""
     from vllm_mtp.training.frozen.target import serving_dtype
 
-    dtype = serving_dtype(str(target), "auto")
+    dtype = serving_dtype(str(target), "auto", trust_remote_code=options.trust_remote_code)
     return "bfloat16" if dtype == "auto" else dtype
 
 
@@ -89,8 +90,9 @@ def _measure(
     plan: Plan, engines: list[tuple[EngineProcess, Run]], prompts: Sequence[BenchmarkPrompt], temperature: float
 ) -> None:
     num_passes = plan.passes[temperature]
+    request = Request(prompts=prompts, max_tokens=plan.max_tokens, temperature=temperature)
     for engine, _ in engines:
-        engine.warm_up(prompts, temperature=temperature)
+        engine.warm_up(request)
     with tqdm(
         total=len(engines) * num_passes * len(prompts),
         desc=f"temperature {temperature:g}",
@@ -99,7 +101,7 @@ def _measure(
     ) as progress:
         found = in_turn(
             [engine for engine, _ in engines],
-            Request(prompts=prompts, max_tokens=plan.max_tokens, temperature=temperature),
+            request,
             prompts_per_turn=plan.prompts_per_turn,
             num_passes=num_passes,
             on_progress=progress.update,

@@ -18,6 +18,7 @@ from vllm_mtp.benchmarks.harness.report import (
     markdown,
     method_cells,
     numbers,
+    options_text,
     write_report,
 )
 from vllm_mtp.benchmarks.harness.speed import speeds, speeds_by_task
@@ -35,6 +36,7 @@ def report(plan: Plan, rows: Sequence[Row], *, output: Path, command: str, start
         "batch_size": 1,
         "dtype": plan.engine.dtype,
         "compiled": not plan.engine.enforce_eager,
+        **plan.engine.options.settings(),
         **provenance(command),
         "seconds_in_all": round(time.perf_counter() - start),
     }
@@ -108,7 +110,8 @@ def table(result: Result) -> str:
     rows = [row for row in result["rows"] if "missing" not in row]
     lines = [
         f"{rows[0]['num_prompts']} held-out prompts, {result['max_tokens']} new tokens each, batch 1, "
-        f"{'torch.compile' if result['compiled'] else 'eager'} and {result['dtype']} on both sides, {made_on(result)}",
+        f"{'torch.compile' if result['compiled'] else 'eager'} and {result['dtype']} on both sides"
+        f"{options_text(result)}, {made_on(result)}",
         "",
         _main_table(result["rows"]),
     ]

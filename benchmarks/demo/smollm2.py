@@ -9,14 +9,14 @@ where it has some, and without. Under 25 minutes on two cores.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_mtp.benchmarks.demo.command import parser_of, run_demo
 from vllm_mtp.benchmarks.demo.measure import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.demo.report import report, rows_of
 from vllm_mtp.benchmarks.harness.checkout import ROOT, check_vllm, run_command
@@ -25,30 +25,30 @@ from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, OFF, Method, mtp
 from vllm_mtp.benchmarks.harness.prompts import limited, sha256_of, tokenized
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.flags import add_fields, config_of, message_of
-from vllm_mtp.common.settings import setting
+from vllm_mtp.common.settings import check_at_least, setting
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.training.data.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "smollm2"
-DEFAULT_OUTPUT = Path("runs/smollm2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmolLM2Config:
     """What the demo measures; the command line has a flag for every `setting`."""
 
-    output: Path = setting(ROOT / DEFAULT_OUTPUT, "Folder of the target, the figures and the plot.")
+    output: Path = setting(ROOT / "runs" / "smollm2", "Folder of the target, the figures and the plot.")
     target: Path | None = setting(
         None, "Folder of the target, made if it is missing.", none="target in the output folder"
     )
     draft: Path = setting(EXAMPLE / "draft", "Folder of the drafter.")
     prompts: Path = setting(EXAMPLE / "prompts.jsonl", "Prompts in Spec-Bench's layout.")
-    limit_per_task: int | None = setting(10, "Most prompts of each task; 0 takes all.", old=("limit_per_category",))
+    limit_per_task: int | None = setting(10, "Most prompts of each task; 0 takes all.")
     max_tokens: int = setting(
         48, "New tokens per prompt; end-of-text does not end an output, so that every method generates the same number."
     )
+    max_num_seqs: int = setting(32, "Prompts generated together where outputs are compared.")
     lookup_num_speculative_tokens: tuple[int, ...] = (3, 5)
     """Every K of the drafter with lookup at temperature 0, with local argmax."""
     num_speculative_tokens: tuple[int, ...] = (2, 3)
@@ -56,39 +56,18 @@ class SmolLM2Config:
     sampled_num_speculative_tokens: int = 3
     """The one K at temperature 1, where local argmax does not exist, with lookup and without."""
 
-    def from_root(self) -> "SmolLM2Config":
-        """With every path as seen from the repository's root, where the demo runs, and the target's named."""
-        return replace(
-            self,
-            output=_from_root(self.output),
-            target=_from_root(self.target or self.output / "target"),
-            draft=_from_root(self.draft),
-            prompts=_from_root(self.prompts),
-        )
+    engine_options: EngineOptions = EngineOptions()
+
+    def __post_init__(self) -> None:
+        check_at_least(self, limit_per_task=1, max_tokens=2, max_num_seqs=1)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_fields(parser, SmolLM2Config)
-    return parser
+    return parser_of(SmolLM2Config, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo; returns 0, or 2 with one line on standard error if it cannot run here."""
-    config = config_of(SmolLM2Config, make_parser().parse_args(argv)).from_root()
-    os.chdir(ROOT)
-    try:
-        run(config)
-    except (ValueError, RuntimeError) as error:
-        print(f"demo-smollm2: {message_of(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _from_root(path: Path) -> Path:
-    """A path as seen from the repository's root, where the demo runs."""
-    path = path.resolve()
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    return run_demo("demo-smollm2", SmolLM2Config, make_parser(), run, argv)
 
 
 def run(config: SmolLM2Config) -> None:
@@ -104,10 +83,11 @@ def run(config: SmolLM2Config) -> None:
     print(f"1. The target: {target}", flush=True)
     if not (target / "model.safetensors").is_file():
         run_command([sys.executable, str(EXAMPLE / "target.py"), "--output", str(target)])
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    options = config.engine_options
+    tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=options.trust_remote_code)
     prompts = limited(tokenized(read, tokenizer, chat=True), config.limit_per_task)
     max_model_len = max(len(prompt.token_ids) for prompt in prompts) + config.max_tokens + 16
-    dtype = faster_dtype(target)
+    dtype = faster_dtype(target, options)
     engine = EngineArgs(
         target=str(target),
         draft=config.draft,
@@ -116,6 +96,8 @@ def run(config: SmolLM2Config) -> None:
         enforce_eager=not can_compile(),
         max_model_len=max_model_len,
         kv_cache_tokens=2 * max_model_len,  # ten engines at once
+        max_num_seqs=config.max_num_seqs,
+        options=options,
     )
     plan = Plan(
         engine=engine,

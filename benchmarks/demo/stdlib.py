@@ -8,13 +8,13 @@ writes it with a plot. Needs a checkout of the repository (examples/stdlib) and 
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_mtp.benchmarks.demo.command import parser_of, run_demo
 from vllm_mtp.benchmarks.demo.measure import Plan, faster_dtype, measure
 from vllm_mtp.benchmarks.demo.report import report, rows_of
 from vllm_mtp.benchmarks.harness.checkout import ROOT, check_vllm, run_command
@@ -22,13 +22,12 @@ from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.method import NONE, mtp
 from vllm_mtp.benchmarks.harness.prompts import tokenized
-from vllm_mtp.common.flags import add_fields, config_of, message_of
-from vllm_mtp.common.settings import setting
+from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.settings import check_at_least, setting
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "stdlib"
-DEFAULT_OUTPUT = Path("runs/demo")
 # The drafter's recipe (docs/log.md). Few distinct tokens seen six times, since the target's states are made once.
 DATA_TOKENS = {"bfloat16": 600_000, "float32": 300_000}  # by the faster dtype: two to four minutes either way
 EPOCHS = 6
@@ -42,7 +41,8 @@ TRAIN_FLAGS = (
 class DemoConfig:
     """What the demo measures; the command line has a flag for every `setting`."""
 
-    output: Path = setting(DEFAULT_OUTPUT, "Folder of the drafter, the figures and the plot.")
+    output: Path = setting(ROOT / "runs" / "demo", "Folder of the drafter, the figures and the plot.")
+    max_num_seqs: int = setting(32, "Prompts generated together where outputs are compared.")
     num_speculative_tokens: tuple[int, ...] = (1, 2, 3, 5)
     """Every K; no speculation is measured beside them."""
     max_tokens: int = 96
@@ -50,24 +50,18 @@ class DemoConfig:
     passes: Mapping[float, int] = field(default_factory=lambda: {0.0: 3, 1.0: 2})
     """Passes over all prompts by temperature, the engines in turn; speeds and ratios are medians over passes."""
     max_model_len: int = 1024
+    engine_options: EngineOptions = EngineOptions()
+
+    def __post_init__(self) -> None:
+        check_at_least(self, max_num_seqs=1)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_fields(parser, DemoConfig)
-    return parser
+    return parser_of(DemoConfig, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo; returns 0, or 2 with one line on standard error if it cannot run here."""
-    config = config_of(DemoConfig, make_parser().parse_args(argv))
-    os.chdir(ROOT)
-    try:
-        run(config)
-    except (ValueError, RuntimeError) as error:
-        print(f"demo: {message_of(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return run_demo("demo", DemoConfig, make_parser(), run, argv)
 
 
 def run(config: DemoConfig) -> None:
@@ -79,7 +73,7 @@ def run(config: DemoConfig) -> None:
     check_vllm()
     config.output.mkdir(parents=True, exist_ok=True)
     target, draft = EXAMPLE / "target", config.output / "draft"
-    dtype = _dtype_of(draft) or faster_dtype(target)
+    dtype = _dtype_of(draft) or faster_dtype(target, config.engine_options)
     print(f"1. Distil an MTP drafter for the frozen target examples/stdlib/target (in {dtype})", flush=True)
     distil(target, draft, config.output, dtype)
     prompts = tokenized(read_prompts([EXAMPLE / "prompts.txt"]), AutoTokenizer.from_pretrained(target), chat=False)
@@ -91,6 +85,8 @@ def run(config: DemoConfig) -> None:
         enforce_eager=not can_compile(),
         max_model_len=config.max_model_len,
         prefix_caching=True,
+        max_num_seqs=config.max_num_seqs,
+        options=config.engine_options,
     )
     plan = Plan(
         engine=engine,

@@ -1,5 +1,7 @@
 """From counts of accepted draft tokens to acceptance length and rates, as vLLM defines them. Pure functions."""
 
+# Shapes: N resamples, G groups, P prompts.
+
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -59,7 +61,10 @@ class Acceptance:
 
     @property
     def acceptance_length(self) -> float:
-        """Tokens per target forward, the recovered or bonus token included: 1 + accepted / drafts."""
+        """As vLLM counts: 1 + accepted / drafts, with what the last round accepted after an output's end.
+
+        Figures leave that out: `Record.num_discarded_tokens`.
+        """
         return 1 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else 1.0
 
     @property
@@ -94,27 +99,33 @@ def total(parts: Sequence[Acceptance]) -> Acceptance:
     return joined
 
 
-def acceptance_length_interval(
-    per_prompt: Sequence[Acceptance], *, num_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95% bootstrap interval of the acceptance length, prompts resampled with replacement."""
-    low, high = ratio_interval(
-        [counts.num_accepted_tokens for counts in per_prompt],
-        [counts.num_drafts for counts in per_prompt],
-        num_resamples=num_resamples,
-        seed=seed,
-    )
-    return 1 + low, 1 + high
-
-
 def ratio_interval(
-    numerators: Sequence[float], denominators: Sequence[float], *, num_resamples: int = 1000, seed: int = 0
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    num_groups: int = 1,
+    num_resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """95% bootstrap interval of sum(numerators) / sum(denominators), pairs resampled with replacement.
+    """95% bootstrap interval of sum(numerators) / sum(denominators), prompts resampled with replacement.
 
     A resample whose denominators are all zero counts as 0.
+
+    Args:
+        numerators, denominators: of every prompt, [G P].
+        num_groups: G, in which the same prompts were measured, group after group. Groups are resampled too; a
+            resample's prompts are the same in all its groups, as they were when they were measured: drawn for each
+            group apart they would count as so many more prompts, and the interval would be too narrow.
+        num_resamples: N.
+        seed: of the resamples.
     """
-    picks = np.random.default_rng(seed).integers(len(numerators), size=(num_resamples, len(numerators)))
-    above, below = (np.asarray(values, dtype=np.float64)[picks].sum(1) for values in (numerators, denominators))
-    ratios = np.sort(np.divide(above, below, out=np.zeros(num_resamples), where=below != 0))
-    return float(ratios[round(0.025 * (num_resamples - 1))]), float(ratios[round(0.975 * (num_resamples - 1))])
+    random = np.random.default_rng(seed)
+    above_GP, below_GP = (np.asarray(v, dtype=np.float64).reshape(num_groups, -1) for v in (numerators, denominators))
+    num_prompts = above_GP.shape[1]
+    prompts_NP = random.integers(num_prompts, size=(num_resamples, num_prompts))
+    groups_NG = random.integers(num_groups, size=(num_resamples, num_groups))
+    picks = groups_NG[:, :, None], prompts_NP[:, None, :]
+    above_N, below_N = (values_GP[picks].sum((1, 2)) for values_GP in (above_GP, below_GP))
+    ratios_N = np.divide(above_N, below_N, out=np.zeros(num_resamples), where=below_N != 0)
+    low, high = np.quantile(ratios_N, (0.025, 0.975), method="nearest")
+    return float(low), float(high)

@@ -10,12 +10,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.record import Record, Request
 
 
@@ -41,6 +40,8 @@ class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
         self.log = log
         self.per_request_metrics = False
         """Whether the engine tells the acceptance of each prompt of a batch; known when it is ready."""
+        self.peak_memory_mib = 0
+        """After a measurement: the process's largest resident set, or on a GPU the most that torch allocated there."""
         self._answered = True
         with log.open("w") as file:
             self._process = subprocess.Popen(
@@ -79,20 +80,19 @@ class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
 
     def measure(self, request: Request, on_progress: Callable[[int], object] | None = None) -> list[Record]:
         """A record for each prompt; on_progress is called with the number of prompts that have just been finished."""
-        reply = self._request(asdict(request), on_progress)
+        self._send(asdict(request))
+        reply = self._receive(on_progress)
+        self.peak_memory_mib = reply["peak_memory_mib"]
         return [Record(**record) for record in reply["results"]]
 
-    def warm_up(self, prompts: Sequence[BenchmarkPrompt], *, temperature: float = 0.0, batch_size: int = 1) -> None:
-        """Compiles and allocates what a measurement needs, on prompts read backwards.
+    def warm_up(self, request: Request) -> None:
+        """Compiles and allocates what a request needs, on a few of its prompts read backwards.
 
         Suffix drafting remembers what it generated, and must not know the prompts when they are measured.
         """
-        backwards = [replace(prompt, token_ids=prompt.token_ids[::-1]) for prompt in prompts[: max(2, batch_size)]]
-        self.measure(Request(prompts=backwards, max_tokens=32, temperature=temperature, batch_size=batch_size))
-
-    def peak_memory_mib(self) -> int:
-        """The process's largest resident set so far, or on a GPU the most that torch has allocated there."""
-        return int(self._request({"ask": "memory"})["peak_memory_mib"])
+        few = request.prompts[: max(2, request.batch_size)]
+        backwards = [replace(prompt, token_ids=prompt.token_ids[::-1]) for prompt in few]
+        self.measure(replace(request, prompts=backwards, max_tokens=32))
 
     def close(self) -> None:
         """Ends the process; its engine is gone with it. One that still works on a request is not waited for."""
@@ -106,10 +106,6 @@ class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-    def _request(self, message: dict[str, Any], on_progress: Callable[[int], object] | None = None) -> dict[str, Any]:
-        self._send(message)
-        return self._receive(on_progress)
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None

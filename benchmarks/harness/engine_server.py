@@ -40,13 +40,10 @@ def serve(requests: Any, replies: Any) -> None:
     reply({"seconds_to_start": round(time.perf_counter() - start, 1), "per_request_metrics": bool(per_request)})
     for line in requests:
         message = json.loads(line)
-        if message.get("ask") == "memory":
-            reply({"peak_memory_mib": _peak_memory_mib()})
-        else:
-            prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"]]
-            request = Request(**message | {"prompts": prompts})
-            records = measure(llm, request, lambda number: reply({"progress": number}))
-            reply({"results": [asdict(record) for record in records]})
+        prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"]]
+        request = Request(**message | {"prompts": prompts})
+        records = measure(llm, request, lambda number: reply({"progress": number}))
+        reply({"results": [asdict(record) for record in records], "peak_memory_mib": _peak_memory_mib()})
 
 
 def _per_request_metrics(engine_args: dict[str, Any]) -> dict[str, str]:
@@ -78,7 +75,12 @@ def _measure_batch(llm: Any, batch: Request, on_progress: OnProgress) -> list[Re
     torch.manual_seed(batch.seed)
     np.random.seed(batch.seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
     params = SamplingParams(
-        temperature=batch.temperature, max_tokens=batch.max_tokens, ignore_eos=batch.ignore_eos, detokenize=False
+        temperature=batch.temperature,
+        top_p=batch.top_p,
+        top_k=batch.top_k,
+        max_tokens=batch.max_tokens,
+        ignore_eos=batch.ignore_eos,
+        detokenize=False,
     )
     alone = len(batch.prompts) == 1
     before = counters(llm) if alone else None
@@ -99,6 +101,7 @@ def _measure_batch(llm: Any, batch: Request, on_progress: OnProgress) -> list[Re
             number=prompt.number,
             category=prompt.category,
             task=prompt.task,
+            turn=prompt.turn,
             num_prompt_tokens=len(prompt.token_ids),
         )
         for prompt, output in zip(batch.prompts, outputs, strict=True)

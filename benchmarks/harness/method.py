@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,16 +129,16 @@ def mtp(
 
 
 def baselines(names: Iterable[str]) -> list[Method]:
-    """The baselines of these names, in order; "none" stands for no baseline.
+    """The baselines of these names, in order.
 
     Raises:
         ValueError: for a name that is not a baseline.
     """
-    wanted = [name for name in names if name != "none"]
+    wanted = dict.fromkeys(names)
     unknown = [name for name in wanted if name not in BASELINES]
     if unknown:
         raise InputError("baselines", f"expected some of {', '.join(BASELINES)}, got {', '.join(unknown)}")
-    return [BASELINES[name] for name in dict.fromkeys(wanted)]
+    return [BASELINES[name] for name in wanted]
 
 
 def lookups(words: Iterable[str]) -> list[Lookup | str]:
@@ -163,15 +163,14 @@ def lookup_label(lookup: Lookup) -> str:
     return f"lookup {lookup.min_match}-{lookup.max_match}, {lookup.module_steps} steps"
 
 
-def schedule_of(words: Iterable[str]) -> Schedule:
-    """The schedule of ranges FIRST:LAST:K, sorted; "none" stands for no range.
+def schedule_of(words: Sequence[str]) -> Schedule:
+    """The schedule of ranges FIRST:LAST:K, sorted.
 
     Raises:
         ValueError: for ranges that vLLM refuses, or that never draft.
     """
-    wanted = [word for word in words if word != "none"]
     try:
-        ranges = sorted((int(first), int(last), int(k)) for first, last, k in (word.split(":") for word in wanted))
+        ranges = sorted((int(first), int(last), int(k)) for first, last, k in (word.split(":") for word in words))
     except ValueError:
         ranges = [(0, 0, 0)]
     ends = [0, *(last for _, last, _ in ranges)]
@@ -180,7 +179,7 @@ def schedule_of(words: Iterable[str]) -> Schedule:
         raise InputError(
             "schedule",
             "expected ranges of batch sizes FIRST:LAST:K that begin with 1, do not overlap and draft in one of them, "
-            f"such as 1:4:5 5:16:1; got {' '.join(wanted)}",
+            f"such as 1:4:5 5:16:1; got {' '.join(words)}",
         )
     return tuple(ranges)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ class BenchmarkPrompt:
     """One prompt as it is sent to an engine."""
 
     number: int
-    """Place in the file, from 0."""
+    """Place in the file, from 0; of several turns each has a number of its own, in the order of the file."""
     category: str
     task: str
     token_ids: tuple[int, ...]
+    turn: int = 1
+    """Which turn of its conversation it asks for."""
 
 
 def task_of(category: str) -> str:
@@ -66,16 +69,9 @@ def limited(prompts: Sequence[BenchmarkPrompt], per_task: int | None) -> list[Be
         for prompt in prompts:
             if prompt.task == task:
                 by_category.setdefault(prompt.category, []).append(prompt)
-        # (place within its category, place of the category): first prompts of all categories, then second ones, ...
-        ranked = sorted(
-            (
-                (place, rank, prompt)
-                for rank, group in enumerate(by_category.values())
-                for place, prompt in enumerate(group)
-            ),
-            key=lambda item: item[:2],
-        )
-        kept += [prompt for _, _, prompt in ranked[:per_task]]
+        # First prompts of all categories, then second ones, ...
+        in_turn = [prompt for places in zip_longest(*by_category.values()) for prompt in places if prompt]
+        kept += in_turn[:per_task]
     return sorted(kept, key=lambda prompt: prompt.number)
 
 

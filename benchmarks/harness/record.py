@@ -17,6 +17,9 @@ class Request:
     max_tokens: int
     """Generated per prompt; exactly that many with ignore_eos."""
     temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
     seed: int = 0
     """Seed of the first batch's sampling; each further batch adds its first prompt's number."""
     ignore_eos: bool = True
@@ -44,7 +47,18 @@ class Record:
     number: int = 0
     category: str = NO_TASK
     task: str = NO_TASK
+    turn: int = 1
     num_prompt_tokens: int = 0
+
+    @property
+    def num_discarded_tokens(self) -> int:
+        """Accepted draft tokens that came after the output's end.
+
+        vLLM's counters have them, and so has `acceptance`; a round gives no more than what came out. Where rounds
+        without a draft lie between, as with n-gram drafting, some may be missed.
+        """
+        counts = self.acceptance
+        return max(0, counts.num_drafts + counts.num_accepted_tokens - max(0, len(self.token_ids) - 1))
 
     @property
     def acceptance(self) -> Acceptance:

@@ -64,6 +64,11 @@ def made_on(*origins: Mapping[str, Any]) -> str:
     return f"{' and '.join(hardware)}, {', '.join(versions)}"
 
 
+def options_text(settings: Mapping[str, Any]) -> str:
+    """What the user said of the engines, for a heading; empty where nothing was said."""
+    return "".join(f", {name} {value}" for name, value in settings.get("engine_options", {}).items())
+
+
 def method_cells(row: Mapping[str, Any]) -> list[str]:
     """The first columns of a table with a row for each method."""
     return [f"{row['temperature']:g}", method_of(row).label, str(row["num_speculative_tokens"])]

@@ -10,11 +10,6 @@ from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.config import differences
 from vllm_mtp.training.frozen.target import serving_dtype
 
-_RENAMED = {
-    "limit_per_category": "limit_per_task",
-    "speed_prompts_per_category": "speed_prompts_per_task",
-}
-
 
 class RowStore:
     """A folder of rows that were made with the same settings.
@@ -83,15 +78,10 @@ def origins_of(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error.msg}); remove it to have it measured again") from error
-    return content | {"settings": _with_names_of_today(content["settings"])} if "settings" in content else content
-
-
-def _with_names_of_today(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a row that an earlier version may have stored; its 0 for all prompts is None today."""
-    renamed = {_RENAMED.get(name, name): value for name, value in settings.items()}
-    return renamed | ({"limit_per_task": renamed["limit_per_task"] or None} if "limit_per_task" in renamed else {})
+        content["kind"], content["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to have it measured again") from error
+    return content
 
 
 def _content(stored: Mapping[str, Any]) -> dict[str, Any]:

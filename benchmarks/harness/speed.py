@@ -1,13 +1,9 @@
 """From records that two engines made in turn to speed and speedup. Pure functions."""
 
-# Shapes: P pairs of engines, B batches of one (prompts, at batch 1), N resamples.
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
-
-import numpy as np
 
 from vllm_mtp.benchmarks.harness.acceptance import ratio_interval
 from vllm_mtp.benchmarks.harness.method import Method
@@ -15,7 +11,6 @@ from vllm_mtp.benchmarks.harness.record import Record
 
 Pair = tuple[Sequence[Record], Sequence[Record]]
 """What an engine with a method and the one beside it, without speculation, made of the same prompts."""
-_NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +60,7 @@ def speeds(pairs: Sequence[Pair], batch_size: int = 1) -> Speeds:
     tokens, seconds = _of_batches(drafted, batch_size)
     plain_tokens, plain_seconds = _of_batches(plain, batch_size)
     assert tokens == plain_tokens
-    low, high = speedup_interval(plain_seconds, seconds, len(pairs))
+    low, high = ratio_interval(plain_seconds, seconds, num_groups=len(pairs))
     return Speeds(
         num_prompts=len(drafted[0]),
         output_tokens_per_second=round(sum(tokens) / sum(seconds), 2),
@@ -75,29 +70,6 @@ def speeds(pairs: Sequence[Pair], batch_size: int = 1) -> Speeds:
         median_time_to_first_token_ms=_first_token_ms(drafted),
         baseline_median_time_to_first_token_ms=_first_token_ms(plain),
     )
-
-
-def speedup_interval(plain_seconds: Sequence[float], seconds: Sequence[float], num_pairs: int) -> tuple[float, float]:
-    """95% bootstrap interval of sum(plain_seconds) / sum(seconds): pairs resampled, and batches in them.
-
-    The batches of a resample are the same in all its pairs, as they are in what was measured: drawn for each pair apart
-    they would count as so many more prompts, and the interval would be too narrow.
-
-    Args:
-        plain_seconds: without speculation, of every batch, pair after pair.
-        seconds: likewise with the method.
-        num_pairs: P; with one the interval is over its batches alone.
-    """
-    if num_pairs == 1:
-        return ratio_interval(plain_seconds, seconds)
-    above_PB, below_PB = (np.asarray(values).reshape(num_pairs, -1) for values in (plain_seconds, seconds))
-    num_batches, random = above_PB.shape[1], np.random.default_rng(0)
-    pairs_NP = random.integers(num_pairs, size=(_NUM_RESAMPLES, num_pairs))
-    batches_NB = random.integers(num_batches, size=(_NUM_RESAMPLES, num_batches))
-    picks = pairs_NP[:, :, None], batches_NB[:, None, :]
-    ratios_N = np.sort(above_PB[picks].sum((1, 2)) / below_PB[picks].sum((1, 2)))
-    low, high = (float(ratios_N[round(share * (_NUM_RESAMPLES - 1))]) for share in (0.025, 0.975))
-    return low, high
 
 
 def _of_batches(of_pairs: Sequence[Sequence[Record]], batch_size: int) -> tuple[list[int], list[float]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.benchmarks.harness.report import Result, markdown, write_report
+from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, write_report
 from vllm_mtp.benchmarks.kernels.case import KernelCase
 from vllm_mtp.benchmarks.kernels.cases import draft_head, embed_hidden_projection, linear_kl
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
@@ -101,7 +101,6 @@ def measure(
 def table(result: Result) -> str:
     """Markdown: what was measured, in which surroundings."""
     ceilings = result["ceilings"]
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
         [
             row["kernel"],
@@ -117,7 +116,7 @@ def table(result: Result) -> str:
     if result["size"] == "smoke":
         smoke = "\n\nA smoke run: shapes of a test, whose times say nothing about real ones."
     return (
-        f"{result['hardware']}, vllm-mtp in {result['implementation']}, {versions}. `{result['command']}`\n\n"
+        f"{made_on(result)}; vllm-mtp in {result['implementation']}. `{result['command']}`\n\n"
         f"Ceilings measured in the same run: copy {ceilings['bytes_per_second'] / 1e9:,.0f} GB/s, product "
         f"{ceilings['flops_per_second'] / 1e12:,.2f} TFLOP/s. Medians.{smoke}\n\n"
         f"{markdown(names, lines)}"

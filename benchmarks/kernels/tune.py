@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.benchmarks.harness.report import Result, markdown, write_report
+from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, write_report
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.search import search
 from vllm_mtp.benchmarks.kernels.timing import measure_run
@@ -51,17 +51,14 @@ def tune(config: KernelsConfig, *, output: Path, command: str) -> int:
 def tune_rows(kernels: Sequence[str], size: str, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
     """A row for each entry: what won, by how much, and all that was tried, launches as Python."""
     for tunable in tunables(kernels, size, device):
-        found = search(tunable.shipped, tunable.candidates, partial(_time_us, tunable, device, seconds))
-        yield {
-            "table": tunable.table,
-            "bucket": tunable.bucket,
-            "shapes": list(tunable.runs),
-            "shipped": python(tunable.shipped),
-            "best": None if found.best is None else python(found.best),
-            "ratio": found.ratio,
-            "times_us": [[python(candidate), microseconds] for candidate, microseconds in found.times_us],
-            "failures": [[python(candidate), reason] for candidate, reason in found.failures],
-        }
+        yield _row(tunable, device, seconds)
+
+
+def _row(tunable: Tunable, device: torch.device, seconds: float) -> dict[str, Any]:
+    shipped = python(tunable.shipped)
+    launches = {python(launch): launch for launch in (tunable.shipped, *tunable.candidates)}
+    about = {"table": tunable.table, "bucket": tunable.bucket, "shapes": list(tunable.runs), "shipped": shipped}
+    return about | search(shipped, launches, lambda name: _time_us(tunable, device, seconds, launches[name]))
 
 
 def python(candidate: Launch) -> str:
@@ -90,9 +87,8 @@ def table(result: Result) -> str:
         for row in result["rows"]
         for candidate, reason in row["failures"]
     ]
-    versions_text = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
-        f"{result['hardware']} ({result['architecture']}), {versions_text}. `{result['command']}`\n\n"
+        f"{made_on(result)}; {result['architecture']}. `{result['command']}`\n\n"
         f"{markdown(names, lines)}\n\n"
         "Times are geometric means over the shapes of medians. A shipped entry stays unless another is 2% faster.\n\n"
         f"```python\n{entries(result['architecture'], result['rows'])}\n```"

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli import bench_tune_kernels
-from vllm_mtp.common.flags import add_fields, add_hidden, config_of
+from vllm_mtp.common.flags import add_fields, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="Folder for results.json, table.md and plot.png.")
     add_fields(parser, KernelsConfig)
     parser.add_argument("--quick", dest="size", action="store_const", const="quick", help="The same as --size quick.")
-    add_hidden(parser, "tune", dest="run", action="store_const", const=bench_tune_kernels.run, default=run)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import Setting, setting_of
 
 Parser = argparse.ArgumentParser | argparse._ArgumentGroup
+_SHORT = {"num_speculative_tokens": "spec_tokens"}
+"""Fields whose flag is shorter than their name, as vLLM's is: what help and errors say. The long form is taken too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +58,20 @@ def config_of(config: Any, args: argparse.Namespace) -> Any:
     return config(**values)
 
 
+def words_of(config: Any) -> list[str]:
+    """The words of a command line that make this config; what is as by default is left out."""
+    words: list[str] = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if setting_of(one) is not None and value != one.default:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [flag_of(one.name), *map(str, values)]
+    return words
+
+
 def flag_of(name: str) -> str:
-    """The flag of a field."""
-    return f"--{name.replace('_', '-')}"
+    """The flag of a field: its one spelling in help and errors."""
+    return _spelled(_SHORT.get(name, name))
 
 
 def message_of(error: Exception) -> str:
@@ -68,11 +81,15 @@ def message_of(error: Exception) -> str:
 
 def add_hidden(parser: Parser, name: str, **how: Any) -> None:
     """A flag that is taken and not shown: an earlier spelling."""
-    parser.add_argument(flag_of(name), help=argparse.SUPPRESS, **how)
+    parser.add_argument(_spelled(name), help=argparse.SUPPRESS, **how)
+
+
+def _spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _add_field(parser: Parser, one: "Field[Any]", about: Setting) -> None:
-    shown = about.flag or one.name
+    shown = _SHORT.get(one.name, one.name)
     text = about.help.replace("%", "%%")
     how: dict[str, Any] = {"dest": one.name}
     if isinstance(one.default, bool):
@@ -82,7 +99,7 @@ def _add_field(parser: Parser, one: "Field[Any]", about: Setting) -> None:
         text = f"{text} (default: {_shown(one.default, about)})"
         how |= {"type": _or_none(kind.of_one) if kind.optional else kind.of_one, "nargs": "+" if kind.many else None}
         how |= {"choices": about.choices} if about.choices else {"metavar": shown.replace("-", "_").upper()}
-    parser.add_argument(flag_of(shown), help=text, default=one.default, **how)
+    parser.add_argument(flag_of(one.name), help=text, default=one.default, **how)
     for name in dict.fromkeys((one.name, *about.old)):
         if name != shown:
             add_hidden(parser, name, default=argparse.SUPPRESS, **how)

@@ -4,6 +4,7 @@ A command line is made from them (flags.py), and classes check their choices and
 help and its check are written once.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -23,8 +24,6 @@ class Setting:
     """All that a text, or each text of a tuple, may be; empty: anything."""
     none: str = "automatic"
     """How the help calls a default of None."""
-    flag: str = ""
-    """The name that the help shows, where it is shorter than the field's."""
     old: tuple[str, ...] = ()
     """Earlier names, which the command line still takes."""
 
@@ -35,11 +34,10 @@ def setting(
     *,
     choices: Sequence[str] | None = None,
     none: str = "automatic",
-    flag: str = "",
     old: Sequence[str] = (),
 ) -> T:
     """A field of a config class; see `Setting`."""
-    about = Setting(help=help, choices=tuple(choices or ()), none=none, flag=flag, old=tuple(old))
+    about = Setting(help=help, choices=tuple(choices or ()), none=none, old=tuple(old))
     made: T = field(default=default, metadata={"setting": about})
     return made
 
@@ -75,8 +73,25 @@ def check_at_least(config: Any, **least: float) -> None:
         values = _values(config, name)
         if not values and getattr(config, name) is not None:
             raise InputError(name, f"expected at least one number of at least {bound}, got none")
-        if values and min(values) < bound:
+        if not all(value >= bound for value in values):  # which no NaN is
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
+
+
+def object_of(name: str, text: str | None) -> dict[str, Any]:
+    """The JSON object of a field that is one; empty where it was not given.
+
+    Raises:
+        InputError: if the text is no JSON object.
+    """
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(name, f"expected a JSON object, got {text} ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise InputError(name, f"expected a JSON object, got {text}")
+    return value
 
 
 def _values(config: Any, name: str) -> tuple[Any, ...]:

@@ -42,6 +42,11 @@ K = 2
         ({"dtype": "fp8"}, "dtype: expected one of"),
         ({"speed_batch": ()}, "speed_batch: expected at least one number"),
         ({"max_tokens": 1}, "max_tokens: expected at least 2, got 1"),
+        ({"top_p": 0.0}, "top_p: expected more than 0 and at most 1, got 0.0"),
+        ({"temperature": (0.0, float("nan"))}, "temperature: expected at least 0, got 0.0 nan"),
+        ({"top_k": -1}, "top_k: expected at least 0, got -1"),
+        ({"turns": 0}, "turns: expected at least 1, got 0"),
+        ({"turns": 2, "no_chat_template": True}, "no_chat_template: expected no turns"),
         ({"speed_pairs": 0}, "speed_pairs: expected at least 1, got 0"),
         ({"lookup": ("on",)}, "lookup: expected drafter, off or"),
         ({"schedule": ("4:5",)}, "schedule: expected ranges of batch sizes FIRST:LAST:K"),
@@ -195,6 +200,10 @@ def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompt
     with engine(target_dir, draft_dir, K, per_request_spec_decode_metrics="detailed") as llm:
         batched = engine_server.measure(llm, request, finished.append)
         counters = engine_server.counters(llm)
+        sampled = [
+            engine_server.measure(llm, replace(request, temperature=1.0, **one), finished.append)
+            for one in ({"top_k": 1}, {"top_p": 1e-6})
+        ]
         alone, read_from_counters = [], []
         for one in asked:
             before = engine_server.counters(llm)
@@ -210,7 +219,9 @@ def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompt
     assert [one.number for one in alone] == [one.number for one in batched] == [0, 1, 2, 3]
     assert [one.acceptance for one in read_from_counters] == counts
     assert all(one.rounds is None for one in read_from_counters)
-    assert sum(finished) == 8
+    assert sum(finished) == 16
+    for records in sampled:  # of one token there is only one to draw
+        assert [one.token_ids for one in records] == [one.token_ids for one in batched]
     for one in batched:
         assert one.seconds_to_first_token is not None
         assert one.rounds is not None
@@ -224,19 +235,23 @@ def test_bench_goes_on_where_it_was(
     target_dir: Path, draft_dir: Path, tmp_path: Path, prompts: list[list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole command: figures, files, what is taken from the folder, what is refused, what is never written."""
-    file = tmp_path / "question.jsonl"
+    file, template = tmp_path / "question.jsonl", tmp_path / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}\n{% endfor %}")
     lines = [{"category": c, "turns": [f"def secret_{c}(x):\n"]} for c in ("writing", "coding", "qa")]
+    lines[0]["turns"] += ["def other(x):"]  # type: ignore[operator]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
     command = ["bench", "acceptance", "--target", str(target_dir), "--draft", str(draft_dir), "--prompts", str(file)]
-    command += ["--output", str(out), "--num-speculative-tokens", str(K), "--temperature", "0", "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-num-seqs", "4", "--speed-prompts-per-category", "1"]
+    command += ["--output", str(out), "--spec-tokens", str(K), "--temperature", "0", "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "4", "--speed-prompts-per-task", "1"]
+    command += ["--chat-template", str(template), "--turns", "2"]
     assert main([*command, "--max-tokens", "16"]) == 0
     result = json.loads((out / "results.json").read_text())
     plain, drafted = result["rows"]
-    assert (plain["method"], drafted["method"], drafted["num_identical"]) == ("none", "mtp", 3)
+    assert (plain["method"], drafted["method"], drafted["num_identical"]) == ("none", "mtp", 4)
     assert drafted["acceptance_length"] > 1
-    assert {task: figures["num_prompts"] for task, figures in drafted["tasks"].items()} == {"mt_bench": 2, "qa": 1}
+    assert {task: figures["num_prompts"] for task, figures in drafted["tasks"].items()} == {"mt_bench": 3, "qa": 1}
+    assert {turn: figures["num_prompts"] for turn, figures in drafted["turns"].items()} == {"1": 3, "2": 1}
     assert drafted["context_length_is"] == "round"
     assert drafted["peak_memory_mib"] > 500
     [speed] = result["speed_rows"]

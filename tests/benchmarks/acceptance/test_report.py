@@ -23,7 +23,8 @@ def test_pairs_of_a_row_are_joined(tmp_path: Path) -> None:
     setup: Any = SimpleNamespace(
         config=AcceptanceConfig(),
         engine=SimpleNamespace(target="t", draft=write_random_draft(tmp_path / "draft", small_config())),
-        prompt_file=Path("p"), prompts=[], num_left_out=0, chat_template=True, identity={"prompts": "0"},
+        prompt_file=Path("p"), prompts=[], num_left_out=0, identity={"prompts": "0"},
+        conversations=SimpleNamespace(template=SimpleNamespace(is_plain=False)),
         kv_bytes_per_token={}, settings=lambda: {"speed": {}},
     )  # fmt: skip
     store = RowStore(tmp_path / "out", setup.settings())

@@ -1,6 +1,5 @@
 """Which engines are alive when the demos measure."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def test_each_temperature_has_methods_of_its_own(tmp_path: Path, monkeypatch: py
     measured: list[tuple[int, str, float]] = []
 
     class Measured(Engine):
-        def warm_up(self, prompts: Sequence[Sequence[int]], *, temperature: float) -> None:
+        def warm_up(self, request: Request) -> None:
             pass
 
         def measure(self, request: Request, on_progress: object = None) -> list[Record]:

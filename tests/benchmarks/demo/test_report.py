@@ -87,6 +87,9 @@ def test_the_table_tells_slowdowns_and_differences(tmp_path: Path) -> None:
     assert "Slower than no speculation: k = 2 at temperature 0 (0.25x)" in text
     assert "NOT identical: k = 2, 1 of 2 outputs" in text
     assert "Identical: greedy token ids in float32" in table(outcome | {"dtype": "bfloat16"})
+    assert "float32 on both sides, quantization fp8, cpu" in table(
+        outcome | {"dtype": "float32", "engine_options": {"quantization": "fp8"}}
+    )
     pytest.importorskip("matplotlib")
     write_plot(outcome, tmp_path, plot)
     assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.drafts import small_config, write_random_draft
+from vllm_mtp.benchmarks.demo.command import from_root
 from vllm_mtp.benchmarks.demo.smollm2 import SmolLM2Config, make_parser, methods_of
 from vllm_mtp.benchmarks.harness.method import OFF
 from vllm_mtp.common.flags import config_of
@@ -23,15 +24,14 @@ def test_with_lookup_and_without(tmp_path: Path) -> None:
 
 
 def test_flags_become_the_config() -> None:
-    """The target lies in the output folder unless it is named; an earlier spelling and its 0 are taken."""
+    """Paths are as seen from the repository; 0 prompts of a task are all."""
 
     def parsed(*words: str) -> SmolLM2Config:
-        config: SmolLM2Config = config_of(SmolLM2Config, make_parser().parse_args(words))
-        return config.from_root()
+        config: SmolLM2Config = from_root(config_of(SmolLM2Config, make_parser().parse_args(words)))
+        return config
 
-    assert parsed() == SmolLM2Config().from_root()
-    assert parsed().target == Path("runs/smollm2/target")
-    assert parsed("--output", "/o").target == Path("/o/target")
-    assert parsed("--target", "/t", "--output", "/o").target == Path("/t")
-    assert parsed("--limit-per-category", "0").limit_per_task is None
-    assert parsed("--limit-per-task", "3").limit_per_task == parsed("--limit-per-category", "3").limit_per_task == 3
+    assert parsed() == from_root(SmolLM2Config())
+    assert (parsed().output, parsed().target) == (Path("runs/smollm2"), None)
+    assert parsed("--target", "/t").target == Path("/t")
+    assert parsed("--quantization", "fp8").engine_options.quantization == "fp8"
+    assert parsed("--limit-per-task", "0").limit_per_task is None

@@ -47,7 +47,8 @@ import sys
 sys.stdin.readline()
 print('{"seconds_to_start": 1.5, "per_request_metrics": true}', flush=True)
 sys.stdin.readline()
-print('{"progress": 1}\n{"progress": 2}\n{"results": [{"token_ids": [5], "seconds": 2.0}]}', flush=True)
+print('{"progress": 1}\n{"progress": 2}', flush=True)
+print('{"results": [{"token_ids": [5], "seconds": 2.0}], "peak_memory_mib": 7}', flush=True)
 sys.stdin.readline()
 """
     finished: list[int] = []
@@ -56,6 +57,7 @@ sys.stdin.readline()
         assert one.measure(Request(prompts=[prompt(1)], max_tokens=1), finished.append) == [
             Record(token_ids=[5], seconds=2.0)
         ]
+        assert one.peak_memory_mib == 7
     assert finished == [1, 2]
 
 

@@ -30,6 +30,9 @@ def test_rows_by_task_and_category() -> None:
     assert {name: figures["num_prompts"] for name, figures in row["tasks"].items()} == {"mt_bench": 2, "qa": 1}
     assert row["tasks"]["mt_bench"]["acceptance_length"] == pytest.approx(1 + 4 / 3, abs=1e-4)
     assert row["categories"]["coding"]["acceptance_length"] == 1.0
+    assert "turns" not in row, "as rows are of conversations that are asked once"
+    several = acceptance_row(mtp(2), 1.0, [*records, replace(records[0], turn=2)], max_tokens=100)
+    assert {turn: figures["num_prompts"] for turn, figures in several["turns"].items()} == {"1": 3, "2": 1}
     assert row["categories"]["coding"]["conditional_acceptance_rate_per_position"] == (0.0, None)
     json.dumps(row, allow_nan=False)
 
@@ -42,6 +45,17 @@ def test_rounds_count_to_the_context_that_they_had() -> None:
         "0-127": (1, 2.0),
         "128-255": (2, 2.5),
     }
+
+
+def test_a_round_gives_what_came_out_of_it() -> None:
+    """Catches accepted tokens beyond an output's end in the lengths, whole or by context; vLLM's counters have them."""
+    records = [record(range(5), [(7, 7)], k=7), record(range(13), [(7, 7), (7, 7)], k=7)]
+    row = acceptance_row(mtp(7), 0.0, records, max_tokens=100)
+    assert row["acceptance_length"] == pytest.approx((4 + 12) / 3, abs=1e-4)
+    assert (row["num_discarded_tokens"], row["acceptance_rate"]) == (8, 1.0)
+    assert row["by_context_length"]["0-127"]["acceptance_length"] == row["acceptance_length"]
+    without_rounds = [replace(one, rounds=None) for one in records]
+    assert acceptance_row(mtp(7), 0.0, without_rounds, max_tokens=100)["acceptance_length"] == row["acceptance_length"]
 
 
 def test_without_rounds_the_prompt_decides() -> None:
@@ -60,10 +74,11 @@ def test_tokens_per_forward_counts_rounds_without_drafts() -> None:
 
 def test_the_table_has_every_kind_of_row() -> None:
     drafted, plain = [record(LOOP, [(2, 1), (2, 0)], k=2)], [record(STRAIGHT)]
+    second = replace(drafted[0], turn=2)
     rows = [
         acceptance_row(NONE, 0.0, plain, without_speculation=plain, max_tokens=100),
         acceptance_row(mtp(2), 0.0, drafted, without_speculation=plain, max_tokens=100),
-        acceptance_row(mtp(2), 1.0, drafted, max_tokens=100),
+        acceptance_row(mtp(2), 1.0, [*drafted, second], max_tokens=100),
         acceptance_row(mtp(2, lookup=OFF, schedule=((1, 1, 2), (2, 9, 0))), 1.0, drafted, max_tokens=9),
     ]
     plain_faster = [replace(one, seconds=0.5) for one in plain]
@@ -71,9 +86,11 @@ def test_the_table_has_every_kind_of_row() -> None:
         "target": "t",
         "draft": "d",
         "draft_lookup": {"min_match": 2, "max_match": 8, "module_steps": 3},
-        "prompts": {"file": "p", "sha256": "0" * 64, "num_prompts": 1, "num_left_out": 2, "chat_template": True},
+        "prompts": {"file": "p", "sha256": "0" * 64, "num_prompts": 1, "num_left_out": 2, "chat_template": True}
+        | {"turns": {"1": 1, "2": 1}},
         "settings": {
             "acceptance": {"max_tokens": 100, "dtype": "float32", "enforce_eager": True, "seed": 0, "max_num_seqs": 32}
+            | {"top_p": 0.95, "engine_options": {"quantization": "fp8"}}
         },
         "kv_bytes_per_token": {"target": 1000, "drafter": 10},
         "rows": [row | {"seconds": 1.0, "peak_memory_mib": 1000} for row in rows],
@@ -84,7 +101,10 @@ def test_the_table_has_every_kind_of_row() -> None:
     text = table(result)
     assert "NOT identical: mtp k = 2, 1 of 1 outputs." in text
     assert "Not measured: suffix k = 8: needs a package." in text
-    assert "2 too long and left out" in text
+    assert "1 prompts of p, up to 2 turns each (sha256 000000000000, 2 too long and left out)" in text
+    assert "float32, eager, top_p 0.95, quantization fp8, cpu" in text
+    assert "| temperature | method | k | 1 | 2 |" in text
+    assert "| 1 | mtp | 2 | 1.50 (1.50-1.50) | 1.50 (1.50-1.50) |" in text
     assert "| 1 | mtp | 2 | 0.50 0.00 | 0.50 0.00 |" in text
     assert text.startswith("d (lookup 2-8, 3 steps) for t;")
     assert "| 1 | mtp, no lookup, scheduled 1:1:2 2:9:0 | 2 | 0.50 0.00 | 0.50 0.00 |" in text

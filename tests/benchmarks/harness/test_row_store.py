@@ -42,20 +42,9 @@ def test_only_the_kinds_that_are_asked_for_are_compared(tmp_path: Path) -> None:
 
 def test_a_damaged_row_and_a_file_in_the_way(tmp_path: Path) -> None:
     RowStore(tmp_path, SETTINGS)
-    (tmp_path / "rows" / "acceptance-x.json").write_text('{"kind": ')
-    with pytest.raises(ValueError, match="remove it to have it measured again"):
-        RowStore(tmp_path, SETTINGS)
+    for content in ('{"kind": ', "{}", "[]"):
+        (tmp_path / "rows" / "acceptance-x.json").write_text(content)
+        with pytest.raises(ValueError, match="remove it to have it measured again"):
+            RowStore(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="which is a file"):
         RowStore(tmp_path / "rows" / "acceptance-x.json", SETTINGS)
-
-
-def test_rows_that_were_stored_under_earlier_names(tmp_path: Path) -> None:
-    """Catches a renamed setting that makes the rows of an earlier version look like those of other settings."""
-    old = {"acceptance": {"limit_per_category": 0}, "speed": {"speed_prompts_per_category": 10}}
-    store = RowStore(tmp_path, old)
-    store.save("acceptance-none-k0-t0", "acceptance", {})
-    store.save("speed-mtp-k3-t0-b1", "speed", {})
-    again = RowStore(tmp_path, {"acceptance": {"limit_per_task": None}, "speed": {"speed_prompts_per_task": 10}})
-    assert len(again.all()) == 2
-    with pytest.raises(ValueError, match="limit_per_task: None, now 5"):
-        RowStore(tmp_path, {"acceptance": {"limit_per_task": 5}})

@@ -16,5 +16,11 @@ def test_without_flags_it_is_the_default() -> None:
     assert parsed() == ClaimsConfig()
 
 
+def test_engine_options() -> None:
+    given = parsed("--tensor-parallel-size", "2", "--max-num-seqs", "4")
+    assert given.engine_options.engine_args() == {"tensor_parallel_size": 2}
+    assert given.max_num_seqs == 4
+
+
 def test_both_spellings_of_k() -> None:
     assert parsed("--spec-tokens", "2") == parsed("--num-speculative-tokens", "2") != parsed()

@@ -1,7 +1,7 @@
-"""`vllm-mtp bench kernels`: flags become the config, and `--tune` is still another command."""
+"""`vllm-mtp bench kernels`: flags become the config."""
 
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
-from vllm_mtp.cli import bench_kernels, bench_tune_kernels, make_parser
+from vllm_mtp.cli import bench_kernels, make_parser
 from vllm_mtp.common.flags import config_of
 
 COMMAND = ["bench", "kernels", "--output", "o"]
@@ -13,6 +13,5 @@ def test_without_flags_it_is_the_default() -> None:
     assert args.run == bench_kernels.run
 
 
-def test_quick_and_tune() -> None:
+def test_quick() -> None:
     assert config_of(KernelsConfig, make_parser().parse_args([*COMMAND, "--quick"])) == KernelsConfig(size="quick")
-    assert make_parser().parse_args([*COMMAND, "--tune"]).run == bench_tune_kernels.run

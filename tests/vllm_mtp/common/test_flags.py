@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mtp.common.flags import add_fields, config_of
+from vllm_mtp.common.flags import add_fields, config_of, words_of
 from vllm_mtp.common.settings import setting
 
 
@@ -22,7 +22,8 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    num_things: int = setting(3_000, "Number of things.", flag="things", old=("pieces",))
+    things: int = setting(3_000, "Number of things.", old=("pieces",))
+    num_speculative_tokens: int = setting(3, "Draft tokens.")
     names: tuple[str, ...] = setting((), "Names of things.")
     folder: Path | None = setting(None, "Where it is.")
     kind: str = setting("a", "Kind of thing.", choices=("a", "b"))
@@ -45,19 +46,28 @@ def test_defaults(parser: argparse.ArgumentParser) -> None:
 def test_values(parser: argparse.ArgumentParser) -> None:
     words = ["--things", "5", "--names", "x", "y", "--folder", "f", "--kind", "b", "--fast", "--inner", "0.5"]
     assert config_of(Config, parser.parse_args(words)) == Config(
-        num_things=5, names=("x", "y"), folder=Path("f"), kind="b", fast=True, part=Part(inner=0.5)
+        things=5, names=("x", "y"), folder=Path("f"), kind="b", fast=True, part=Part(inner=0.5)
     )
 
 
+def test_words_make_the_config_again(parser: argparse.ArgumentParser) -> None:
+    """Catches a setting that another command is not told of."""
+    config = Config(things=5, names=("x", "y"), folder=Path("f"), fast=True)
+    assert words_of(config) == ["--things", "5", "--names", "x", "y", "--folder", "f", "--fast"]
+    assert config_of(Config, parser.parse_args(words_of(config))) == config
+
+
 def test_every_name(parser: argparse.ArgumentParser) -> None:
-    for flag in ("--things", "--num-things", "--pieces"):
-        assert config_of(Config, parser.parse_args([flag, "5"])).num_things == 5
+    for flag in ("--things", "--pieces"):
+        assert config_of(Config, parser.parse_args([flag, "5"])).things == 5
+    for flag in ("--spec-tokens", "--num-speculative-tokens"):
+        assert config_of(Config, parser.parse_args([flag, "5"])).num_speculative_tokens == 5
     assert config_of(Config, parser.parse_args(["--quick"])).fast
 
 
 def test_0_is_none_where_none_is_a_value(parser: argparse.ArgumentParser) -> None:
     args = parser.parse_args(["--inner", "0", "--things", "0"])
-    assert config_of(Config, args) == Config(num_things=0)
+    assert config_of(Config, args) == Config(things=0)
 
 
 def test_help(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +78,8 @@ def test_help(parser: argparse.ArgumentParser) -> None:
     assert "--kind {a,b} Kind of thing. (default: a)" in text
     assert "Of the whole: --inner INNER Share of it, 100% at most. (default: half)" in text
     assert "--fast Do it fast." in text
-    assert not any(word in text for word in ("pieces", "num-things", "quick", "without"))
+    assert "--spec-tokens SPEC_TOKENS Draft tokens. (default: 3)" in text
+    assert not any(word in text for word in ("pieces", "num-speculative", "quick", "without"))
 
 
 def test_a_wrong_number_is_named(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,106 @@
+"""What conversations ask, turn by turn. Catches a second turn that is never asked, or asked after another's answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.data.chat.templates import CHATML, THINKING
+from vllm_mtp.benchmarks.harness.conversations import Conversations, read_dialogs
+from vllm_mtp.training.data.chat.options import TemplateOptions
+from vllm_mtp.training.data.chat.template import ChatTemplate
+
+LINES: list[dict[str, Any]] = [
+    {"category": "writing", "turns": ["Write.", "Shorten it."]},
+    {"category": "qa", "turns": ["Why?"]},
+    {"messages": [
+        {"role": "user", "content": "One."},
+        {"role": "assistant", "content": "given"},
+        {"role": "user", "content": "Two."},
+    ]},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(target_dir: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(target_dir)
+
+
+@pytest.fixture
+def conversations(tokenizer: Any, tmp_path: Path) -> Any:
+    def make(num_turns: int, template: str = CHATML, lines: Any = LINES, **options: Any) -> Conversations:
+        file, path = tmp_path / "prompts.jsonl", tmp_path / "template.jinja"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path.write_text(template)
+        chosen = ChatTemplate(tokenizer, TemplateOptions(chat_template=str(path), **options))
+        return Conversations(dialogs=read_dialogs(file), template=chosen, num_turns=num_turns)
+
+    return make
+
+
+def texts(tokenizer: Any, prompts: Any) -> dict[int, str]:
+    return {prompt.number: tokenizer.decode(prompt.token_ids) for prompt in prompts}
+
+
+def asked(*said: str) -> str:
+    """ChatML, the user first and in turn."""
+    roles = ("user", "assistant") * len(said)
+    turns = [f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in zip(roles, said, strict=False)]
+    return "".join(turns) + "<|im_start|>assistant\n"
+
+
+def test_once(conversations: Any, tokenizer: Any) -> None:
+    """With one turn: the first where the user alone speaks, else the last with the history that the file gives."""
+    found = conversations(1).prompts()
+    assert texts(tokenizer, found) == {0: asked("Write."), 1: asked("Why?"), 2: asked("One.", "given", "Two.")}
+    assert [(one.category, one.task, one.turn) for one in found] == [
+        ("writing", "mt_bench", 1),
+        ("qa", "qa", 1),
+        ("prompts", "prompts", 1),
+    ]
+
+
+def test_every_turn_after_the_targets_own_answer(conversations: Any, tokenizer: Any) -> None:
+    """Turns have numbers of their own; one whose turn before was left out is not asked."""
+    two = conversations(2)
+    assert texts(tokenizer, two.prompts()) == {0: asked("Write."), 2: asked("Why?"), 4: asked("One.")}
+    answers = {number: tokenizer(text).input_ids for number, text in ((0, "mine"), (2, "because"), (4, "other"))}
+    second = two.prompts(2, answers)
+    assert texts(tokenizer, second) == {
+        1: asked("Write.", "mine", "Shorten it."),
+        5: asked("One.", "other", "Two."),
+    }
+    assert [one.turn for one in second] == [2, 2]
+    assert texts(tokenizer, two.prompts(2, {4: answers[4]})) == {5: asked("One.", "other", "Two.")}
+    assert two.prompts(3, answers) == []
+
+
+def test_variables_and_tools_of_the_template(conversations: Any, tokenizer: Any, tmp_path: Path) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps([{"name": "f", "parameters": {}}]))
+    one = {"turns": ["Why?"]}
+    given = conversations(1, THINKING, [one], chat_template_kwargs='{"enable_thinking": false}', tools=str(tools))
+    [text] = texts(tokenizer, given.prompts()).values()
+    assert '"name": "f"' in text
+    assert text.endswith("<think>\n\n</think>\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"turns": ["x"]}\n{"turns": [""]}\n', r"prompts: .*p\.jsonl:2: expected text"),
+        ('{"turns": ["x"]}\n{"turns": \n', r"prompts: .*p\.jsonl:2 is not valid JSON"),
+        ("\n", "holds no prompt"),
+        (b"\xff\xfe", "is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_is_named(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        read_dialogs(path)
+    with pytest.raises(ValueError, match="which is no file"):
+        read_dialogs(tmp_path / "absent.jsonl")
