@@ -47,7 +47,9 @@ def generated_source(path: Path, tokenizer: Any, longest: int | None, max_tokens
 
 def _row(conversation: Conversation, loss_on: str) -> Row:
     ids_L = torch.tensor(conversation.ids, dtype=torch.int32)
-    return Row.counted_from(ids_L, conversation.prompt_length if loss_on == "answers" else 1)
+    if loss_on == "all":
+        return Row.counted_from(ids_L, 1)
+    return Row.counted_in(ids_L, conversation.answers)
 
 
 def _check_tokenizer(path: Path, tokenizer: Any) -> None:
