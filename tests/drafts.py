@@ -223,6 +223,13 @@ EARLY = [
         message=rf"{LINEAR} has shape \[\d+, \d+\], config.json says \[\d+, \d+\]",
     ),
     Damage(
+        name="weights in 8 bits",
+        inflict=lambda folder: change_tensors(
+            folder, lambda tensors: tensors.update({LINEAR: torch.zeros(tensors[LINEAR].shape, dtype=torch.int8)})
+        ),
+        message=f"expected weights in BF16, F16, F32, F64, got {LINEAR} in I8",
+    ),
+    Damage(
         name="truncated safetensors", inflict=lambda folder: _truncate(folder, 4000), message="safetensors is damaged"
     ),
     Damage(name="empty safetensors", inflict=lambda folder: _truncate(folder, 0), message="safetensors is damaged"),

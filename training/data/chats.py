@@ -72,7 +72,4 @@ def _row(rendered: Rendered, loss_on: str) -> Row:
     ids_L = torch.tensor(rendered.ids, dtype=torch.int32)
     if loss_on == "all":
         return Row.counted_from(ids_L, 1)
-    counts_L = torch.zeros(len(ids_L), dtype=torch.bool)
-    for start, stop in rendered.answers:
-        counts_L[max(1, start) : stop] = True
-    return Row(ids_L=ids_L, counts_L=counts_L)
+    return Row.counted_in(ids_L, rendered.answers)

@@ -1,12 +1,12 @@
 """Conversations that `vllm-mtp generate` wrote, as rows."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.files import read_json
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, Conversation, load_conversations
@@ -47,14 +47,16 @@ def generated_source(path: Path, tokenizer: Any, longest: int | None, max_tokens
 
 def _row(conversation: Conversation, loss_on: str) -> Row:
     ids_L = torch.tensor(conversation.ids, dtype=torch.int32)
-    return Row.counted_from(ids_L, conversation.prompt_length if loss_on == "answers" else 1)
+    if loss_on == "all":
+        return Row.counted_from(ids_L, 1)
+    return Row.counted_in(ids_L, conversation.answers)
 
 
 def _check_tokenizer(path: Path, tokenizer: Any) -> None:
     """Refuses a folder of `vllm-mtp generate` whose target had another tokenizer."""
     if not names_its_tokenizer(path):
         return
-    target = json.loads((path / RUN_INFO).read_text(encoding="utf-8"))["target"]
+    target = read_json(path / RUN_INFO)["target"]
     if target["tokenizer_sha256"] != tokenizer_sha256(tokenizer.get_vocab()):
         raise InputError(
             "data",

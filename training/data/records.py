@@ -30,6 +30,7 @@ _SOURCE_CODE = (
 _TEXT = (*_PROSE, *_SOURCE_CODE)
 _IN_FOLDERS = (*_JSON, *_PARQUET, ".txt")
 _NOT_DATA = ("readme", "license", "dataset_info.json", "dataset_infos.json", "run_info.json")
+_MOST_KEPT = 5
 FORMATS = "text (.txt), JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME of the Hub"
 
 
@@ -53,7 +54,7 @@ class BadRecords:
         self.skip = skip
         self.num = 0
         """How many were left out."""
-        self.first = ""
+        self.errors: list[InputError] = []
         """What was wrong with the first of them."""
 
     def add(self, error: InputError) -> None:
@@ -65,7 +66,13 @@ class BadRecords:
         if not self.skip:
             raise error
         self.num += 1
-        self.first = self.first or error.message
+        if len(self.errors) < _MOST_KEPT:
+            self.errors.append(error)
+
+    @property
+    def first(self) -> str:
+        """What was wrong with the first of all; empty where nothing was."""
+        return self.errors[0].message if self.errors else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,14 @@ class Row:
     @classmethod
     def counted_from(cls, ids_L: Tensor, start: int) -> "Row":
         """A row that counts from its token `start` on."""
-        counts_L = torch.arange(len(ids_L)) >= max(1, start)
+        return cls.counted_in(ids_L, ((start, len(ids_L)),))
+
+    @classmethod
+    def counted_in(cls, ids_L: Tensor, answers: Iterable[tuple[int, int]]) -> "Row":
+        """A row that counts from start to stop of each answer."""
+        counts_L = torch.zeros(len(ids_L), dtype=torch.bool)
+        for start, stop in answers:
+            counts_L[max(1, start) : stop] = True
         return cls(ids_L=ids_L, counts_L=counts_L)
 
 

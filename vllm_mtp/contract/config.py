@@ -4,6 +4,7 @@ vLLM and transformers read it through `AutoConfig` in the caller's process, befo
 A drafter that breaks the contract is therefore refused there, with every fault named at once.
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _POSITIVE_INTEGERS = (
     "head_dim",
     "vocab_size",
 )
+_LARGEST = 2**31 - 1
+_LARGEST_THETA = 1e30
 _REQUIRED = (*_POSITIVE_INTEGERS, "rms_norm_eps", "rope_parameters")
 _CONVENTIONS = {"hidden_norm": "post", "concat_order": "embed_hidden", "hidden_act": "silu", "n_predict": 1}
 _FIXED = ("architectures", "model_type", *_CONVENTIONS)
@@ -133,7 +136,10 @@ class MTPConfig(PretrainedConfig):
                 f"{where} does not describe an MTP module: {'; '.join(faults)}. "
                 "Expected the fields of the checkpoint contract (docs/design.md); train again or correct the file."
             )
-        config = super().from_dict(config_dict, **kwargs)
+        # Other fields are left aside: transformers would make attributes of them, in place of methods too.
+        config = super().from_dict(
+            {name: value for name, value in config_dict.items() if name in _NAMES_READ}, **kwargs
+        )
         if folder and Path(folder).is_dir():
             built = config[0] if isinstance(config, tuple) else config
             check_folder(Path(folder), built.tensor_shapes())
@@ -189,6 +195,9 @@ class MTPConfig(PretrainedConfig):
         return shapes if self.draft_vocab_size is None else shapes | {D2T: (self.draft_vocab_size,)}
 
 
+_NAMES_READ = {"architectures", *inspect.signature(MTPConfig.__init__).parameters} - {"self", "kwargs"}
+
+
 def path_fault(path: str) -> str | None:
     """Why vLLM takes a draft model at this path for one of another method than MTP, and what to do; None: it does not.
 
@@ -212,10 +221,12 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
         value = fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             faults.append(f"{name} must be a positive integer, got {value!r}")
+        elif value is not None and value > _LARGEST:
+            faults.append(f"{name} must be at most {_LARGEST:,}")
     for name, expected in _CONVENTIONS.items():
         if fields.get(name, expected) != expected:
             faults.append(f"{name} must be {expected!r}, got {fields[name]!r}")
-    if ARCHITECTURE not in (fields.get("architectures") or [ARCHITECTURE]):
+    if fields.get("architectures") not in (None, [], [ARCHITECTURE]):
         faults.append(f"architectures must be [{ARCHITECTURE!r}], got {fields['architectures']!r}")
     for name in ("attention_bias", "qk_norm"):
         if not isinstance(fields.get(name, False), bool):
@@ -229,6 +240,7 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
     if eps is not None and (not isinstance(eps, int | float) or not 0 < eps < 1):
         faults.append(f"rms_norm_eps must lie between 0 and 1, got {eps!r}")
     faults += _rope_faults(fields.get("rope_parameters"))
+    faults += _fingerprint_faults(fields.get("target_fingerprint"))
     if fields.get("lookup") is not None:
         faults += lookup_faults(fields["lookup"])
     if not faults and fields["num_attention_heads"] % fields["num_key_value_heads"]:
@@ -245,7 +257,8 @@ def contract_faults(fields: dict[str, Any]) -> list[str]:
 def _rope_faults(rope: Any) -> list[str]:
     if rope is None:
         return []
-    if not isinstance(rope, dict) or not isinstance(rope.get("rope_theta"), int | float) or rope["rope_theta"] <= 0:
+    theta = rope.get("rope_theta") if isinstance(rope, dict) else None
+    if not isinstance(theta, int | float) or isinstance(theta, bool) or not 0 < theta <= _LARGEST_THETA:
         return [f'rope_parameters must be {{"rope_type": "default", "rope_theta": ...}}, got {rope!r}']
     if rope.get("rope_type", "default") != "default":
         return [
@@ -253,4 +266,18 @@ def _rope_faults(rope: Any) -> list[str]:
             'scaling: give {"rope_type": "default", "rope_theta": ...} as it was trained, and train on longer rows for '
             "longer contexts)"
         ]
-    return []
+    others = sorted(rope.keys() - {"rope_type", "rope_theta"})
+    return [f"rope_parameters must have no other fields, got {', '.join(others)}"] if others else []
+
+
+def _fingerprint_faults(fingerprint: Any) -> list[str]:
+    if fingerprint is None:
+        return []
+    if not isinstance(fingerprint, dict):
+        return [f"target_fingerprint must be an object, got {fingerprint!r}"]
+    texts = ("name", "architecture", "tokenizer_sha256", "weights_sha256")
+    return [
+        f"target_fingerprint.{name} must be a string, got {fingerprint[name]!r}"
+        for name in texts
+        if not isinstance(fingerprint.get(name, ""), str)
+    ]

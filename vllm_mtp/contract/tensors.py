@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 D2T = "d2t"
 """Offsets of a draft vocabulary: the target id of draft id i is i + d2t[i]."""
+_DTYPES = ("BF16", "F16", "F32", "F64")
 
 
 def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -107,7 +108,20 @@ def check_folder(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
         )
     try:
         with safe_open(str(path), framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except SafetensorError as error:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+            dtypes = {name: one.get_dtype() for name, one in slices.items()}
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}). Copy or export the drafter again.") from error
     check_shapes(shapes, expected, where=str(path))
+    _check_dtypes(dtypes, where=str(path))
+
+
+def _check_dtypes(found: Mapping[str, str], where: str) -> None:
+    """Checks that weights are numbers of 16 bits or more, under safetensors' names; `check_values` checks `d2t`."""
+    faults = [f"{name} in {dtype}" for name, dtype in found.items() if name != D2T and dtype not in _DTYPES]
+    faults += [f"{D2T} in {found[D2T]}"] if found.get(D2T, "I64") not in (*_DTYPES, "I32", "I64") else []
+    if faults:
+        raise ValueError(
+            f"{where}: expected weights in {', '.join(_DTYPES)}, got {'; '.join(faults)}. Export it again."
+        )

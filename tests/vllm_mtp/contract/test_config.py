@@ -113,6 +113,19 @@ def test_another_architecture_cannot_be_put_upon_a_drafter() -> None:
     assert config.max_position_embeddings == 4096
 
 
+def test_other_fields_are_left_aside() -> None:
+    """Catches a field that takes a method's place, or that transformers fails over when it prints the config."""
+    others = {
+        "tensor_shapes": 1,
+        "torch_dtype": [],
+        "id2label": 5,
+        "to_dict": None,
+        "__class__": "x",
+        "auto_map": {"a": "b"},
+    }
+    assert MTPConfig.from_dict(VALID | others).contract() == VALID
+
+
 SIZES = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
 )  # fmt: skip
@@ -141,6 +154,20 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("rope list", {"rope_parameters": [10000.0]}, "rope_parameters must be"),
     ("no theta", {"rope_parameters": {"rope_type": "default"}}, "rope_parameters must be"),
     ("theta", {"rope_parameters": {"rope_theta": -1.0}}, "rope_parameters must be"),
+    ("endless theta", {"rope_parameters": {"rope_theta": float("inf")}}, "rope_parameters must be"),
+    (
+        "half a head",
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        "rope_parameters must have no other fields, got partial_rotary_factor",
+    ),
+    ("huge", {"hidden_size": 2**60}, "hidden_size must be at most 2,147,483,647"),
+    ("architectures", {"architectures": 5}, r"architectures must be \['MTPDraftModel'\], got 5"),
+    ("fingerprint", {"target_fingerprint": []}, r"target_fingerprint must be an object, got \[\]"),
+    (
+        "hash",
+        {"target_fingerprint": {"weights_sha256": 5}},
+        "target_fingerprint.weights_sha256 must be a string, got 5",
+    ),
     ("yarn", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type must be 'default', got 'yarn'"),
     ("heads", {"num_key_value_heads": 3}, "must be a multiple of num_key_value_heads, got 4 and 3"),
     ("odd head", {"head_dim": 9}, "head_dim must be even for RoPE, got 9"),
