@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.record_formats import (
+    PARQUET,
     Fields,
+    check_readable,
     hub_rows,
     is_hub,
     json_rows,
@@ -21,14 +23,13 @@ from vllm_mtp.training.data.record_formats import (
 )
 
 _JSON = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl")
-_PARQUET = (".parquet", ".pq")
 _PROSE = ("", ".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".html", ".log")
 _SOURCE_CODE = (
     *(".c", ".cc", ".cpp", ".cs", ".css", ".cu", ".go", ".h", ".hpp", ".java", ".js", ".jsx", ".kt", ".lua"),
     *(".php", ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx"),
 )
 _TEXT = (*_PROSE, *_SOURCE_CODE)
-_IN_FOLDERS = (*_JSON, *_PARQUET, ".txt")
+_IN_FOLDERS = (*_JSON, *PARQUET, ".txt")
 _NOT_DATA = ("readme", "license", "dataset_info.json", "dataset_infos.json", "run_info.json")
 FORMATS = "text (.txt), JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME of the Hub"
 
@@ -42,30 +43,19 @@ class Record(NamedTuple):
     """File and line, as a reader finds it: "chats.jsonl:12"."""
 
 
-class BadRecords:
-    """What becomes of a record that cannot be used: an error, or, where bad ones are left out, one more of a count.
+def leave_out(error: InputError, bad: list[InputError] | None) -> None:
+    """Takes note of a record that cannot be used.
 
     Args:
-        skip: leave bad records out.
+        error: what is wrong with it.
+        bad: takes the error where bad records are left out; None: they are not.
+
+    Raises:
+        InputError: the error itself, where `bad` is None.
     """
-
-    def __init__(self, *, skip: bool = False) -> None:
-        self.skip = skip
-        self.num = 0
-        """How many were left out."""
-        self.first = ""
-        """What was wrong with the first of them."""
-
-    def add(self, error: InputError) -> None:
-        """Takes note of a bad record.
-
-        Raises:
-            InputError: the error itself, unless bad records are left out.
-        """
-        if not self.skip:
-            raise error
-        self.num += 1
-        self.first = self.first or error.message
+    if bad is None:
+        raise error
+    bad.append(error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +64,8 @@ class OpenRecords:
 
     name: str
     records: Iterator[Record]
-    bad: BadRecords
-    """Those of them that could not be used so far."""
+    bad: list[InputError] | None
+    """Takes the errors of those that cannot be used, which are left out then; None: the first is raised."""
 
 
 def open_records(path: Path, files: Sequence[Path], field: str, *, skip_bad: bool = False) -> OpenRecords:
@@ -87,7 +77,7 @@ def open_records(path: Path, files: Sequence[Path], field: str, *, skip_bad: boo
         field: what errors are about.
         skip_bad: leave out and count what cannot be used.
     """
-    bad = BadRecords(skip=skip_bad)
+    bad: list[InputError] | None = [] if skip_bad else None
     records = itertools.chain.from_iterable(read_records(file, field, bad) for file in files)
     return OpenRecords(name=shown(path), records=records, bad=bad)
 
@@ -96,24 +86,28 @@ def data_files(paths: Sequence[Path], field: str) -> list[Path]:
     """Every file of the paths in order, folders opened; a dataset of the Hub stands for itself.
 
     Raises:
-        InputError: for a path that is not there, of a format that is not read, or a folder without data.
+        InputError: for a path that is not there, of a format that is not read or whose library is missing, or a folder
+            without data.
     """
-    found: list[Path] = []
-    for path in paths:
-        if is_hub(path):
-            found.append(path)
-        elif path.is_dir():
-            found += _files_in(path, field)
-        elif path.is_file():
-            found.append(_of_known_format(path, field))
-        else:
-            raise InputError(field, f"expected {FORMATS}, got {path}, which is no file")
+    found = [file for path in paths for file in _files_of(path, field)]
+    for file in found:
+        check_readable(file, field)
     return found
+
+
+def _files_of(path: Path, field: str) -> list[Path]:
+    if is_hub(path):
+        return [path]
+    if path.is_dir():
+        return _files_in(path, field)
+    if path.is_file():
+        return [_of_known_format(path, field)]
+    raise InputError(field, f"expected {FORMATS}, got {path}, which is no file")
 
 
 def is_text(path: Path) -> bool:
     """Whether a file holds text, not records, by its name."""
-    return not is_hub(path) and _ending(path) not in (*_JSON, *_PARQUET)
+    return not is_hub(path) and _ending(path) not in (*_JSON, *PARQUET)
 
 
 def read_text(path: Path, field: str) -> str:
@@ -125,26 +119,25 @@ def read_text(path: Path, field: str) -> str:
     return text_that_is_no_json(path, field)
 
 
-def read_records(path: Path, field: str, bad: BadRecords | None = None) -> Iterator[Record]:
+def read_records(path: Path, field: str, bad: list[InputError] | None = None) -> Iterator[Record]:
     """Every record of a file or of a dataset of the Hub, in order, read as it is asked for.
 
     Args:
         path: of `data_files`, and not text.
         field: what errors are about.
-        bad: what becomes of lines that are no objects; None: the first is an error.
+        bad: takes the errors of lines that are no objects, which are left out then; None: the first is raised.
 
     Raises:
         InputError: for a file that cannot be read, holds no record, or has a bad one.
     """
-    bad = bad or BadRecords()
     rows = _rows(path, field)
     first = next(rows, None)
     if first is None:
-        bad.add(InputError(field, f"{shown(path)} holds no record: it is empty"))
+        leave_out(InputError(field, f"{shown(path)} holds no record: it is empty"), bad)
         return
     for fields, where in itertools.chain([first], rows):
         if isinstance(fields, InputError):
-            bad.add(fields)
+            leave_out(fields, bad)
         else:
             yield Record(fields, where)
 
@@ -152,7 +145,7 @@ def read_records(path: Path, field: str, bad: BadRecords | None = None) -> Itera
 def _rows(path: Path, field: str) -> Iterator[tuple[Fields | InputError, str]]:
     if is_hub(path):
         return hub_rows(path, field)
-    if _ending(path) in _PARQUET:
+    if _ending(path) in PARQUET:
         return parquet_rows(path, field)
     return json_rows(path, field, is_document=_ending(path) == ".json")
 
@@ -165,7 +158,7 @@ def _ending(path: Path) -> str:
 
 def _of_known_format(path: Path, field: str) -> Path:
     ending = _ending(path)
-    if ending not in (*_JSON, *_PARQUET, *_TEXT) or (ending in _PARQUET and path.suffix.lower() == ".gz"):
+    if ending not in (*_JSON, *PARQUET, *_TEXT) or (ending in PARQUET and path.suffix.lower() == ".gz"):
         raise InputError(field, f"expected {FORMATS}, got {path}: give plain text a name in .txt, convert the rest")
     return path
 

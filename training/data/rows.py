@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
+
 MIN_ROW_LENGTH = 16
 
 
@@ -23,7 +25,23 @@ class Row:
     @classmethod
     def counted_from(cls, ids_L: Tensor, start: int) -> "Row":
         """A row that counts from its token `start` on."""
-        counts_L = torch.arange(len(ids_L)) >= max(1, start)
+        return cls(ids_L=ids_L, counts_L=torch.arange(len(ids_L)) >= max(1, start))
+
+    @classmethod
+    def of_conversation(cls, ids: Sequence[int], answers: Iterable[tuple[int, int]], loss_on: str) -> "Row":
+        """A conversation that counts whole, or only in its answers.
+
+        Args:
+            ids: its tokens.
+            answers: start and stop of each answer.
+            loss_on: "all" or "answers".
+        """
+        ids_L = torch.tensor(ids, dtype=torch.int32)
+        if loss_on == "all":
+            return cls.counted_from(ids_L, 1)
+        counts_L = torch.zeros(len(ids_L), dtype=torch.bool)
+        for start, stop in answers:
+            counts_L[max(1, start) : stop] = True
         return cls(ids_L=ids_L, counts_L=counts_L)
 
 
@@ -37,10 +55,8 @@ class Source:
     """Whether its share of the tokens was more than there is."""
     num_left_out: int = 0
     """Conversations that are too short, or have no answer within the length of a row."""
-    num_bad: int = 0
-    """Records that cannot be used."""
-    first_bad: str = ""
-    """What was wrong with the first of those."""
+    bad: tuple[InputError, ...] = ()
+    """What was wrong with records that were left out."""
 
     def __str__(self) -> str:
         parts = [f"{self.name}: {num_tokens(self.rows):,} tokens"]
@@ -48,8 +64,8 @@ class Source:
             parts.append("its share of what is to be read")
         if self.num_left_out:
             parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
-        if self.num_bad:
-            parts.append(f"bad records left out: {self.num_bad:,}, the first: {self.first_bad}")
+        if self.bad:
+            parts.append(f"bad records left out: {len(self.bad):,}, the first: {self.bad[0].message}")
         return ", ".join(parts)
 
 
