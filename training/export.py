@@ -51,7 +51,7 @@ def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if run.target.device.type == "cuda" else processor_name(),
         "loss": run.loss.note,
         "data_tokens": sum(num_tokens(source.rows) for source in run.sources),
-        "bad_records": sum(len(source.bad) for source in run.sources),
+        "bad_records": sum(source.num_bad for source in run.sources),
         **run.inputs.template.stored(),
         "tokens_seen": run.batches.tokens_seen(run.config.num_steps),
         "seconds_of_last_run": round(seconds, 1),

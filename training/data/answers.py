@@ -16,6 +16,7 @@ from vllm_mtp.training.data.conversations import Conversation
 from vllm_mtp.training.data.generate_config import GenerateConfig
 from vllm_mtp.training.data.prompts import user_turn_end, user_turn_prefix
 from vllm_mtp.training.data.questions import Question, Start
+from vllm_mtp.training.data.records import BadRecords
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 
 _COUNTS = ("asked", "unusable_user_turns", "too_long", "empty", "loops", "unfinished", "generated_tokens")
@@ -84,7 +85,9 @@ def answer_batch(
     if starts:
         turns, num_tokens = _write_user_turns(llm, template, list(starts.values()), config)
         counts["generated_tokens"] += num_tokens
-        written = render_prompts(template, [user_dialog(text) for text in turns], bad=[], show_progress=False)
+        written = render_prompts(
+            template, [user_dialog(text) for text in turns], bad=BadRecords(skip=True), show_progress=False
+        )
         counts["unusable_user_turns"] = len(starts) - len(written)
         # Usable turns take the first places; as many of the last stay empty as there are unusable ones.
         prompts |= dict(zip(starts, written, strict=False))

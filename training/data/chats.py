@@ -13,7 +13,7 @@ from vllm_mtp.training.data.chat.layouts import dialog_of
 from vllm_mtp.training.data.chat.template import ChatTemplate, Rendered
 from vllm_mtp.training.data.embedding_rows import too_large_an_id
 from vllm_mtp.training.data.layouts import with_known_names
-from vllm_mtp.training.data.records import OpenRecords, Record, leave_out
+from vllm_mtp.training.data.records import BadRecords, OpenRecords, Record
 from vllm_mtp.training.data.rows import Row, Source, conversation_source
 
 _FIELD = "data"
@@ -51,22 +51,20 @@ def chat_source(
         rendered = (one for chunk in chunks for one in _rendered(chunk, template, vocab_size, opened.bad))
         rows = (Row.of_conversation(one.ids, one.answers, loss_on) for one in rendered)
         source = conversation_source(opened.name, rows, longest, max_tokens)
-    return replace(source, bad=tuple(opened.bad or ()))
+    return replace(source, num_bad=opened.bad.num, first_bad=opened.bad.first)
 
 
-def _dialogs(records: Iterable[Record], bad: list[InputError] | None) -> Iterator[Dialog]:
+def _dialogs(records: Iterable[Record], bad: BadRecords) -> Iterator[Dialog]:
     for record in records:
         try:
             dialog = dialog_of(with_known_names(record.fields), field=_FIELD, where=record.where)
         except InputError as error:
-            leave_out(error, bad)
+            bad.add(error)
             continue
         yield dialog
 
 
-def _rendered(
-    dialogs: Sequence[Dialog], template: ChatTemplate, vocab_size: int, bad: list[InputError] | None
-) -> list[Rendered]:
+def _rendered(dialogs: Sequence[Dialog], template: ChatTemplate, vocab_size: int, bad: BadRecords) -> list[Rendered]:
     """The rows of several conversations, together; one by one where one of them cannot be rendered."""
     try:
         rows_of_dialogs = template.rows_of(dialogs)
@@ -75,7 +73,7 @@ def _rendered(
     except InputError as error:
         if len(dialogs) > 1:
             return [row for dialog in dialogs for row in _rendered([dialog], template, vocab_size, bad)]
-        leave_out(error, bad)
+        bad.add(error)
         return []
     return [row for rows in rows_of_dialogs for row in rows]
 

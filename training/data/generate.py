@@ -41,13 +41,12 @@ from vllm_mtp.training.data.conversations import (
 from vllm_mtp.training.data.generate_config import GenerateConfig, config_differences
 from vllm_mtp.training.data.prompts import read_prompts, user_turn_prefix
 from vllm_mtp.training.data.questions import batches_of
+from vllm_mtp.training.data.records import BadRecords
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
 _DEFAULT_MODEL_LEN = 2048
-_MOST_SHOWN = 5
-"""Bad prompts that are shown when they are left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,8 +118,8 @@ def _prepared(
     show_progress: bool,
 ) -> _Run:
     """Reads, checks and renders everything that is asked, so that what is wrong with it is said before an engine."""
-    bad: list[InputError] | None = [] if config.skip_bad else None
-    dialogs = read_prompts(prompt_files, bad=bad)
+    bad = BadRecords(skip=config.skip_bad)
+    dialogs = read_prompts(prompt_files, bad=bad, limit=config.max_prompts)
     starts = [start.text for start in read_prompts(start_files, field="self_prompt_starts", bad=bad)]
     if not prompt_files and not config.self_prompts:
         raise InputError("prompts", "expected files, or a number of self_prompts, got neither")
@@ -134,7 +133,10 @@ def _prepared(
     for start in {*starts, ""} if config.self_prompts else ():
         user_turn_prefix(template, start)
     prompts = render_prompts(template, dialogs, answered=config.turns, bad=bad, show_progress=show_progress)
-    _tell_of_bad(bad or [], len(prompts) + config.self_prompts, show_progress)
+    if bad.num and not prompts and not config.self_prompts:
+        raise bad.errors[0]
+    if show_progress:
+        _tell_of_bad(bad)
     return _Run(
         config=config,
         target=target,
@@ -142,7 +144,7 @@ def _prepared(
         template=template,
         prompts=prompts,
         starts=starts,
-        num_bad=len(bad or ()),
+        num_bad=bad.num,
         settings=_as_json(
             {
                 "config": config.stored(),
@@ -171,14 +173,11 @@ def _model_len(config: GenerateConfig, target_config: Any) -> int:
     return config.max_model_len
 
 
-def _tell_of_bad(bad: Sequence[InputError], num_asked: int, show_progress: bool) -> None:
-    if bad and not num_asked:
-        raise bad[0]
-    if bad and show_progress:
-        for error in bad[:_MOST_SHOWN]:
-            tqdm.write(f"left out: {error.message}", file=sys.stderr)
-        if len(bad) > _MOST_SHOWN:
-            tqdm.write(f"left out: {len(bad) - _MOST_SHOWN:,} more", file=sys.stderr)
+def _tell_of_bad(bad: BadRecords) -> None:
+    for error in bad.errors:
+        tqdm.write(f"left out: {error.message}", file=sys.stderr)
+    if bad.num > len(bad.errors):
+        tqdm.write(f"left out: {bad.num - len(bad.errors):,} more", file=sys.stderr)
 
 
 def _sha256_of(dialogs: Sequence[Dialog], starts: Sequence[str]) -> str:

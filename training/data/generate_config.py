@@ -21,6 +21,7 @@ class GenerateConfig:
     """What decides the data; `vllm-mtp generate` has a flag for every field."""
 
     self_prompts: int = setting(0, "User turns that the target writes itself, besides those of the files.")
+    max_prompts: int | None = setting(None, "Prompts to read of the files, the first ones.", none="all")
     temperature: tuple[float, ...] = setting(
         (0.0, 0.6, 1.0), "Temperatures of the answers, in turn; 0 is greedy.", old=("temperatures",)
     )
@@ -61,7 +62,7 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, self_prompts=0, temperature=0, max_tokens=1, max_user_tokens=1)
-        check_at_least(self, batch_size=1, max_num_seqs=1)
+        check_at_least(self, batch_size=1, max_num_seqs=1, max_prompts=1)
         if not 0 <= self.min_p < 1:
             raise InputError("min_p", f"expected 0 or more and below 1, got {self.min_p}")
         if not 0 <= self.near_duplicates <= 1:

@@ -1,78 +1,60 @@
-"""Prompts for generation and benchmarks, out of text and JSONL files, and user turns that a target writes itself."""
+"""Prompts for generation and benchmarks, out of files, and user turns that a target writes itself."""
 
-import json
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.dialog import Dialog
 from vllm_mtp.training.data.chat.layouts import check_unicode, dialog_of, user_dialog
 from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.layouts import with_known_names
+from vllm_mtp.training.data.records import BadRecords, data_files, is_text, read_records, read_text
 
 SEPARATOR = "-----"
 Prompt = Dialog
 _MARKER = "user-turn-marker"
 
 
-def read_prompts(paths: Iterable[Path], *, field: str = "prompts", bad: list[InputError] | None = None) -> list[Prompt]:
+def read_prompts(
+    paths: Iterable[Path], *, field: str = "prompts", bad: BadRecords | None = None, limit: int | None = None
+) -> list[Prompt]:
     """Every prompt of the files, in order; errors name the field that they came by, the file and the line.
 
-    A text file has prompts between lines of five dashes. A line of a .jsonl file has one of the layouts of
-    chat/layouts.py, with a message of the user to be answered.
+    A text file has prompts between lines of five dashes. A record of the other formats (records.py) has one of the
+    layouts of chat/layouts.py, with a message of the user to be answered.
 
     Args:
-        paths: the files.
+        paths: files, folders of them, and datasets of the Hub.
         field: the argument that they came by.
-        bad: takes the errors of lines that cannot be used, which are left out then; None: the first is raised.
+        bad: what becomes of records that cannot be used; None: the first is an error.
+        limit: reads no more than so many.
 
     Raises:
-        InputError: if a file is missing, is not UTF-8, holds no prompt, or a line cannot be used.
+        InputError: if a file is missing, cannot be read, holds no prompt, or a record cannot be used.
     """
-    prompts: list[Prompt] = []
-    for path in paths:
-        num_before, num_bad = len(prompts), len(bad or ())
-        for make in _prompts_of(path, _text_of(path, field), field):
+    bad = bad or BadRecords()
+    files = data_files(list(paths), field)
+    return list(islice(chain.from_iterable(_prompts_of(file, field, bad) for file in files), limit))
+
+
+def _prompts_of(path: Path, field: str, bad: BadRecords) -> Iterator[Prompt]:
+    if not is_text(path):
+        for record in read_records(path, field, bad):
             try:
-                prompts.append(make())
+                prompt = dialog_of(with_known_names(record.fields), field=field, where=record.where)
+                prompt.rounds(field=field)
             except InputError as error:
-                if bad is None:
-                    raise
-                bad.append(error)
-        if len(prompts) == num_before and len(bad or ()) == num_bad:
-            raise InputError(field, f"{path} holds no prompt")
-    return prompts
-
-
-def _text_of(path: Path, field: str) -> str:
-    if not path.is_file():
-        raise InputError(field, f"expected a text or JSONL file, got {path}, which is no file")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(field, f"{path} is not UTF-8 text ({error.reason})") from error
-
-
-def _prompts_of(path: Path, text: str, field: str) -> Iterator[Any]:
-    """For each prompt what makes it, or raises what is wrong with it."""
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield lambda line=line, number=number: _prompt_of_line(line, field, f"{path}:{number}")
+                bad.add(error)
+            else:
+                yield prompt
         return
-    parts = [part.strip("\n") for part in f"\n{text}\n".split(f"\n{SEPARATOR}\n")]
-    for number, part in enumerate((part for part in parts if part.strip()), start=1):
-        yield lambda part=part, number=number: user_dialog(part, where=f"{path}, prompt {number}")
-
-
-def _prompt_of_line(line: str, field: str, where: str) -> Prompt:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(field, f"{where} is not valid JSON ({getattr(error, 'msg', error)})") from error
-    prompt = dialog_of(record, field=field, where=where)
-    prompt.rounds(field=field)
-    return prompt
+    parts = [part.strip("\n") for part in f"\n{read_text(path, field)}\n".split(f"\n{SEPARATOR}\n")]
+    parts = [part for part in parts if part.strip()]
+    if not parts:
+        raise InputError(field, f"{path} holds no prompt")
+    for number, part in enumerate(parts, start=1):
+        yield user_dialog(part, where=f"{path}, prompt {number}")
 
 
 def user_turn_end(template: ChatTemplate) -> tuple[list[int], list[str]]:

@@ -31,6 +31,7 @@ _SOURCE_CODE = (
 _TEXT = (*_PROSE, *_SOURCE_CODE)
 _IN_FOLDERS = (*_JSON, *PARQUET, ".txt")
 _NOT_DATA = ("readme", "license", "dataset_info.json", "dataset_infos.json", "run_info.json")
+_MOST_KEPT = 5
 FORMATS = "text (.txt), JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME of the Hub"
 
 
@@ -43,19 +44,36 @@ class Record(NamedTuple):
     """File and line, as a reader finds it: "chats.jsonl:12"."""
 
 
-def leave_out(error: InputError, bad: list[InputError] | None) -> None:
-    """Takes note of a record that cannot be used.
+class BadRecords:
+    """What becomes of a record that cannot be used: an error, or, where bad ones are left out, one more of a count.
 
     Args:
-        error: what is wrong with it.
-        bad: takes the error where bad records are left out; None: they are not.
-
-    Raises:
-        InputError: the error itself, where `bad` is None.
+        skip: leave bad records out.
     """
-    if bad is None:
-        raise error
-    bad.append(error)
+
+    def __init__(self, *, skip: bool = False) -> None:
+        self.skip = skip
+        self.num = 0
+        """How many were left out."""
+        self.errors: list[InputError] = []
+        """What was wrong with the first of them."""
+
+    def add(self, error: InputError) -> None:
+        """Takes note of a bad record.
+
+        Raises:
+            InputError: the error itself, unless bad records are left out.
+        """
+        if not self.skip:
+            raise error
+        self.num += 1
+        if len(self.errors) < _MOST_KEPT:
+            self.errors.append(error)
+
+    @property
+    def first(self) -> str:
+        """What was wrong with the first of all; empty where nothing was."""
+        return self.errors[0].message if self.errors else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +82,8 @@ class OpenRecords:
 
     name: str
     records: Iterator[Record]
-    bad: list[InputError] | None
-    """Takes the errors of those that cannot be used, which are left out then; None: the first is raised."""
+    bad: BadRecords
+    """Those of them that could not be used so far."""
 
 
 def open_records(path: Path, files: Sequence[Path], field: str, *, skip_bad: bool = False) -> OpenRecords:
@@ -77,7 +95,7 @@ def open_records(path: Path, files: Sequence[Path], field: str, *, skip_bad: boo
         field: what errors are about.
         skip_bad: leave out and count what cannot be used.
     """
-    bad: list[InputError] | None = [] if skip_bad else None
+    bad = BadRecords(skip=skip_bad)
     records = itertools.chain.from_iterable(read_records(file, field, bad) for file in files)
     return OpenRecords(name=shown(path), records=records, bad=bad)
 
@@ -119,25 +137,26 @@ def read_text(path: Path, field: str) -> str:
     return text_that_is_no_json(path, field)
 
 
-def read_records(path: Path, field: str, bad: list[InputError] | None = None) -> Iterator[Record]:
+def read_records(path: Path, field: str, bad: BadRecords | None = None) -> Iterator[Record]:
     """Every record of a file or of a dataset of the Hub, in order, read as it is asked for.
 
     Args:
         path: of `data_files`, and not text.
         field: what errors are about.
-        bad: takes the errors of lines that are no objects, which are left out then; None: the first is raised.
+        bad: what becomes of lines that are no objects; None: the first is an error.
 
     Raises:
         InputError: for a file that cannot be read, holds no record, or has a bad one.
     """
+    bad = bad or BadRecords()
     rows = _rows(path, field)
     first = next(rows, None)
     if first is None:
-        leave_out(InputError(field, f"{shown(path)} holds no record: it is empty"), bad)
+        bad.add(InputError(field, f"{shown(path)} holds no record: it is empty"))
         return
     for fields, where in itertools.chain([first], rows):
         if isinstance(fields, InputError):
-            leave_out(fields, bad)
+            bad.add(fields)
         else:
             yield Record(fields, where)
 

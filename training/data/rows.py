@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vllm_mtp.common.errors import InputError
-
 MIN_ROW_LENGTH = 16
 
 
@@ -55,8 +53,10 @@ class Source:
     """Whether its share of the tokens was more than there is."""
     num_left_out: int = 0
     """Conversations that are too short, or have no answer within the length of a row."""
-    bad: tuple[InputError, ...] = ()
-    """What was wrong with records that were left out."""
+    num_bad: int = 0
+    """Records that cannot be used, and were left out."""
+    first_bad: str = ""
+    """What was wrong with the first of those."""
 
     def __str__(self) -> str:
         parts = [f"{self.name}: {num_tokens(self.rows):,} tokens"]
@@ -64,8 +64,8 @@ class Source:
             parts.append("its share of what is to be read")
         if self.num_left_out:
             parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
-        if self.bad:
-            parts.append(f"bad records left out: {len(self.bad):,}, the first: {self.bad[0].message}")
+        if self.num_bad:
+            parts.append(f"bad records left out: {self.num_bad:,}, the first: {self.first_bad}")
         return ", ".join(parts)
 
 

@@ -13,7 +13,7 @@ from vllm_mtp.training.data.chats import chat_source
 from vllm_mtp.training.data.embedding_rows import too_large_an_id
 from vllm_mtp.training.data.generated import generated_source, is_generated, names_its_tokenizer
 from vllm_mtp.training.data.layouts import is_document
-from vllm_mtp.training.data.records import OpenRecords, Record, data_files, is_text, leave_out, open_records
+from vllm_mtp.training.data.records import OpenRecords, Record, data_files, is_text, open_records
 from vllm_mtp.training.data.rows import Source, num_tokens
 from vllm_mtp.training.data.text import text_source, texts_of
 
@@ -124,14 +124,15 @@ def _first_usable(opened: OpenRecords) -> tuple[Record, bool]:
         try:
             return record, is_document(record, _FIELD)
         except InputError as error:
-            leave_out(error, opened.bad)
-    reason = f": {opened.bad[0].message}" if opened.bad else ""
+            opened.bad.add(error)
+    reason = f": {opened.bad.first}" if opened.bad.num else ""
     raise InputError(_FIELD, f"{opened.name} holds no record that can be used{reason}")
 
 
 def _text(documents: Sequence[Path | OpenRecords], tokenizer: Any, row_length: int, max_tokens: int) -> Source:
     source = text_source(texts_of(documents, _FIELD), tokenizer, row_length, max_tokens)
-    return replace(source, bad=tuple(e for one in documents if isinstance(one, OpenRecords) for e in one.bad or ()))
+    bad = [one.bad for one in documents if isinstance(one, OpenRecords) and one.bad.num]
+    return replace(source, num_bad=sum(one.num for one in bad), first_bad=bad[0].first if bad else "")
 
 
 def _check_ids(source: Source, vocab_size: int, tokenizer: Any, path: Path | OpenRecords | None = None) -> None:

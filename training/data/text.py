@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.records import OpenRecords, Record, leave_out, read_text
+from vllm_mtp.training.data.records import OpenRecords, Record, read_text
 from vllm_mtp.training.data.rows import Row, Source
 
 
@@ -44,7 +44,7 @@ def texts_of(documents: Iterable[Path | OpenRecords], field: str) -> Iterator[st
             try:
                 text = text_of(record, field)
             except InputError as error:
-                leave_out(error, document.bad)
+                document.bad.add(error)
                 continue
             yield text
 

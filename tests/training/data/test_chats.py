@@ -116,9 +116,8 @@ def test_a_bad_record_is_named_or_left_out_and_counted(
         source_of(path, tokenizer)
     source = source_of(path, tokenizer, skip_bad=True)
     assert len(source.rows) == 2
-    [error] = source.bad
-    assert f"{path}:2" in error.message
-    assert f"bad records left out: 1, the first: {error.message}" in str(source)
+    assert (source.num_bad, f"{path}:2" in source.first_bad) == (1, True)
+    assert f"bad records left out: 1, the first: {source.first_bad}" in str(source)
     # At the beginning too, where it decides what the file is taken for.
     path = written(tmp_path / "b.jsonl", record, good, good)
     if "text" not in record:
@@ -155,7 +154,7 @@ def test_a_token_that_the_embedding_lacks_is_named(tmp_path: Path, tokenizer: An
     message = r"token 257 \('<\|new\|>'\) has no row .* the tokenizer has 258 tokens, the embedding 257 rows"
     with pytest.raises(ValueError, match=rf"^data: .*a\.jsonl:2: {message}"):
         source_of(path, larger, vocab_size=257)
-    assert source_of(path, larger, vocab_size=257, skip_bad=True).bad
+    assert source_of(path, larger, vocab_size=257, skip_bad=True).num_bad == 1
     text = tmp_path / "a.txt"
     text.write_text("a <|new|> thing " * 90)
     with pytest.raises(ValueError, match=rf"^data: text: {message}"):

@@ -205,9 +205,9 @@ ERRORS = {
     ),
     "no such starts": (
         ["--self-prompts", "3", "--self-prompt-starts", "absent.txt"],
-        "--self-prompt-starts: expected a text or JSONL file, got absent.txt",
+        "--self-prompt-starts: expected text (.txt), JSON, JSONL or Parquet",
     ),
-    "no such file": (["--prompts", "absent.txt"], "--prompts: expected a text or JSONL file, got absent.txt"),
+    "no such file": (["--prompts", "absent.txt"], "--prompts: expected text (.txt), JSON, JSONL or Parquet"),
     "no chat template": (["--self-prompts", "3"], "--self-prompts: expected a target with a chat template"),
     "no model": (["--self-prompts", "3", "--target", "absent"], "--target: expected a causal LM's folder or Hub id"),
     "temperature": (["--self-prompts", "3", "--temperature", "-1"], "--temperature: expected at least 0, got -1.0"),

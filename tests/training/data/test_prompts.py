@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts, user_turn_end, user_turn_prefix
+from vllm_mtp.training.data.records import BadRecords
 
 
 def test_every_layout(tmp_path: Path) -> None:
@@ -44,9 +44,20 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
     with pytest.raises(ValueError, match=r"^prompts: .*prompts\.JSONL:2"):
         read_prompts([path])
-    bad: list[InputError] = []
+    bad = BadRecords(skip=True)
     assert [prompt.text for prompt in read_prompts([path], bad=bad)] == ["fine"]
-    assert len(bad) == 1
+    assert bad.num == 1
+
+
+def test_other_formats_and_a_limit(tmp_path: Path) -> None:
+    """Catches a file of chats that is one prompt of JSON text."""
+    (tmp_path / "a.json").write_text('[{"conversations": [{"from": "human", "value": "one"}]}, {"prompt": "two"}]')
+    (tmp_path / "b.json").write_text('[{"question": "three", "answer": "3"}]')
+    assert [prompt.messages[0]["content"] for prompt in read_prompts([tmp_path])] == ["one", "two", "three"]
+    assert len(read_prompts([tmp_path], limit=2)) == 2
+    (tmp_path / "c.txt").write_text('{"prompt": "one"}\n')
+    with pytest.raises(ValueError, match=r"c\.txt, got JSON"):
+        read_prompts([tmp_path / "c.txt"])
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.records import Record, data_files, is_text, read_records
+from vllm_mtp.training.data.records import BadRecords, Record, data_files, is_text, read_records
 
 RECORDS: list[dict[str, Any]] = [{"text": "one\u2028two"}, {"messages": [{"role": "user", "content": "ä"}]}]
 
@@ -23,7 +22,7 @@ def lines_of(records: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
 
 
-def fields(path: Path, bad: list[InputError] | None = None) -> list[dict[str, Any]]:
+def fields(path: Path, bad: BadRecords | None = None) -> list[dict[str, Any]]:
     return [record.fields for record in read_records(path, "data", bad)]
 
 
@@ -94,9 +93,11 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
 def test_bad_lines_are_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n{"text"\n[]\n{"text": "\xff"}\n{"text": "b"}\n')
-    bad: list[InputError] = []
+    bad = BadRecords(skip=True)
     assert fields(path, bad) == [{"text": "a"}, {"text": "b"}]
-    assert [f"{path}:{number}" in error.message for number, error in zip((2, 3, 4), bad, strict=True)] == [True] * 3
+    assert bad.num == 3
+    places = [f"{path}:{number}" in error.message for number, error in zip((2, 3, 4), bad.errors, strict=True)]
+    assert places == [True] * 3
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.xyz", "a.zip", "a.arrow", "a.yaml", "a.jsonl.zst", "a.parquet.gz"])

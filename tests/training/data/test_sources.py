@@ -62,15 +62,6 @@ def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
     assert [len(row.ids_L) for row in whole] == [30, 90]
 
 
-def test_every_answer_of_a_conversation_counts(tmp_path: Path) -> None:
-    """Catches later turns of the user trained on as answers, and answers before them passed over."""
-    turns = Conversation(ids=tuple(range(40)), prompt_length=9, temperature=0.0, given=((15, 22), (25, 30)))
-    save_conversations(tmp_path / "turns.npz", [turns, conversation(30, 10)])
-    [rows] = rows_of([tmp_path / "turns.npz"], 1000, loss_on="answers")
-    assert rows[0].ids_L[rows[0].counts_L].tolist() == [*range(9, 15), *range(22, 25), *range(30, 40)]
-    assert rows[1].ids_L[rows[1].counts_L].tolist() == list(range(10, 30))
-
-
 def first_that_counts(row: Row) -> int:
     """Where the loss begins; all that follows counts."""
     first = int(row.counts_L.int().argmax())

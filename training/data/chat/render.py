@@ -8,6 +8,7 @@ from tqdm import tqdm
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.dialog import Dialog, Message
 from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.records import BadRecords
 
 _CHUNK = 256
 _SOME_ANSWER: Message = {"role": "assistant", "content": "An answer."}
@@ -29,7 +30,7 @@ def render_prompts(
     dialogs: Sequence[Dialog],
     *,
     answered: str = "last",
-    bad: list[InputError] | None = None,
+    bad: BadRecords | None = None,
     show_progress: bool = True,
 ) -> list[RenderedPrompt]:
     """Every conversation up to its first answer; later rounds are tried with some answer.
@@ -38,13 +39,14 @@ def render_prompts(
         template: of the target.
         dialogs: the conversations.
         answered: which answers the target writes (`Dialog.rounds`).
-        bad: takes the errors of those that cannot be rendered, which are left out then; None: the first is raised.
+        bad: what becomes of those that cannot be rendered; None: the first is an error.
         show_progress: draw a progress bar on standard error.
 
     Raises:
         InputError: of the first that cannot be rendered, naming its place.
     """
     found: list[RenderedPrompt] = []
+    bad = bad or BadRecords()
     with tqdm(total=len(dialogs), desc="rendering", unit="prompt", disable=not show_progress, mininterval=1) as bar:
         for start in range(0, len(dialogs), _CHUNK):
             chunk = dialogs[start : start + _CHUNK]
@@ -54,7 +56,7 @@ def render_prompts(
 
 
 def _rendered(
-    template: ChatTemplate, dialogs: Sequence[Dialog], answered: str, bad: list[InputError] | None
+    template: ChatTemplate, dialogs: Sequence[Dialog], answered: str, bad: BadRecords
 ) -> list[RenderedPrompt]:
     """One chunk; where it cannot be rendered together, one by one."""
     try:
@@ -62,11 +64,9 @@ def _rendered(
         texts = [_tried(template, dialog, given) for dialog, given in zip(dialogs, rounds, strict=True)]
         ids = template.ids_of(texts, dialogs)
     except InputError as error:
-        if bad is None:
-            raise
-        if len(dialogs) > 1:
+        if bad.skip and len(dialogs) > 1:
             return [prompt for dialog in dialogs for prompt in _rendered(template, [dialog], answered, bad)]
-        bad.append(error)
+        bad.add(error)
         return []
     return [
         RenderedPrompt(dialog=dialog, rounds=given, ids=tuple(one))
