@@ -24,7 +24,7 @@ from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.rows import Source
 from vllm_mtp.training.data.sources import check_files, read_sources
 from vllm_mtp.training.frozen.states import TargetStates
-from vllm_mtp.training.frozen.target import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
 from vllm_mtp.training.initial import draft_config_for, initialize, load_initial, trained_length
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.optimizers import make_optimizers
@@ -144,11 +144,13 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     earlier = _earlier_identity(info, checkpoint)
     # The probe behind "auto" may decide otherwise next time: a run keeps the dtype that it began with.
     dtype = config.dtype if earlier is None else earlier.dtype
+    # Before the weights, so that a bad record is found at once.
+    whole_config, tokenizer = config_and_tokenizer(inputs.target)
+    sources = _read(config, inputs, tokenizer, whole_config.get_text_config().vocab_size)
     target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype)
     fingerprint = target.fingerprint()
     draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
-    sources = _read(config, inputs, target)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(
         config=asdict(config),
@@ -202,15 +204,15 @@ def _draft_ids(draft_vocab: Path | None, target: FrozenTarget, tokenizer_sha256:
     return None if draft_vocab is None else load_draft_vocab(draft_vocab, target.vocab_size, tokenizer_sha256)
 
 
-def _read(config: TrainConfig, inputs: TrainInputs, target: FrozenTarget) -> list[Source]:
+def _read(config: TrainConfig, inputs: TrainInputs, tokenizer: Any, vocab_size: int) -> list[Source]:
     """What is trained on, and what Batches holds out of it."""
     row_length = config.sequence_length + 1
     return read_sources(
         inputs.data,
-        target.tokenizer,
+        tokenizer,
         row_length,
         max_tokens=int(1.1 * (config.data_tokens or config.tokens)) + 40 * row_length,
-        vocab_size=target.vocab_size,
+        vocab_size=vocab_size,
         loss_on=config.loss_on,
         template=inputs.template,
         skip_bad=inputs.skip_bad,

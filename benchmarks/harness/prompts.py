@@ -14,6 +14,8 @@ from typing import Any
 
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import Prompt
+from vllm_mtp.training.data.record_formats import is_hub
+from vllm_mtp.training.data.records import data_files
 
 MT_BENCH = "mt_bench"
 _MT_BENCH_CATEGORIES = frozenset(
@@ -76,8 +78,9 @@ def limited(prompts: Sequence[BenchmarkPrompt], per_task: int | None) -> list[Be
 
 
 def sha256_of(*paths: Path) -> str:
-    """Hash of the files' content, one after another."""
+    """Hash of the files' content, one after another: of a folder all data in it, of a dataset of the Hub its name."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.read_bytes())
+        for file in [path] if path.is_file() else data_files([path], "prompts"):
+            digest.update(str(file).encode() if is_hub(file) else file.read_bytes())
     return digest.hexdigest()

@@ -1,21 +1,24 @@
 """Conversations that exist, rendered whole as the target is served, as rows whose answers count."""
 
-# Shapes: L tokens of a row.
-
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.data.chat.dialog import Dialog
 from vllm_mtp.training.data.chat.layouts import dialog_of
 from vllm_mtp.training.data.chat.template import ChatTemplate, Rendered
 from vllm_mtp.training.data.embedding_rows import too_large_an_id
 from vllm_mtp.training.data.layouts import with_known_names
-from vllm_mtp.training.data.records import OpenRecords, Record
+from vllm_mtp.training.data.records import BadRecords, OpenRecords, Record
 from vllm_mtp.training.data.rows import Row, Source, conversation_source
+
+_FIELD = "data"
+_CHUNK = 256
+"""Conversations that the tokenizer's own threads share."""
 
 
 def chat_source(
@@ -42,34 +45,40 @@ def chat_source(
     Raises:
         ValueError: for a record that is no conversation with an answer, or that the template refuses.
     """
-    bar = tqdm(opened.records, desc=opened.name, unit=" records", disable=not show_progress, mininterval=1)
-    rows = _rows(bar, opened, template, loss_on, vocab_size)
-    source = conversation_source(opened.name, rows, longest, max_tokens)
-    bar.close()
+    with tqdm(opened.records, desc=opened.name, unit=" records", disable=not show_progress, mininterval=1) as bar:
+        dialogs = _dialogs(bar, opened.bad)
+        chunks = iter(lambda: list(itertools.islice(dialogs, _CHUNK)), [])
+        rendered = (one for chunk in chunks for one in _rendered(chunk, template, vocab_size, opened.bad))
+        rows = (Row.of_conversation(one.ids, one.answers, loss_on) for one in rendered)
+        source = conversation_source(opened.name, rows, longest, max_tokens)
     return replace(source, num_bad=opened.bad.num, first_bad=opened.bad.first)
 
 
-def _rows(records: Any, opened: OpenRecords, template: ChatTemplate, loss_on: str, vocab_size: int) -> Iterator[Row]:
+def _dialogs(records: Iterable[Record], bad: BadRecords) -> Iterator[Dialog]:
     for record in records:
         try:
-            rendered = _rendered(record, template, vocab_size)
+            dialog = dialog_of(with_known_names(record.fields), field=_FIELD, where=record.where)
         except InputError as error:
-            opened.bad.add(error)
+            bad.add(error)
             continue
-        yield from (_row(one, loss_on) for one in rendered)
+        yield dialog
 
 
-def _rendered(record: Record, template: ChatTemplate, vocab_size: int) -> list[Rendered]:
-    dialog = dialog_of(with_known_names(record.fields), field="data", where=record.where)
-    rendered = template.rows(dialog)
-    largest = max(max(one.ids) for one in rendered)
+def _rendered(dialogs: Sequence[Dialog], template: ChatTemplate, vocab_size: int, bad: BadRecords) -> list[Rendered]:
+    """The rows of several conversations, together; one by one where one of them cannot be rendered."""
+    try:
+        rows_of_dialogs = template.rows_of(dialogs)
+        for dialog, rows in zip(dialogs, rows_of_dialogs, strict=True):
+            _check_ids(dialog, rows, vocab_size, template.tokenizer)
+    except InputError as error:
+        if len(dialogs) > 1:
+            return [row for dialog in dialogs for row in _rendered([dialog], template, vocab_size, bad)]
+        bad.add(error)
+        return []
+    return [row for rows in rows_of_dialogs for row in rows]
+
+
+def _check_ids(dialog: Dialog, rows: Sequence[Rendered], vocab_size: int, tokenizer: Any) -> None:
+    largest = max((max(row.ids) for row in rows if row.ids), default=0)
     if largest >= vocab_size:
-        raise InputError("data", f"{record.where}: {too_large_an_id(largest, vocab_size, template.tokenizer)}")
-    return rendered
-
-
-def _row(rendered: Rendered, loss_on: str) -> Row:
-    ids_L = torch.tensor(rendered.ids, dtype=torch.int32)
-    if loss_on == "all":
-        return Row.counted_from(ids_L, 1)
-    return Row.counted_in(ids_L, rendered.answers)
+        raise InputError(_FIELD, f"{dialog.where}: {too_large_an_id(largest, vocab_size, tokenizer)}")

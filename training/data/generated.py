@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import read_json
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, Conversation, load_conversations
+from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, load_conversations
 from vllm_mtp.training.data.rows import Row, Source, conversation_source
 
 
@@ -41,15 +39,8 @@ def generated_source(path: Path, tokenizer: Any, longest: int | None, max_tokens
         conversations = load_conversations(path)
     except ValueError as error:
         raise InputError("data", str(error)) from error
-    rows = (_row(conversation, loss_on) for conversation in conversations)
+    rows = (Row.of_conversation(one.ids, one.answers, loss_on) for one in conversations)
     return conversation_source(str(path), rows, longest, max_tokens)
-
-
-def _row(conversation: Conversation, loss_on: str) -> Row:
-    ids_L = torch.tensor(conversation.ids, dtype=torch.int32)
-    if loss_on == "all":
-        return Row.counted_from(ids_L, 1)
-    return Row.counted_in(ids_L, conversation.answers)
 
 
 def _check_tokenizer(path: Path, tokenizer: Any) -> None:

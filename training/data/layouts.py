@@ -1,13 +1,13 @@
-"""Whether a record is a document or a conversation, and further names of a question and its answer."""
+"""Whether a record is a document or a conversation, and other names of what `chat/layouts.py` knows."""
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.record_formats import Fields
 from vllm_mtp.training.data.records import Record
 
-_CONVERSATION = ("messages", "conversations", "turns", "prompt", "instruction")
-_QUESTIONS = ("question", "query", "input")
+_KNOWN = ("messages", "conversations", "turns", "prompt", "instruction")
+_MESSAGES = ("conversation", "dialog", "dialogue", "chat")
+_QUESTIONS = ("question", "query")
 _ANSWERS = ("completion", "response", "output", "answer")
-_SYSTEM = "system_prompt"
 EXPECTED = (
     'a document ("text") or a conversation ("messages", "conversations", "prompt" and "completion", "instruction" and '
     '"output", "question" and "answer")'
@@ -21,7 +21,7 @@ def is_document(record: Record, field: str) -> bool:
         InputError: if it is neither.
     """
     fields = with_known_names(record.fields)
-    if _is_conversation(fields) or isinstance(fields.get("body"), dict):
+    if _is_known(fields) or isinstance(fields.get("body"), dict):
         return False
     if "text" in fields:
         return True
@@ -30,17 +30,18 @@ def is_document(record: Record, field: str) -> bool:
 
 
 def with_known_names(fields: Fields) -> Fields:
-    """A question and an answer under other names as "prompt" and the answer; anything else as it is."""
-    if _is_conversation(fields):
+    """A conversation under another name as "messages", a question as "prompt"; anything else as it is."""
+    if _is_known(fields):
         return fields
-    question = next((key for key in _QUESTIONS if fields.get(key) is not None), None)
-    if question is None or all(fields.get(key) is None for key in _ANSWERS):
-        return fields
-    known = {"prompt": fields[question]}
-    if _SYSTEM in fields:
-        known["system"] = fields[_SYSTEM]
-    return {**fields, **known}
+    for name in _MESSAGES:
+        if isinstance(fields.get(name), list):
+            return {**fields, "messages": fields[name]}
+    has_answer = any(fields.get(name) is not None for name in _ANSWERS)
+    for name in (*_QUESTIONS, *(("input",) if has_answer else ())):
+        if fields.get(name) is not None and (has_answer or "text" not in fields):
+            return {"system": fields.get("system_prompt"), **fields, "prompt": fields[name]}
+    return fields
 
 
-def _is_conversation(fields: Fields) -> bool:
-    return any(fields.get(key) is not None for key in _CONVERSATION)
+def _is_known(fields: Fields) -> bool:
+    return any(fields.get(name) is not None for name in _KNOWN)

@@ -8,6 +8,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,6 +17,7 @@ from vllm_mtp.common.errors import InputError
 Fields = dict[str, Any]
 Row = tuple[Fields | InputError, str]
 _HUB = "hf:"
+PARQUET = (".parquet", ".pq")
 _EXTRA = "pip install 'vllm-mtp[data]'"
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")
 _UNREADABLE = (OSError, EOFError, zlib.error)
@@ -175,17 +177,28 @@ def _checked(value: Any, where: str, field: str) -> Row:
     return InputError(field, f"{where}: expected an object, got {json.dumps(value)[:60]}"), where
 
 
+def check_readable(path: Path, field: str) -> None:
+    """Finds a library that is missing, and a dataset that is spelled wrong, before anything is read.
+
+    Raises:
+        InputError: saying what to do.
+    """
+    library = "datasets" if is_hub(path) else "pyarrow" if path.suffix.lower() in PARQUET else None
+    if is_hub(path):
+        _hub_parts(path, field)
+    if library is not None and find_spec(library) is None:
+        raise InputError(field, f"expected {library} to read {shown(path)}, found none: {_EXTRA}")
+
+
 def parquet_rows(path: Path, field: str) -> Iterator[Row]:
     """Rows of a Parquet file.
 
     Raises:
-        InputError: without pyarrow, or for a file that is none or is damaged.
+        InputError: for a file that is none or is damaged.
     """
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise InputError(field, f"expected pyarrow to read {path}, found none: {_EXTRA}") from error
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
     number = 0
     try:
         with ParquetFile(path) as file:
@@ -206,13 +219,11 @@ def hub_rows(path: Path, field: str) -> Iterator[Row]:
         field: what errors are about.
 
     Raises:
-        InputError: without `datasets`, or for a dataset that it does not give.
+        InputError: for a dataset that the library does not give.
     """
+    from datasets import load_dataset
+
     name, config, split = _hub_parts(path, field)
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise InputError(field, f"expected `datasets` to read {shown(path)}, found none: {_EXTRA}") from error
     number = 0
     try:
         for fields in load_dataset(name, config, split=split, streaming=True):

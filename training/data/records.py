@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.record_formats import (
+    PARQUET,
     Fields,
+    check_readable,
     hub_rows,
     is_hub,
     json_rows,
@@ -21,14 +23,13 @@ from vllm_mtp.training.data.record_formats import (
 )
 
 _JSON = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl")
-_PARQUET = (".parquet", ".pq")
 _PROSE = ("", ".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".html", ".log")
 _SOURCE_CODE = (
     *(".c", ".cc", ".cpp", ".cs", ".css", ".cu", ".go", ".h", ".hpp", ".java", ".js", ".jsx", ".kt", ".lua"),
     *(".php", ".pl", ".py", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx"),
 )
 _TEXT = (*_PROSE, *_SOURCE_CODE)
-_IN_FOLDERS = (*_JSON, *_PARQUET, ".txt")
+_IN_FOLDERS = (*_JSON, *PARQUET, ".txt")
 _NOT_DATA = ("readme", "license", "dataset_info.json", "dataset_infos.json", "run_info.json")
 _MOST_KEPT = 5
 FORMATS = "text (.txt), JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME of the Hub"
@@ -103,24 +104,28 @@ def data_files(paths: Sequence[Path], field: str) -> list[Path]:
     """Every file of the paths in order, folders opened; a dataset of the Hub stands for itself.
 
     Raises:
-        InputError: for a path that is not there, of a format that is not read, or a folder without data.
+        InputError: for a path that is not there, of a format that is not read or whose library is missing, or a folder
+            without data.
     """
-    found: list[Path] = []
-    for path in paths:
-        if is_hub(path):
-            found.append(path)
-        elif path.is_dir():
-            found += _files_in(path, field)
-        elif path.is_file():
-            found.append(_of_known_format(path, field))
-        else:
-            raise InputError(field, f"expected {FORMATS}, got {path}, which is no file")
+    found = [file for path in paths for file in _files_of(path, field)]
+    for file in found:
+        check_readable(file, field)
     return found
+
+
+def _files_of(path: Path, field: str) -> list[Path]:
+    if is_hub(path):
+        return [path]
+    if path.is_dir():
+        return _files_in(path, field)
+    if path.is_file():
+        return [_of_known_format(path, field)]
+    raise InputError(field, f"expected {FORMATS}, got {path}, which is no file")
 
 
 def is_text(path: Path) -> bool:
     """Whether a file holds text, not records, by its name."""
-    return not is_hub(path) and _ending(path) not in (*_JSON, *_PARQUET)
+    return not is_hub(path) and _ending(path) not in (*_JSON, *PARQUET)
 
 
 def read_text(path: Path, field: str) -> str:
@@ -159,7 +164,7 @@ def read_records(path: Path, field: str, bad: BadRecords | None = None) -> Itera
 def _rows(path: Path, field: str) -> Iterator[tuple[Fields | InputError, str]]:
     if is_hub(path):
         return hub_rows(path, field)
-    if _ending(path) in _PARQUET:
+    if _ending(path) in PARQUET:
         return parquet_rows(path, field)
     return json_rows(path, field, is_document=_ending(path) == ".json")
 
@@ -172,7 +177,7 @@ def _ending(path: Path) -> str:
 
 def _of_known_format(path: Path, field: str) -> Path:
     ending = _ending(path)
-    if ending not in (*_JSON, *_PARQUET, *_TEXT) or (ending in _PARQUET and path.suffix.lower() == ".gz"):
+    if ending not in (*_JSON, *PARQUET, *_TEXT) or (ending in PARQUET and path.suffix.lower() == ".gz"):
         raise InputError(field, f"expected {FORMATS}, got {path}: give plain text a name in .txt, convert the rest")
     return path
 

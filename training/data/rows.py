@@ -23,11 +23,20 @@ class Row:
     @classmethod
     def counted_from(cls, ids_L: Tensor, start: int) -> "Row":
         """A row that counts from its token `start` on."""
-        return cls.counted_in(ids_L, ((start, len(ids_L)),))
+        return cls(ids_L=ids_L, counts_L=torch.arange(len(ids_L)) >= max(1, start))
 
     @classmethod
-    def counted_in(cls, ids_L: Tensor, answers: Iterable[tuple[int, int]]) -> "Row":
-        """A row that counts from start to stop of each answer."""
+    def of_conversation(cls, ids: Sequence[int], answers: Iterable[tuple[int, int]], loss_on: str) -> "Row":
+        """A conversation that counts whole, or only in its answers.
+
+        Args:
+            ids: its tokens.
+            answers: start and stop of each answer.
+            loss_on: "all" or "answers".
+        """
+        ids_L = torch.tensor(ids, dtype=torch.int32)
+        if loss_on == "all":
+            return cls.counted_from(ids_L, 1)
         counts_L = torch.zeros(len(ids_L), dtype=torch.bool)
         for start, stop in answers:
             counts_L[max(1, start) : stop] = True
@@ -45,7 +54,7 @@ class Source:
     num_left_out: int = 0
     """Conversations that are too short, or have no answer within the length of a row."""
     num_bad: int = 0
-    """Records that cannot be used."""
+    """Records that cannot be used, and were left out."""
     first_bad: str = ""
     """What was wrong with the first of those."""
 

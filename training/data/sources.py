@@ -125,7 +125,8 @@ def _first_usable(opened: OpenRecords) -> tuple[Record, bool]:
             return record, is_document(record, _FIELD)
         except InputError as error:
             opened.bad.add(error)
-    raise InputError(_FIELD, f"{opened.name} holds no record that can be used: {opened.bad.first}")
+    reason = f": {opened.bad.first}" if opened.bad.num else ""
+    raise InputError(_FIELD, f"{opened.name} holds no record that can be used{reason}")
 
 
 def _text(documents: Sequence[Path | OpenRecords], tokenizer: Any, row_length: int, max_tokens: int) -> Source:

@@ -83,6 +83,7 @@ def test_every_answer_counts_and_nothing_else(tmp_path: Path, tokenizer: Any) ->
         {"instruction": "Why?", "input": "", "output": "Because of the wind."},
         {"question": "Why?", "answer": "Because of the wind."},
         {"query": "Why?", "response": "Because of the wind."},
+        {"conversation": messages([("Why?", "Because of the wind.")]), "language": "English"},
         {"input": "Why?", "output": "Because of the wind.", "text": "rendered elsewhere"},
         {"messages": messages([("Why?", "Because of the wind.")]), "prompt": "Why?", "text": "rendered elsewhere"},
     ],
@@ -168,3 +169,9 @@ def test_a_target_without_a_chat_template(tmp_path: Path, tokenizer: Any) -> Non
             source_of(path, tokenizer)
     finally:
         tokenizer.chat_template = TEMPLATE
+
+
+def test_a_system_under_another_name(tmp_path: Path, tokenizer: Any) -> None:
+    record = {"system_prompt": "Be brief.", "question": "Why?", "response": "Because of the wind."}
+    [row] = source_of(written(tmp_path / "a.jsonl", record), tokenizer).rows
+    assert tokenizer.decode(row.ids_L).startswith("<|system|>Be brief.<|end|>\n<|user|>Why?<|end|>")
