@@ -49,6 +49,10 @@ class TrainInputs:
     """What the drafter's card calls the target; empty: its Hub id or its folder's name."""
     device: str = "auto"
     """ "auto", "cpu" or "cuda"."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+    trust_remote_code: bool = False
+    """Run code that comes with the target."""
     argv: Sequence[str] = ()
     """The command, for run_info.json."""
     show_progress: bool = True
@@ -131,7 +135,14 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     earlier = _earlier_identity(info, checkpoint)
     # The probe behind "auto" may decide otherwise next time: a run keeps the dtype that it began with.
     dtype = config.dtype if earlier is None else earlier.dtype
-    target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype)
+    target = FrozenTarget.load(
+        inputs.target,
+        name=inputs.target_name,
+        device=inputs.device,
+        dtype=dtype,
+        revision=inputs.revision,
+        trust_remote_code=inputs.trust_remote_code,
+    )
     fingerprint = target.fingerprint()
     draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)

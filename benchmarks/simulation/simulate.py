@@ -26,7 +26,16 @@ from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.frozen.target import FrozenTarget, end_ids
 
 
-def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:
+def simulate(
+    config: SimulationConfig,
+    *,
+    target: str,
+    draft: Path,
+    prompts: Path,
+    output: Path | None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> int:
     """Runs every K and temperature over all prompts, prints a table and writes the figures as JSON.
 
     Returns:
@@ -37,7 +46,7 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     """
     read = read_prompts([prompts])
     module = load_module(draft)
-    frozen = FrozenTarget.load(target, dtype="float32")
+    frozen = FrozenTarget.load(target, dtype="float32", revision=revision, trust_remote_code=trust_remote_code)
     _check_pair(module.config.target_fingerprint, frozen.fingerprint())
     module.to(frozen.device)
     chat = bool(frozen.tokenizer.chat_template) and not config.no_chat_template
@@ -51,7 +60,8 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
             "shorter ones or a larger max_prompt_tokens",
         )
     ids_of_prompts = [ids[-config.max_prompt_tokens :] for ids in ids_of_prompts]
-    stops = end_ids(target, frozen.config, frozen.tokenizer) if chat else frozenset()
+    _check_ids(ids_of_prompts, frozen)
+    stops = end_ids(target, frozen.config, frozen.tokenizer, revision=revision) if chat else frozenset()
 
     def run(k: int, temperature: float) -> list[Simulated]:
         return generate_all(
@@ -97,6 +107,18 @@ def _check_pair(fingerprint: dict[str, Any] | None, found: dict[str, Any]) -> No
                 f"this drafter was made for another target ({fingerprint.get('name', 'not named')}): {name} "
                 f"{fingerprint[name]}, {found['name']} has {found[name]}",
             )
+
+
+def _check_ids(ids_of_prompts: Sequence[Sequence[int]], frozen: FrozenTarget) -> None:
+    """Refuses tokens that the target has no embedding for."""
+    largest = max(max(ids, default=0) for ids in ids_of_prompts)
+    if largest >= frozen.vocab_size:
+        raise InputError(
+            "prompts",
+            f"token {largest} is in them, and the target's embedding has rows 0 to {frozen.vocab_size - 1}: its "
+            f"tokenizer has {len(frozen.tokenizer)} tokens. Serving refuses such a token as well; leave it out of the "
+            "prompts, or of the tokenizer",
+        )
 
 
 def sources_of(runs: Sequence[Simulated]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_target
+from vllm_mtp.cli.target import add_source, add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -26,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one."
     )
+    add_source(parser)
     add_fields(parser, TrainConfig)
     parser.set_defaults(run=run)
 
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
         store=args.store,
         target_name=args.target_name,
         device=args.device,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
         argv=command_line(args.argv),
     )
     info = train(config_of(TrainConfig, args), inputs)

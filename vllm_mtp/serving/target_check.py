@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.fingerprint import stored_rows, tokenizer_sha256, weights_sha256
+from vllm_mtp.contract.fingerprint import EMBEDDING_NAMES, HEAD_NAMES, stored_rows, tokenizer_sha256, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +76,10 @@ def _weights_differ(target: Any, config: MTPConfig, download_dir: str | None) ->
         "revision": target.revision,
         "cache_dir": download_dir,
     }
-    embedding_RD = stored_rows(suffix="embed_tokens.weight", **of_target)
+    embedding_RD = stored_rows(suffix=EMBEDDING_NAMES, **of_target)
     if embedding_RD is None:
         return False
-    head_RD = stored_rows(suffix="lm_head.weight", **of_target)
+    head_RD = stored_rows(suffix=HEAD_NAMES, **of_target)
     assert config.target_fingerprint is not None
     found = weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD)
     return bool(found != config.target_fingerprint["weights_sha256"])
