@@ -258,7 +258,7 @@ HYBRID = (
         n_groups=1,
         chunk_size=16,
     ),
-    _causal("LFM 2", "Lfm2", layer_types=["conv", "full_attention", "conv"]),
+    _causal("LFM 2", "Lfm2", conv_dim=64, layer_types=["conv", "full_attention", "conv"]),
     _causal("LFM 2 MoE", "Lfm2Moe", layer_types=["conv", "full_attention", "conv"], **_EXPERTS, num_dense_layers=1),
     _causal(
         "MiniMax",
