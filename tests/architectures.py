@@ -258,7 +258,15 @@ HYBRID = (
         n_groups=1,
         chunk_size=16,
     ),
-    _causal("LFM 2", "Lfm2", conv_dim=64, layer_types=["conv", "full_attention", "conv"]),
+    _causal(
+        "LFM 2",
+        "Lfm2",
+        conv_dim=64,
+        block_dim=64,
+        block_ff_dim=128,
+        block_auto_adjust_ff_dim=False,
+        layer_types=["conv", "full_attention", "conv"],
+    ),
     _causal("LFM 2 MoE", "Lfm2Moe", layer_types=["conv", "full_attention", "conv"], **_EXPERTS, num_dense_layers=1),
     _causal(
         "MiniMax",
@@ -320,7 +328,17 @@ def write_target(folder: Path, architecture: Architecture, tokenizer_from: Path)
     return folder
 
 
-SERVED: Mapping[str, str] = {}
+SERVED: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "Llama", "Llama, tied head", "Qwen 2", "Qwen 3", "Mistral, sliding window", "Ministral 3", "Phi 3",
+            "Gemma 2", "Gemma 3", "Gemma 4", "Granite", "Cohere 2", "OLMoE", "Qwen 3 MoE",
+        ),
+        "yes",
+    ),
+    "Falcon H1": "no: beside drafts vLLM's Mamba kernels need a GPU",
+    "Qwen 3 Next": "no: vLLM's linear attention takes bfloat16 alone there, in which outputs are not comparable",
+}  # fmt: skip
 """What vLLM 0.32 on a CPU made of each that was tried: "yes", or why not."""
 _PAGE = """\
 # Architectures

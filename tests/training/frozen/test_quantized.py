@@ -130,3 +130,31 @@ def test_block_scaled_fp8_is_made_plain(plain: Path, tmp_path: Path) -> None:
     found = dict(FrozenTarget.load(str(tmp_path), device="cpu", dtype="float32").model.named_parameters())
     for name, weight in weights.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-2, atol=1e-4)
+
+
+def test_compressed_tensors_are_made_plain(plain: Path, tmp_path: Path) -> None:
+    """By transformers and the library, which comes with vLLM."""
+    pytest.importorskip("compressed_tensors")
+    shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
+    tensors, weights = load_file(plain / "model.safetensors"), {}
+    for name in [name for name in tensors if "proj" in name]:
+        scale_O1 = torch.rand((len(tensors[name]), 1)).half() * 0.001 + 0.001
+        tensors[name] = torch.randint(-127, 128, tensors[name].shape, dtype=torch.int8)
+        tensors[f"{name}_scale"] = scale_O1
+        weights[name] = tensors[name].float() * scale_O1.float()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    of_8_bits = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": of_8_bits | {"strategy": "channel"},
+        "input_activations": of_8_bits | {"strategy": "token", "dynamic": True},
+    }
+    how = {
+        "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
+        "ignore": ["lm_head"], "config_groups": {"group_0": group},
+    }  # fmt: skip
+    config = json.loads((plain / "config.json").read_text()) | {"quantization_config": how}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = dict(FrozenTarget.load(str(tmp_path), device="cpu", dtype="float32").model.named_parameters())
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-2, atol=1e-4)
