@@ -10,7 +10,7 @@ from vllm_mtp.common.settings import check_at_least, check_choices, setting
 OBJECTIVES = ("kl", "lm")
 OPTIMIZERS = ("muon", "adamw")
 LOSS_ON = ("all", "answers")
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
 _ONCE_ZERO = ("data_tokens", "learning_rate", "intermediate_size", "num_attention_heads", "num_key_value_heads")
@@ -69,7 +69,8 @@ class TrainConfig:
     qk_norm: bool = setting(False, "Normalise every query and key head (RMSNorm).")
     dtype: str = setting(
         "auto",
-        "Of matrix products. auto: bfloat16 on a GPU; on a CPU the faster one, by a short probe.",
+        "Of matrix products. auto: bfloat16 on a GPU (float16 where it has none); on a CPU the faster one, by a short "
+        "probe. Beside a target in float16 the module's own products are in float32.",
         choices=DTYPES,
     )
     seed: int = setting(0, "Seed of initial weights and of the order of the data.")

@@ -15,6 +15,7 @@ from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.frozen.shape import TargetShape
 
 
 def draft_config_for(
@@ -25,27 +26,21 @@ def draft_config_for(
     Raises:
         ValueError: if the resulting shape breaks the checkpoint contract, or the target's context is too short.
     """
-    max_length = getattr(target, "max_position_embeddings", None)
+    shape = TargetShape.of(target)
+    max_length = shape.max_position_embeddings
     if max_length is not None and config.sequence_length > max_length:
         raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
-    heads = config.num_attention_heads or target.num_attention_heads
-    kv_heads = config.num_key_value_heads or getattr(target, "num_key_value_heads", None) or heads
-    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
-    rope = getattr(target, "rope_parameters", None) or {}
-    # Targets with sliding windows may turn local and global attention at different rates: the module's is global.
-    theta = rope.get("full_attention", rope).get("rope_theta")
+    heads = config.num_attention_heads or shape.num_attention_heads
+    kv_heads = config.num_key_value_heads or shape.num_key_value_heads
     fields = {
-        "hidden_size": target.hidden_size,
-        "intermediate_size": config.intermediate_size or getattr(target, "intermediate_size", 4 * target.hidden_size),
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": config.intermediate_size or shape.intermediate_size,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "rms_norm_eps": getattr(target, "rms_norm_eps", 1e-6),
-        "vocab_size": target.vocab_size,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": float(theta) if isinstance(theta, int | float) else 10000.0,
-        },
+        "head_dim": shape.head_dim,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "vocab_size": shape.vocab_size,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
         "qk_norm": config.qk_norm,
         "target_fingerprint": fingerprint,
         "draft_vocab_size": None if draft_ids_J is None else len(draft_ids_J),

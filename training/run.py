@@ -55,6 +55,10 @@ class TrainInputs:
     """How conversations that exist are rendered."""
     skip_bad: bool = False
     """Leave out and count records that cannot be used; False: the first is an error."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+    trust_remote_code: bool = False
+    """Run code that comes with the target."""
     argv: Sequence[str] = ()
     """The command, for run_info.json."""
     show_progress: bool = True
@@ -145,9 +149,10 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     # The probe behind "auto" may decide otherwise next time: a run keeps the dtype that it began with.
     dtype = config.dtype if earlier is None else earlier.dtype
     # Before the weights, so that a bad record is found at once.
-    whole_config, tokenizer = config_and_tokenizer(inputs.target)
+    source: dict[str, Any] = {"revision": inputs.revision, "trust_remote_code": inputs.trust_remote_code}
+    whole_config, tokenizer = config_and_tokenizer(inputs.target, **source)
     sources = _read(config, inputs, tokenizer, whole_config.get_text_config().vocab_size)
-    target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype)
+    target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype, **source)
     fingerprint = target.fingerprint()
     draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)

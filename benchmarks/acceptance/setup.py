@@ -162,11 +162,11 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
 
 def _kv_bytes_per_token(target: Any, draft: Any, dtype: str) -> dict[str, int]:
     """Keys and values of one token, 2 x KV heads x head size x bytes, over the target's layers and in the drafter."""
+    from vllm_mtp.training.frozen.shape import TargetShape
+
     size = 4 if dtype == "float32" else 2
-    heads = target.num_attention_heads
-    head_dim = getattr(target, "head_dim", None) or target.hidden_size // heads
-    per_layer = 2 * (getattr(target, "num_key_value_heads", None) or heads) * head_dim * size
+    shape = TargetShape.of(target)
     return {
-        "target": target.num_hidden_layers * per_layer,
+        "target": shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim * size,
         "drafter": 2 * draft.num_key_value_heads * draft.head_dim * size,
     }

@@ -29,7 +29,16 @@ from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, end_ids
 
 
-def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:
+def simulate(
+    config: SimulationConfig,
+    *,
+    target: str,
+    draft: Path,
+    prompts: Path,
+    output: Path | None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> int:
     """Runs every K and temperature over all prompts, prints a table and writes the figures as JSON.
 
     Returns:
@@ -40,8 +49,10 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     """
     read = read_prompts([prompts])
     module = load_module(draft)
-    check_pair(module.config, target, *config_and_tokenizer(target))
-    frozen = FrozenTarget.load(target, dtype="float32")
+    check_pair(
+        module.config, target, *config_and_tokenizer(target, revision=revision, trust_remote_code=trust_remote_code)
+    )
+    frozen = FrozenTarget.load(target, dtype="float32", revision=revision, trust_remote_code=trust_remote_code)
     module.to(frozen.device)
     chat = bool(frozen.tokenizer.chat_template) and not config.no_chat_template
     ids_of_prompts = [prompt.token_ids for prompt in tokenized(read, frozen.tokenizer, chat=chat)]
@@ -54,9 +65,10 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
             "shorter ones or a larger max_prompt_tokens",
         )
     ids_of_prompts = [ids[-config.max_prompt_tokens :] for ids in ids_of_prompts]
+    _check_ids(ids_of_prompts, frozen)
     if text := beyond_training(module.config, max(map(len, ids_of_prompts)) + config.max_tokens):
         print(f"Warning: {text}", file=sys.stderr)
-    stops = end_ids(target, frozen.config, frozen.tokenizer) if chat else frozenset()
+    stops = end_ids(target, frozen.config, frozen.tokenizer, revision=revision) if chat else frozenset()
 
     def run(k: int, temperature: float) -> list[Simulated]:
         return generate_all(
@@ -94,6 +106,18 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
         }
         write_atomically(output, json.dumps(result | {"rows": rows}, indent=1) + "\n")
     return int(any(row["num_identical"] not in (None, row["num_prompts"]) for row in rows))
+
+
+def _check_ids(ids_of_prompts: Sequence[Sequence[int]], frozen: FrozenTarget) -> None:
+    """Refuses tokens that the target has no embedding for."""
+    largest = max(max(ids, default=0) for ids in ids_of_prompts)
+    if largest >= frozen.vocab_size:
+        raise InputError(
+            "prompts",
+            f"token {largest} is in them, and the target's embedding has rows 0 to {frozen.vocab_size - 1}: its "
+            f"tokenizer has {len(frozen.tokenizer)} tokens. Serving refuses such a token as well; leave it out of the "
+            "prompts, or of the tokenizer",
+        )
 
 
 def sources_of(runs: Sequence[Simulated]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Speculative decoding in plain PyTorch, exact and batch 1.
 
-The target is run by transformers with a KV cache, the drafter by `DraftLoop`. Greedy verification accepts a draft token
-that is the target's argmax; sampling is exact (sampler.py).
+The target is run by transformers with a cache (reading.py), the drafter by `DraftLoop`. Greedy verification accepts a
+draft token that is the target's argmax; sampling is exact (sampler.py).
 """
 
 # Shapes: P prompt tokens, K draft tokens, V vocabulary, D hidden size.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 from vllm_mtp.benchmarks.harness.record import Record, TokenIds
+from vllm_mtp.benchmarks.simulation.reading import Reading, reading_of
 from vllm_mtp.benchmarks.simulation.sampler import Sampler
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.module.draft_loop import DraftLoop
@@ -52,6 +53,7 @@ def generate_all(
     end_ids: Collection[int] = (),
 ) -> list[Simulated]:
     """`generate` for every prompt, numbered; the seed grows with the number."""
+    how_to_read = reading_of(target)
     return [
         replace(
             generate(
@@ -62,6 +64,7 @@ def generate_all(
                 max_tokens=max_tokens,
                 sampler=Sampler(temperature, seed + number, top_p=top_p, top_k=top_k),
                 end_ids=end_ids,
+                how_to_read=how_to_read,
             ),
             number=number,
         )
@@ -79,53 +82,62 @@ def generate(
     max_tokens: int,
     sampler: Sampler,
     end_ids: Collection[int] = (),
+    how_to_read: type[Reading] | None = None,
 ) -> Simulated:
     """Generates max_tokens tokens, drafting num_speculative_tokens of them per round (0: none).
 
     The first of end_ids ends the output, and is its last token. The last round drafts and counts whole, as in vLLM;
-    what it accepted beyond the output's end is `Record.num_discarded_tokens`.
+    what it accepted beyond the output's end is `Record.num_discarded_tokens`. `how_to_read` is `reading_of(target)`,
+    which is probed where it is not given.
     """
-    from transformers import DynamicCache
-
-    # Without the config, which would make caches of the sliding window's length: those forget what a rejected draft
-    # token has pushed out. The window is in the attention mask all the same.
-    cache = DynamicCache()
-
-    def forward(ids: Tensor) -> tuple[Tensor, Tensor]:
-        output = target.model.base_model(input_ids=ids[None], past_key_values=cache, use_cache=True)
-        hidden_TD = output.last_hidden_state[0]
-        return hidden_TD, target.head.logits(hidden_TD)
-
+    reading = (how_to_read or reading_of(target))(target)
+    hidden_TD, logits_V = reading.begin(prompt_ids_P)
     loop = DraftLoop(module, target.head) if module is not None else None
-    hidden_TD, logits_TV = forward(prompt_ids_P)
-    generated = [sampler.choose(logits_TV[-1])]
+    generated = [sampler.choose(logits_V)]
     next_ids_T = torch.cat((prompt_ids_P[1:], prompt_ids_P.new_tensor(generated)))
     rounds, num_new = [], 1
     sources: list[list[str]] = []
     while len(generated) < max_tokens and not any(token in end_ids for token in generated[-num_new:]):
         num_drafts = num_speculative_tokens  # the last round drafts as many, as in vLLM
         drafts: list[int] = []
-        draft_logits_KV = logits_TV[:0]
+        draft_logits_KV: Sequence[Tensor] | Tensor = ()
         sources.append([])
         if loop is not None and num_drafts > 0:
             draft = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.draft)
             drafts, draft_logits_KV, sources[-1] = draft.tokens, draft.logits_KV, draft.sources
-        hidden_TD, logits_TV = forward(prompt_ids_P.new_tensor([generated[-1], *drafts]))
-        new_ids: list[int] = []
-        for token, target_logits_V, draft_logits_V in zip(drafts, logits_TV, draft_logits_KV, strict=False):
-            if not sampler.accepts(token, target_logits_V, draft_logits_V):
-                new_ids.append(sampler.recover(target_logits_V, draft_logits_V))
-                break
-            new_ids.append(token)
-        else:
-            new_ids.append(sampler.choose(logits_TV[len(drafts)]))
+        new_ids, hidden_TD = _verify(
+            reading, prompt_ids_P.new_tensor([generated[-1], *drafts]), draft_logits_KV, sampler
+        )
         rounds.append((len(drafts), len(new_ids) - 1))
         generated += new_ids
         num_new = len(new_ids)
-        hidden_TD, next_ids_T = hidden_TD[: len(new_ids)], prompt_ids_P.new_tensor(new_ids)
-        if num_rejected := len(drafts) + 1 - len(new_ids):
-            cache.crop(-num_rejected)
+        next_ids_T = prompt_ids_P.new_tensor(new_ids)
     generated = generated[:max_tokens]
     end = next((index for index, token in enumerate(generated) if token in end_ids), max_tokens)
     counts = Acceptance.of_rounds(rounds, num_speculative_tokens)
     return Simulated(token_ids=generated[: end + 1], rounds=rounds, sources=sources, **asdict(counts))
+
+
+def _verify(
+    reading: Reading, ids_T: Tensor, draft_logits_KV: Sequence[Tensor] | Tensor, sampler: Sampler
+) -> tuple[list[int], Tensor]:
+    """Reads the last token and its draft, up to the first draft token that is rejected.
+
+    Returns:
+        The new tokens, the recovered or bonus token last, and the target's hidden states behind those read, [n, D].
+    """
+    rows, new_ids = [], []
+    for (hidden_D, logits_V), token, draft_logits_V in zip(
+        reading.read(ids_T), (*ids_T[1:].tolist(), None), (*draft_logits_KV, None), strict=False
+    ):
+        rows.append(hidden_D)
+        if token is None:
+            new_ids.append(sampler.choose(logits_V))
+        elif sampler.accepts(token, logits_V, draft_logits_V):
+            new_ids.append(token)
+            continue
+        else:
+            new_ids.append(sampler.recover(logits_V, draft_logits_V))
+        break
+    reading.keep(len(new_ids))
+    return new_ids, torch.stack(rows)

@@ -4,19 +4,17 @@ Catches: a soft cap or logit scale left out of the drafter's logits, a target wi
 head mistaken for the embedding, KV cache groups of several kinds of attention.
 
 The targets are very small, with random weights; so are the drafters, whose every guess may be wrong. What is tested is
-that they start, draft, and leave the target's output as it is.
+that they start, draft, and leave the target's output as it is. tests/architectures.py has them.
 """
 
 # Shapes: T tokens, D hidden size, V vocabulary, J draft vocabulary.
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from tests.architectures import ALL, COMMON, SERVED, Architecture, write_target
 from tests.drafts import random_tensors
 from tests.serving.engine import acceptance, engine, greedy, model_runner
 from vllm_mtp.contract.checkpoint import save_draft
@@ -26,53 +24,12 @@ from vllm_mtp.training.initial import draft_config_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
-COMMON = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.1,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
-# transformers' class -> fields beside COMMON.
-DEFAULT: dict[str, tuple[str, dict[str, Any]]] = {
-    "Llama, untied": ("Llama", {"tie_word_embeddings": False}),
-    "Gemma 2": ("Gemma2", {"final_logit_softcapping": 5.0, "query_pre_attn_scalar": 64, "sliding_window": 64}),
-    "Granite": ("Granite", {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "tie_word_embeddings": True}),
-}
-EXTENDED: dict[str, tuple[str, dict[str, Any]]] = {
-    "Llama, tied": ("Llama", {"tie_word_embeddings": True}),
-    "Qwen 2": ("Qwen2", {"tie_word_embeddings": True}),
-    "Mistral, sliding window": ("Mistral", {"sliding_window": 64}),
-    "Phi 3": ("Phi3", {}),
-    "Cohere 2": ("Cohere2", {"logit_scale": 0.25, "sliding_window": 64}),
-    "Gemma 3": ("Gemma3Text", {"query_pre_attn_scalar": 64, "sliding_window": 64}),
-    "Qwen 3 MoE": (
-        "Qwen3Moe",
-        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
-    ),
-}
-CASES = [pytest.param(*case, id=name) for name, case in DEFAULT.items()]
-CASES += [pytest.param(*case, id=name, marks=pytest.mark.extended) for name, case in EXTENDED.items()]
-
-
-def write_target(folder: Path, name: str, fields: dict[str, Any], tokenizer_from: Path) -> Path:
-    """A random target of an architecture of transformers, with the shipped target's tokenizer."""
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
-    config = getattr(transformers, f"{name}Config")(**(COMMON | {"vocab_size": len(tokenizer)} | fields))
-    torch.manual_seed(0)
-    model_class: Callable[..., Any] = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")
-    model_class(config).save_pretrained(folder)
-    for path in tokenizer_from.glob("tokenizer*"):
-        shutil.copy(path, folder)
-    return folder
+_BY_DEFAULT = ("Llama", "Gemma 2", "Granite")
+CASES = [
+    pytest.param(one, id=one.name, marks=() if one.name in _BY_DEFAULT else pytest.mark.extended)
+    for one in ALL
+    if SERVED.get(one.name, "").startswith("yes")
+]
 
 
 def write_draft(folder: Path, target_dir: Path) -> Path:
@@ -83,11 +40,9 @@ def write_draft(folder: Path, target_dir: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "fields"), CASES)
-def test_architecture(
-    tmp_path: Path, target_dir: Path, prompts: list[list[int]], name: str, fields: dict[str, Any]
-) -> None:
-    target = write_target(tmp_path / "target", name, fields, tokenizer_from=target_dir)
+@pytest.mark.parametrize("architecture", CASES)
+def test_architecture(tmp_path: Path, target_dir: Path, prompts: list[list[int]], architecture: Architecture) -> None:
+    target = write_target(tmp_path / "target", architecture, tokenizer_from=target_dir)
     draft = write_draft(tmp_path / "draft", target)
     with engine(target) as llm:
         expected = greedy(llm, prompts[:8], 24)

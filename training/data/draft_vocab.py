@@ -91,6 +91,8 @@ def make_draft_vocab(
     max_tokens: int,
     template: TemplateOptions | None = None,
     skip_bad: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> int:
     """Counts, prints the coverage of several sizes, and writes the draft vocabulary; returns 0.
 
@@ -101,7 +103,7 @@ def make_draft_vocab(
         ValueError: for data, a target or a size that cannot be used.
     """
     check_files(data)
-    config, tokenizer = config_and_tokenizer(target)
+    config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trust_remote_code)
     vocab_size = config.get_text_config().vocab_size
     sources = read_sources(
         data,
@@ -119,7 +121,8 @@ def make_draft_vocab(
         raise InputError("data", f"expected text or answers to count, found none in {', '.join(map(str, data))}")
     other_V = count_tokens([source.rows[::20] for source in sources], vocab_size)
     # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
-    special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer)}
+    special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer, revision=revision)}
+    special_ids = {token for token in special_ids if token < vocab_size}
     draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
     print(*sources, sep="\n")
     print(f"{int(counts_V.sum()):,} tokens counted, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")

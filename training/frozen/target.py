@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.contract.fingerprint import fingerprint_rows, stored_rows, stored_weights_sha256, target_fingerprint
+from vllm_mtp.contract.fingerprint import (
+    EMBEDDING_NAMES,
+    HEAD_NAMES,
+    fingerprint_rows,
+    stored_rows,
+    stored_weights_sha256,
+    target_fingerprint,
+)
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
+from vllm_mtp.training.frozen.loading import as_torch_dtype, load_config, load_model, load_tokenizer
 
-_MAX_LOGIT_DIFFERENCE = 0.05
+_PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_NUM_PROBED = 16
+_MAX_DIFFERENCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,56 +43,50 @@ class FrozenTarget:
     """Hash of a row of every tensor (`stored_weights_sha256`); empty for a target that is not of safetensors."""
 
     @classmethod
-    def load(cls, path: str, *, name: str = "", device: str = "auto", dtype: str = "auto") -> "FrozenTarget":
+    def load(
+        cls,
+        path: str,
+        *,
+        name: str = "",
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "FrozenTarget":
         """Loads a target and checks that its head is understood.
 
         Args:
             path: a folder or a Hub id.
             name: what to call it; empty: the Hub id, or the folder's name.
             device: "auto", "cpu" or "cuda".
-            dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, the faster of both on a CPU.
+            dtype: "float32", "bfloat16", "float16", or "auto": on a GPU bfloat16 (float16 where it has none), on a CPU
+                the faster of float32 and bfloat16.
+            revision: branch, tag or commit of a Hub id; None: its default branch.
+            trust_remote_code: run code that comes with the target.
 
         Raises:
             ValueError: if the target cannot be loaded, or its logits are not its head applied to its last hidden
                 states (with soft cap and scale), which is what vLLM gives a drafter.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("device", "expected a CUDA GPU, torch finds none. Leave it out, or give cpu.")
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        try:
-            # transformers' other kinds of attention pass over a soft cap of the scores (Gemma 2); vLLM does not.
-            softcap = getattr(AutoConfig.from_pretrained(path).get_text_config(), "attn_logit_softcapping", None)
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=torch.float32 if where.type == "cpu" else "auto",
-                attn_implementation="eager" if softcap else None,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise _not_a_target(path, error) from error
-        model = model.to(where).eval().requires_grad_(False)
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        config = load_config(path, **source)
+        model = load_model(path, config, torch.float32 if where.type == "cpu" else "auto", **source)
+        tokenizer = load_tokenizer(path, **source)
+        model = model.eval().requires_grad_(False).to(where)
         model = model.to(_choose_dtype(model, where, dtype))
-        output = model.get_output_embeddings()
-        if output is None:
-            raise InputError("target", f"{type(model).__name__} has no LM head that a drafter could share")
-        head = SharedHead(
-            embedding_VD=model.get_input_embeddings().weight,
-            head_VD=output.weight,
-            bias_V=getattr(output, "bias", None),
-            transform=LogitsTransform.from_target(model.config.get_text_config()),
-        )
         target = cls(
             name=name or _name_of(path),
             model=model,
             tokenizer=tokenizer,
-            head=head,
+            head=_head_of(model),
             device=where,
             dtype=model.dtype,
-            weights_sha256=stored_weights_sha256(path),
+            weights_sha256=stored_weights_sha256(path, revision=revision),
         )
-        target._check_head()
+        target._check()
         return target
 
     @property
@@ -98,10 +102,21 @@ class FrozenTarget:
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def body(self) -> Any:
+        """The model without its head."""
+        model = self.model
+        found = (
+            model.base_model,
+            model.get_decoder(),
+            *(getattr(model, name, None) for name in ("model", "transformer")),
+        )
+        return next((one for one in found if one is not None and one is not model), model)
+
     @torch.no_grad()
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
         """Hidden states after the final norm, [B, T, D], in the target's dtype."""
-        output = self.model.base_model(input_ids=ids_BT.to(self.device), use_cache=False)
+        output = self.body(input_ids=ids_BT.to(self.device), use_cache=False)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -116,19 +131,63 @@ class FrozenTarget:
             head_RD=self.head.head_VD[fingerprint_rows(self.vocab_size)],
         )
 
+    def _check(self) -> None:
+        """Refuses a target whose logits are something else than head(last hidden state) with cap and scale, and one
+        whose hidden states depend on what follows."""
+        kind = type(self.model).__name__
+        try:
+            logits_TV, found_TV, hidden_TD, otherwise_TD = self._probe()
+        except Exception as error:  # of any kind in code of a target's own
+            reason = str(error).partition("\n")[0]
+            raise InputError("target", f"{kind} does not read plain text: {type(error).__name__}: {reason}") from error
+        if not logits_TV.isfinite().all():
+            reason = f"computes no finite logits in {self.dtype_name}; give another dtype, or whole weights"
+        elif not _difference(otherwise_TD, hidden_TD) < _MAX_DIFFERENCE:
+            reason = "is no causal LM: its hidden states depend on the tokens that follow"
+        elif found_TV.shape != logits_TV.shape or not _difference(found_TV, logits_TV) < _MAX_DIFFERENCE:
+            reason = "has logits that are not its LM head applied to its last hidden states: a head not known here"
+        else:
+            return
+        raise InputError("target", f"{kind} {reason}")
+
     @torch.no_grad()
-    def _check_head(self) -> None:
-        """Refuses a target whose logits are something else than head(last hidden state) with cap and scale."""
-        ids_BT = torch.arange(16, device=self.device)[None] % self.vocab_size
-        expected_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-        found_TV = self.head.logits(self.hidden_states(ids_BT)[0])
-        difference = (expected_TV - found_TV).abs().max() / expected_TV.abs().max().clamp(min=1e-6)
-        if not difference < _MAX_LOGIT_DIFFERENCE:
+    def _probe(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits of some text by the model and by its head, and the hidden states of its beginning, with two ends."""
+        ids_BT = torch.arange(_NUM_PROBED, device=self.device)[None] % self.vocab_size
+        other_BT = torch.cat((ids_BT[:, : _NUM_PROBED // 2], ids_BT[:, : _NUM_PROBED // 2]), dim=1)
+        logits_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
+        hidden_TD, otherwise_TD = self.hidden_states(ids_BT)[0], self.hidden_states(other_BT)[0]
+        beginning = slice(_NUM_PROBED // 2)
+        return logits_TV, self.head.logits(hidden_TD), hidden_TD[beginning], otherwise_TD[beginning]
+
+
+def _difference(found: Tensor, expected: Tensor) -> Tensor:
+    """The largest difference, as a share of the largest value."""
+    return (found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-6)
+
+
+def _head_of(model: Any) -> SharedHead:
+    """The model's embedding and LM head, by reference.
+
+    Raises:
+        InputError: if it has none, or quantized ones.
+    """
+    output, kind = model.get_output_embeddings(), type(model).__name__
+    if output is None:
+        raise InputError("target", f"{kind} has no LM head that a drafter could share")
+    embedding = model.get_input_embeddings()
+    for layer, name in ((embedding, "embedding"), (output, "LM head")):
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.ndim != 2 or weight.dtype not in _PLAIN_DTYPES:
             raise InputError(
-                "target",
-                f"the logits of {type(self.model).__name__} are not its LM head applied to its last hidden states "
-                f"(relative difference {difference:.2g}): vllm-mtp does not know this architecture's head.",
+                "target", f"the {name} of {kind} is quantized, and a drafter shares it: quantize all but the {name}"
             )
+    return SharedHead(
+        embedding_VD=embedding.weight,
+        head_VD=output.weight,
+        bias_V=getattr(output, "bias", None),
+        transform=LogitsTransform.from_target(model.config.get_text_config()),
+    )
 
 
 def _name_of(path: str) -> str:
@@ -137,19 +196,18 @@ def _name_of(path: str) -> str:
 
 def _choose_dtype(model: Any, device: torch.device, dtype: str) -> torch.dtype:
     if dtype != "auto":
-        return torch.float32 if dtype == "float32" else torch.bfloat16
-    return torch.bfloat16 if device.type != "cpu" else faster_cpu_dtype(model.config.get_text_config().hidden_size)
+        return as_torch_dtype(dtype)
+    if device.type == "cpu":
+        return faster_cpu_dtype(model.config.get_text_config().hidden_size)
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def serving_dtype(target: str, dtype: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
     """What to give vLLM as dtype: "auto" stays on a GPU, and becomes the faster of both on a CPU."""
-    from transformers import AutoConfig
-
     if dtype != "auto" or torch.cuda.is_available():
         return dtype
-    config = AutoConfig.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code)
-    hidden_size = config.get_text_config().hidden_size
-    return str(faster_cpu_dtype(hidden_size)).removeprefix("torch.")
+    config = load_config(target, revision=revision, trust_remote_code=trust_remote_code)
+    return str(faster_cpu_dtype(config.get_text_config().hidden_size)).removeprefix("torch.")
 
 
 @torch.no_grad()
@@ -183,15 +241,8 @@ def config_and_tokenizer(
     Raises:
         ValueError: if there is no such model.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        return (
-            AutoConfig.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code),
-            AutoTokenizer.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code),
-        )
-    except (OSError, ValueError) as error:
-        raise _not_a_target(target, error) from error
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    return load_config(target, **source), load_tokenizer(target, **source)
 
 
 def end_ids(target: str, config: Any, tokenizer: Any, *, revision: str | None = None) -> frozenset[int]:
@@ -214,11 +265,6 @@ def end_ids(target: str, config: Any, tokenizer: Any, *, revision: str | None = 
     return frozenset(token for ids in lists for token in ids)
 
 
-def _not_a_target(path: str, error: Exception) -> InputError:
-    reason = str(error).partition("\n")[0]
-    return InputError("target", f"expected a causal LM's folder or Hub id, got {path}: {reason}")
-
-
 def fingerprint_of(target: str, config: Any, tokenizer: Any, *, revision: str | None = None) -> dict[str, Any]:
     """The fingerprint of a target without loading it; the weights of a Hub id are fetched where they are missing.
 
@@ -232,10 +278,11 @@ def fingerprint_of(target: str, config: Any, tokenizer: Any, *, revision: str | 
     """
     text_config = config.get_text_config()
     vocab_size = text_config.vocab_size
-    embedding_RD = stored_rows(target, "embed_tokens.weight", vocab_size, download=True, revision=revision)
+    embedding_RD = stored_rows(target, EMBEDDING_NAMES, vocab_size, download=True, revision=revision)
     if embedding_RD is None:
-        raise InputError("target", f"expected embed_tokens.weight in safetensors files of {target}, found none")
-    head_RD = stored_rows(target, "lm_head.weight", vocab_size, revision=revision)
+        names = " or ".join(EMBEDDING_NAMES)
+        raise InputError("target", f"expected {names} in safetensors files of {target}, found none")
+    head_RD = stored_rows(target, HEAD_NAMES, vocab_size, revision=revision)
     return target_fingerprint(
         name=_name_of(target),
         architecture=config.architectures[0] if config.architectures else "unknown",

@@ -102,8 +102,11 @@ def draft(module: MTPModule, target: FrozenTarget, batch: Batch, hidden_BSD: Ten
 
 
 def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 products in the module where the target runs in bfloat16; its weights stay float32."""
-    if target.dtype == torch.float32:
+    """bfloat16 products in the module where the target runs in bfloat16; its weights stay float32.
+
+    Beside a target in float16 they stay float32: gradients of many positions are below what float16 can hold.
+    """
+    if target.dtype != torch.bfloat16:
         return contextlib.nullcontext()
     return torch.autocast(target.device.type, target.dtype)
 

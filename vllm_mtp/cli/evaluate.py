@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_target
+from vllm_mtp.cli.target import add_source, add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -17,6 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=("torch",), default="torch", help="Plain PyTorch, batch 1, exact.")
     parser.add_argument("--output", type=Path, help="JSON file for the figures (default: they are only printed)")
+    add_source(parser)
     add_fields(parser, SimulationConfig)
     parser.set_defaults(run=run)
 
@@ -26,4 +27,12 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.simulation.simulate import simulate
 
     config = config_of(SimulationConfig, args)
-    return simulate(config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output)
+    return simulate(
+        config,
+        target=args.target,
+        draft=args.draft,
+        prompts=args.prompts,
+        output=args.output,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+    )

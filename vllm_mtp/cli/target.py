@@ -1,4 +1,7 @@
-"""TARGET: the first word of a command, as in `vllm serve MODEL`; `--target` is an earlier spelling."""
+"""TARGET: the first word of a command, as in `vllm serve MODEL`; `--target` is an earlier spelling.
+
+Commands that load it by transformers take `--revision` and `--trust-remote-code` beside it, as those do that serve it.
+"""
 
 import argparse
 
@@ -13,6 +16,12 @@ def add_target(parser: argparse.ArgumentParser, text: str, default: str | None =
     parser.add_argument("target", nargs="?", metavar="TARGET", help=shown)
     add_hidden(parser, "target", dest="target_flag")
     parser.set_defaults(target_default=default)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """`--revision` and `--trust-remote-code`, in vLLM's words."""
+    parser.add_argument("--revision", help="Branch, tag or commit of a Hub id (default: its default branch)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the target.")
 
 
 def take_last_word(args: argparse.Namespace, rest: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_target
+from vllm_mtp.cli.target import add_source, add_target
 from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 
 
@@ -30,6 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one."
     )
+    add_source(parser)
     add_fields(parser, TrainConfig)
     add_fields(parser.add_argument_group("Conversations that exist"), TemplateOptions)
     add_hidden(parser, "answers_only", dest="loss_on", action="store_const", const="answers", default=argparse.SUPPRESS)
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
         argv=command_line(args.argv),
     )
     info = train(config_of(TrainConfig, args), inputs)

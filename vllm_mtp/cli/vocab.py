@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_target
+from vllm_mtp.cli.target import add_source, add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -16,6 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="JSON file for `vllm-mtp train --draft-vocab`.")
     parser.add_argument("--max-tokens", type=int, default=20_000_000, help="Most tokens to count (default: 20,000,000)")
     parser.add_argument("--skip-bad", action="store_true", help="Leave out and count records that cannot be used.")
+    add_source(parser)
     add_fields(parser.add_argument_group("Conversations that exist"), TemplateOptions)
     parser.set_defaults(run=run)
 
@@ -32,4 +33,6 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
     )

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NUM_FINGERPRINT_ROWS = 4
+EMBEDDING_NAMES = (
+    "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight",
+    "embeddings.weight", "word_embedding.weight",
+)  # fmt: skip
+"""Ends of the names under which architectures store their embedding."""
+HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "output_layer.weight")
+"""Ends of the names under which they store their LM head, where it is not the embedding."""
 
 
 def tokenizer_sha256(vocabulary: Mapping[str, int]) -> str:
@@ -58,7 +65,7 @@ def target_fingerprint(
 
 def stored_rows(
     model: str,
-    suffix: str,
+    suffix: str | tuple[str, ...],
     vocab_size: int,
     *,
     download: bool = False,
@@ -69,7 +76,8 @@ def stored_rows(
 
     Args:
         model: folder or Hub id.
-        suffix: end of the tensor's name, such as "embed_tokens.weight".
+        suffix: end of the tensor's name, or its possible ends; of several such tensors the one of the shortest name,
+            since MTP layers of the target's own repeat its embedding.
         vocab_size: V.
         download: fetch the weights of a Hub id that is not in the cache; otherwise there are none.
         revision, cache_dir: of a Hub id.
@@ -81,12 +89,17 @@ def stored_rows(
     from safetensors import SafetensorError
 
     try:
-        for name, table in _stored_tensors(model, download=download, revision=revision, cache_dir=cache_dir):
-            if name.endswith(suffix) and len(table.get_shape()) == 2 and table.get_shape()[0] >= vocab_size:
-                return torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
+        found = {
+            name: table
+            for name, table in stored_tensors(model, download=download, revision=revision, cache_dir=cache_dir)
+            if name.endswith(suffix) and len(table.get_shape()) == 2 and table.get_shape()[0] >= vocab_size
+        }
+        if not found:
+            return None
+        table = found[min(found, key=len)]
+        return torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
     except SafetensorError:  # a damaged file, or a pointer to one
         return None
-    return None
 
 
 def stored_weights_sha256(model: str, *, revision: str | None = None) -> str:
@@ -105,7 +118,7 @@ def stored_weights_sha256(model: str, *, revision: str | None = None) -> str:
     digest = hashlib.sha256()
     found = False
     try:
-        for name, table in _stored_tensors(model, revision=revision):
+        for name, table in stored_tensors(model, revision=revision):
             found = True
             shape = table.get_shape()
             row = table[shape[0] // 2 : shape[0] // 2 + 1] if shape else table[...]
@@ -116,7 +129,7 @@ def stored_weights_sha256(model: str, *, revision: str | None = None) -> str:
     return digest.hexdigest() if found else ""
 
 
-def _stored_tensors(
+def stored_tensors(
     model: str, *, download: bool = False, revision: str | None = None, cache_dir: str | None = None
 ) -> "Iterator[tuple[str, Any]]":
     """Names and slices of all tensors in a target's safetensors."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.fingerprint import stored_rows, tokenizer_sha256, weights_sha256
+from vllm_mtp.contract.fingerprint import EMBEDDING_NAMES, HEAD_NAMES, stored_rows, tokenizer_sha256, weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,13 +70,13 @@ def has_the_weights(
     if not expected:
         return None
 
-    def rows(suffix: str) -> "Tensor | None":
+    def rows(suffix: tuple[str, ...]) -> "Tensor | None":
         return stored_rows(target, suffix, config.vocab_size, revision=revision, cache_dir=cache_dir)
 
-    embedding_RD = rows("embed_tokens.weight")
+    embedding_RD = rows(EMBEDDING_NAMES)
     if embedding_RD is None:
         return None
-    head_RD = rows("lm_head.weight")
+    head_RD = rows(HEAD_NAMES)
     return bool(weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD) == expected)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.drafts import config_for, write_random_draft
 from vllm_mtp.benchmarks.simulation import speculate
@@ -45,6 +46,22 @@ def test_eval_asks_as_the_target_is_served(
     assert asked[1][1] == 8
     assert main([*command, "--max-prompt-tokens", "1"]) == 2
     assert "all 2 are longer than 1 tokens in the target's chat template" in capsys.readouterr().err
+
+
+def test_a_token_without_embedding_is_one_line(
+    target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches an IndexError for a tokenizer that has had a token added, which the target's embedding has not."""
+    target, prompts = tmp_path / "target", tmp_path / "prompts.jsonl"
+    shutil.copytree(target_dir, target)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer.add_tokens(["<|added|>"])
+    tokenizer.save_pretrained(target)
+    draft = write_random_draft(tmp_path / "draft", config_for(target))
+    prompts.write_text('{"prompt": "x <|added|>"}\n')
+    assert main(["eval", str(target), "--draft", str(draft), "--prompts", str(prompts)]) == 2
+    [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vllm-mtp")]
+    assert f"--prompts: token {len(tokenizer) - 1} is in them, and the target's embedding has rows 0 to" in error
 
 
 @pytest.mark.parametrize(
