@@ -9,6 +9,7 @@ from vllm_mtp.common.settings import check_at_least, check_choices, setting
 
 OBJECTIVES = ("kl", "lm")
 OPTIMIZERS = ("muon", "adamw")
+LOSS_ON = ("all", "answers")
 DTYPES = ("auto", "float32", "bfloat16")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
@@ -38,7 +39,12 @@ class TrainConfig:
         "kl: forward KL from the target's distribution. lm: cross entropy with the text's own next token.",
         choices=OBJECTIVES,
     )
-    answers_only: bool = setting(False, "Train on what the target wrote in conversations, not on the prompts.")
+    loss_on: str | None = setting(
+        None,
+        "What counts in conversations: all tokens, or the answers.",
+        choices=LOSS_ON,
+        none="all of what the target wrote itself, answers of what others wrote",
+    )
     sequence_length: int = setting(
         512, "Tokens of a row of text, and the most of a conversation. Choose contexts as long as those to be served."
     )
@@ -118,9 +124,14 @@ class TrainConfig:
         return warmup * decay
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Fields in which a stored config differs, as "name: stored, now"; 0 once stood for today's None."""
+        """Fields in which a stored config differs, as "name: stored, now".
+
+        0 once stood for today's None, and `answers_only` for a loss on answers.
+        """
         now = asdict(self)
         stored = {n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()}
+        if stored.get("answers_only"):
+            stored["loss_on"] = "answers"
         return differences(now, stored, now)
 
 

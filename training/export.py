@@ -15,6 +15,7 @@ from vllm_mtp.common.provenance import git_revision, processor_name, relative, v
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.data.rows import num_tokens
 from vllm_mtp.training.record import Entry
 from vllm_mtp.training.run import Run
 
@@ -49,7 +50,9 @@ def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
         **asdict(run.identity),
         "device": torch.cuda.get_device_name() if run.target.device.type == "cuda" else processor_name(),
         "loss": run.loss.note,
-        "data_tokens": sum(len(row.ids_L) for source in run.sources for row in source.rows),
+        "data_tokens": sum(num_tokens(source.rows) for source in run.sources),
+        "bad_records": sum(source.num_bad for source in run.sources),
+        **run.inputs.template.stored(),
         "tokens_seen": run.batches.tokens_seen(run.config.num_steps),
         "seconds_of_last_run": round(seconds, 1),
         "tokens_per_second": {

@@ -19,8 +19,10 @@ from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import Checkpoint, check_same_run, load_checkpoint, load_run_info
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.draft_vocab import load_draft_vocab
-from vllm_mtp.training.data.sources import Source, check_files, read_sources
+from vllm_mtp.training.data.rows import Source
+from vllm_mtp.training.data.sources import check_files, read_sources
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.initial import draft_config_for, initialize, load_initial, trained_length
@@ -36,7 +38,7 @@ class TrainInputs:
     target: str
     """Folder or Hub id of the frozen target."""
     data: Sequence[Path]
-    """Text or JSONL files, and folders of `vllm-mtp generate`."""
+    """Text, records (data/records.py), and folders of `vllm-mtp generate`."""
     output: Path
     """The drafter's folder."""
     draft_vocab: Path | None = None
@@ -49,6 +51,10 @@ class TrainInputs:
     """What the drafter's card calls the target; empty: its Hub id or its folder's name."""
     device: str = "auto"
     """ "auto", "cpu" or "cuda"."""
+    template: TemplateOptions = TemplateOptions()
+    """How conversations that exist are rendered."""
+    skip_bad: bool = False
+    """Leave out and count records that cannot be used; False: the first is an error."""
     argv: Sequence[str] = ()
     """The command, for run_info.json."""
     show_progress: bool = True
@@ -135,7 +141,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     fingerprint = target.fingerprint()
     draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
-    sources = _read(config, inputs.data, target)
+    sources = _read(config, inputs, target)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(
         config=asdict(config),
@@ -189,16 +195,19 @@ def _draft_ids(draft_vocab: Path | None, target: FrozenTarget, tokenizer_sha256:
     return None if draft_vocab is None else load_draft_vocab(draft_vocab, target.vocab_size, tokenizer_sha256)
 
 
-def _read(config: TrainConfig, data: Sequence[Path], target: FrozenTarget) -> list[Source]:
+def _read(config: TrainConfig, inputs: TrainInputs, target: FrozenTarget) -> list[Source]:
     """What is trained on, and what Batches holds out of it."""
     row_length = config.sequence_length + 1
     return read_sources(
-        data,
+        inputs.data,
         target.tokenizer,
         row_length,
         max_tokens=int(1.1 * (config.data_tokens or config.tokens)) + 40 * row_length,
         vocab_size=target.vocab_size,
-        answers_only=config.answers_only,
+        loss_on=config.loss_on,
+        template=inputs.template,
+        skip_bad=inputs.skip_bad,
+        show_progress=inputs.show_progress,
     )
 
 

@@ -22,7 +22,8 @@ from vllm_mtp.common.flags import words_of
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
 from vllm_mtp.training.data.prompts import read_prompts
-from vllm_mtp.training.data.sources import documents
+from vllm_mtp.training.data.records import open_records
+from vllm_mtp.training.data.text import texts_of
 
 T = TypeVar("T")
 EXAMPLE = ROOT / "examples" / "stdlib"
@@ -129,7 +130,7 @@ def _cut_prompts(path: Path, split: str, per_document: int) -> Path:
         raise InputError("generated", "expected it and prompts outside a checkout of the repository")
     run_command([sys.executable, str(EXAMPLE / "corpus.py"), "--split", split, "--output", str(corpus)])
     found = []
-    for text in documents([corpus]):
+    for text in texts_of([open_records(corpus, [corpus], "general")], "general"):
         lines = text.splitlines()
         for start in range(0, len(lines) - _PROMPT_LINES, max(1, len(lines) // (per_document + 1)))[1:]:
             prompt = "\n".join(lines[start : start + _PROMPT_LINES]).strip("\n")

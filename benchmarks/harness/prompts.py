@@ -12,7 +12,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.training.data.prompts import Prompt, prompt_ids
+from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.prompts import Prompt
 
 MT_BENCH = "mt_bench"
 _MT_BENCH_CATEGORIES = frozenset(
@@ -41,12 +42,13 @@ def task_of(category: str) -> str:
 
 def tokenized(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool) -> list[BenchmarkPrompt]:
     """Token ids up to where the answer begins: with the tokenizer's chat template if it has one and chat is wanted."""
+    template = ChatTemplate(tokenizer, plain=not chat)
     return [
         BenchmarkPrompt(
             number=number,
             category=prompt.category or NO_TASK,
             task=task_of(prompt.category),
-            token_ids=tuple(prompt_ids(tokenizer, prompt.messages, chat=chat)),
+            token_ids=tuple(template.prompt_ids(prompt)),
         )
         for number, prompt in enumerate(prompts)
     ]

@@ -17,6 +17,13 @@ def test_a_config_that_was_stored_with_zeros() -> None:
     ]  # fmt: skip
 
 
+def test_a_config_that_was_stored_with_answers_only() -> None:
+    old = {name: value for name, value in asdict(TrainConfig()).items() if name != "loss_on"}
+    assert TrainConfig().differences(old | {"answers_only": False}) == []
+    assert TrainConfig(loss_on="answers").differences(old | {"answers_only": True}) == []
+    assert TrainConfig().differences(old | {"answers_only": True}) == ["loss_on: 'answers', now None"]
+
+
 def test_automatic_learning_rates() -> None:
     assert TrainConfig().peak_learning_rate == 0.02
     assert TrainConfig(optimizer="adamw").peak_learning_rate == 0.001
@@ -28,7 +35,7 @@ def test_automatic_learning_rates() -> None:
     [
         ("tokens", 0), ("data_tokens", 0), ("batch_size", 0), ("intermediate_size", 0), ("learning_rate", 0.0),
         ("step_weight_decay", 0.0), ("decay_fraction", 1.1), ("single_step_fraction", 1.0), ("sequence_length", 8),
-        ("objective", "mse"), ("optimizer", "sgd"), ("dtype", "int8"),
+        ("objective", "mse"), ("optimizer", "sgd"), ("dtype", "int8"), ("loss_on", "questions"),
     ],
 )  # fmt: skip
 def test_the_field_is_named(name: str, value: object) -> None:

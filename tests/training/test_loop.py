@@ -454,7 +454,8 @@ def test_another_shape_than_the_targets(tiny_target: Path, text: Path, tmp_path:
 ERRORS: dict[str, tuple[list[str], str]] = {
     "no such data": (
         ["--data", "absent.txt"],
-        "--data: expected text or JSONL files, or folders of `vllm-mtp generate`, got absent.txt, which is no file",
+        "--data: expected text (.txt), JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME of the Hub, "
+        "got absent.txt, which is no file",
     ),
     "bad JSONL": (["--data", "bad.jsonl"], "--data: bad.jsonl:2 is not valid JSON"),
     "not text": (["--data", "latin.txt"], "--data: latin.txt is not UTF-8 text"),
@@ -498,6 +499,32 @@ def test_bad_input_is_one_line_before_any_training(
     assert files(target) == files(tiny_target)
 
 
+def test_conversations_that_exist(tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches chat data trained on as JSON text, and flags that do not reach their reading."""
+    target, data, output = tmp_path / "target", tmp_path / "chats.json", tmp_path / "draft"
+    shutil.copytree(tiny_target, target)
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ mood }}<|end|>{% endfor %}"
+    (target / "chat_template.jinja").write_text(template + "{% if add_generation_prompt %}<assistant>{% endif %}")
+    turns = [("human", "why?"), ("gpt", "so."), ("human", "really?"), ("gpt", "yes, really.")]
+    conversation = [{"from": speaker, "value": text} for speaker, text in turns]
+    data.write_text(json.dumps([{"id": i, "conversations": conversation if i != 4 else []} for i in range(30)]))
+    assert main(["train", *arguments(target, data, output)]) == 2
+    assert "--data: " in (error := capsys.readouterr().err)
+    assert f"{data}, record 5: expected a list of messages" in error
+    more = ["--skip-bad", "--chat-template-kwargs", '{"mood": "!"}', "--sequence-length", "128"]
+    assert main(["train", *arguments(target, data, output), *more]) == 0
+    out = capsys.readouterr().out
+    length = len("<user>why?!.<assistant>so.!.<user>really?!.<assistant>yes, really.!.")
+    assert f"{data}: {29 * length:,} tokens, bad records left out: 1, the first: {data}, record 5" in out
+    info = json.loads((output / "run_info.json").read_text())
+    assert (info["bad_records"], info["chat_template_kwargs"]) == (1, {"mood": "!"})
+    # Two answers with what ends each of them, in every row.
+    assert info["tokens_seen"] % (len("so.!.") + len("yes, really.!.")) == 0
+    vocab = ["vocab", str(target), "--data", str(data), "--size", "9", "--output", str(tmp_path / "vocab.json")]
+    assert main([*vocab, "--skip-bad"]) == 0
+    assert json.loads((tmp_path / "vocab.json").read_text())["num_tokens"] == 27 * (len("so..") + len("yes, really.."))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(tiny_target: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *arguments(tiny_target, text, tmp_path / "draft"), "--device", "cuda"]) == 2
@@ -509,7 +536,7 @@ def test_an_error_of_a_real_process_is_one_line(tiny_target: Path, tmp_path: Pat
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
-    assert line.startswith("vllm-mtp train: --data: expected text or JSONL files")
+    assert line.startswith("vllm-mtp train: --data: expected text (.txt), JSON, JSONL or Parquet files")
     assert result.stdout == ""
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.sources import Row
+from vllm_mtp.training.data.rows import Row
 
 _MAX_HELD_OUT_ROWS = 32
 
@@ -121,5 +121,5 @@ def _batch(rows: Sequence[Row]) -> Batch:
     for number, row in enumerate(rows):
         ids_BL[number, : len(row.ids_L)] = row.ids_L
         text_BS[number, : len(row.ids_L) - 1] = True
-        mask_BS[number, row.loss_from - 1 : len(row.ids_L) - 1] = True
+        mask_BS[number, : len(row.ids_L) - 1] = row.counts_L[1:]
     return Batch(ids_BL, text_BS, mask_BS)

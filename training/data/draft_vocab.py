@@ -13,7 +13,9 @@ from torch import Tensor
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
-from vllm_mtp.training.data.sources import Row, check_files, read_sources
+from vllm_mtp.training.data.chat.options import TemplateOptions
+from vllm_mtp.training.data.rows import Row
+from vllm_mtp.training.data.sources import check_files, read_sources
 from vllm_mtp.training.frozen.target import config_and_tokenizer, end_ids
 
 _ROW_LENGTH = 512
@@ -26,7 +28,7 @@ def count_tokens(sources: Sequence[Sequence[Row]], vocab_size: int) -> Tensor:
     counts_V = torch.zeros(vocab_size, dtype=torch.int64)
     for rows in sources:
         for row in rows:
-            counts_V += torch.bincount(row.ids_L[row.loss_from :].long(), minlength=vocab_size)
+            counts_V += torch.bincount(row.ids_L[row.counts_L].long(), minlength=vocab_size)
     return counts_V
 
 
@@ -80,10 +82,20 @@ def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
     return ids_J
 
 
-def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Path, max_tokens: int) -> int:
+def make_draft_vocab(
+    *,
+    target: str,
+    data: Sequence[Path],
+    size: int,
+    output: Path,
+    max_tokens: int,
+    template: TemplateOptions | None = None,
+    skip_bad: bool = False,
+) -> int:
     """Counts, prints the coverage of several sizes, and writes the draft vocabulary; returns 0.
 
-    Every twentieth row is not counted: what the printed coverage is of, so that it holds for other text too.
+    Every twentieth row is not counted: what the printed coverage is of, so that it holds for other text too. Of
+    conversations the answers are counted.
 
     Raises:
         ValueError: for data, a target or a size that cannot be used.
@@ -92,7 +104,15 @@ def make_draft_vocab(*, target: str, data: Sequence[Path], size: int, output: Pa
     config, tokenizer = config_and_tokenizer(target)
     vocab_size = config.get_text_config().vocab_size
     sources = read_sources(
-        data, tokenizer, _ROW_LENGTH, max_tokens, vocab_size=vocab_size, answers_only=True, cut_conversations=False
+        data,
+        tokenizer,
+        _ROW_LENGTH,
+        max_tokens,
+        vocab_size=vocab_size,
+        loss_on="answers",
+        cut_conversations=False,
+        template=template,
+        skip_bad=skip_bad,
     )
     counts_V = count_tokens([[row for i, row in enumerate(source.rows) if i % 20] for source in sources], vocab_size)
     if not counts_V.any():

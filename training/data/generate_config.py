@@ -8,8 +8,12 @@ from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES, differences
+from vllm_mtp.training.data.chat.dialog import ANSWERED
+from vllm_mtp.training.data.chat.options import TemplateOptions
 
 _RENAMED = {"temperatures": "temperature"}
+_BEFORE = {"turns": "last", "near_duplicates": 0.7}
+"""What runs were made with before they said so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +21,7 @@ class GenerateConfig:
     """What decides the data; `vllm-mtp generate` has a flag for every field."""
 
     self_prompts: int = setting(0, "User turns that the target writes itself, besides those of the files.")
+    max_prompts: int | None = setting(None, "Prompts to read of the files, the first ones.", none="all")
     temperature: tuple[float, ...] = setting(
         (0.0, 0.6, 1.0), "Temperatures of the answers, in turn; 0 is greedy.", old=("temperatures",)
     )
@@ -26,7 +31,23 @@ class GenerateConfig:
     max_user_tokens: int = setting(
         96, "Most tokens that the target writes of a user turn; a turn that does not end by itself is dropped."
     )
-    max_model_len: int = setting(2048, "Most tokens of prompt and answer together; longer prompts are dropped.")
+    max_model_len: int | None = setting(
+        None,
+        "Most tokens of a conversation, its last answer included; longer prompts are dropped.",
+        none="the target's context, at most 2,048",
+    )
+    turns: str = setting(
+        "last",
+        "What the target answers of conversations that hold answers. last: the last message, with what was said before "
+        "as it is. all: every turn, and all answers are the target's, but for calls of tools, whose results are given.",
+        choices=ANSWERED,
+    )
+    near_duplicates: float = setting(
+        0.7,
+        "Most that an answer may share with an earlier one, as a share of its runs of eight tokens; 1 keeps all but "
+        "exact duplicates.",
+    )
+    skip_bad: bool = setting(False, "Leave out prompts that cannot be used, and count them.")
     batch_size: int = setting(384, "Conversations of a batch, the unit that is written and resumed.")
     max_num_seqs: int = setting(128, "Conversations that vLLM generates together.")
     dtype: str = setting(
@@ -35,27 +56,30 @@ class GenerateConfig:
         choices=DTYPES,
     )
     seed: int = setting(0, "Seed of the order of the prompts and of sampling.")
+    template: TemplateOptions = TemplateOptions()
     engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, self_prompts=0, temperature=0, max_tokens=1, max_user_tokens=1)
-        check_at_least(self, batch_size=1, max_num_seqs=1)
+        check_at_least(self, batch_size=1, max_num_seqs=1, max_prompts=1)
         if not 0 <= self.min_p < 1:
             raise InputError("min_p", f"expected 0 or more and below 1, got {self.min_p}")
-        if self.max_model_len <= self.max_tokens:
+        if not 0 <= self.near_duplicates <= 1:
+            raise InputError("near_duplicates", f"expected 0 to 1, got {self.near_duplicates}")
+        if self.max_model_len is not None and self.max_model_len <= self.max_tokens:
             raise InputError(
                 "max_model_len", f"expected more than max_tokens {self.max_tokens}, got {self.max_model_len}"
             )
 
     def stored(self) -> dict[str, Any]:
-        """What run_info.json keeps of it; engine options only where there are any."""
-        options = self.engine_options.stored()
-        own = {name: value for name, value in asdict(self).items() if name != "engine_options"}
-        return own | ({"engine_options": options} if options else {})
+        """What run_info.json keeps of it: what decides the data; options only where there are any."""
+        groups = {"template": self.template.stored(), "engine_options": self.engine_options.stored()}
+        own = {name: value for name, value in asdict(self).items() if name not in (*groups, "skip_bad")}
+        return own | {name: options for name, options in groups.items() if options}
 
 
 def config_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Settings in which two stored configs differ; the first may have the names of an earlier version."""
-    stored = {_RENAMED.get(name, name): value for name, value in stored.items()}
-    return differences(sorted({*now, "engine_options"}), stored, now)
+    stored = _BEFORE | {_RENAMED.get(name, name): value for name, value in stored.items()}
+    return differences(sorted({*now, "engine_options", "template"}), stored, now)

@@ -1,141 +1,69 @@
-"""Prompts for generation and benchmarks: text or JSONL, turned into token ids with the target's chat template."""
+"""Prompts for generation and benchmarks, out of files, and user turns that a target writes itself."""
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.data.chat.dialog import Dialog
+from vllm_mtp.training.data.chat.layouts import check_unicode, dialog_of, user_dialog
+from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.layouts import with_known_names
+from vllm_mtp.training.data.records import BadRecords, data_files, is_text, read_records, read_text
 
 SEPARATOR = "-----"
-Message = dict[str, str]
+Prompt = Dialog
+_MARKER = "user-turn-marker"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prompt:
-    """One prompt of a file."""
+def read_prompts(
+    paths: Iterable[Path], *, field: str = "prompts", bad: BadRecords | None = None, limit: int | None = None
+) -> list[Prompt]:
+    """Every prompt of the files, in order; errors name the field that they came by, the file and the line.
 
-    messages: tuple[Message, ...]
-    """The conversation to be answered, `{"role": ..., "content": ...}` each; one user message for a plain prompt."""
-    category: str = ""
-    """What the file says of its kind; empty where it says nothing."""
+    A text file has prompts between lines of five dashes. A record of the other formats (records.py) has one of the
+    layouts of chat/layouts.py, with a message of the user to be answered.
 
-    @property
-    def text(self) -> str:
-        """The last message's text, for targets without a chat template."""
-        return self.messages[-1]["content"]
-
-
-def read_prompts(paths: Iterable[Path], *, field: str = "prompts") -> list[Prompt]:
-    """Every prompt of the files, in order; errors name the field that they came by.
-
-    A text file has prompts between lines of five dashes. A line of a .jsonl file has a "prompt" string, or a list of
-    "messages", or, as Spec-Bench has, "turns", of which the first is taken; "category" is optional.
+    Args:
+        paths: files, folders of them, and datasets of the Hub.
+        field: the argument that they came by.
+        bad: what becomes of records that cannot be used; None: the first is an error.
+        limit: reads no more than so many.
 
     Raises:
-        ValueError: if a file is missing, is not UTF-8, holds no prompt, or a line has none of the three.
+        InputError: if a file is missing, cannot be read, holds no prompt, or a record cannot be used.
     """
-    prompts: list[Prompt] = []
-    for path in paths:
-        if not path.is_file():
-            raise InputError(field, f"expected a text or JSONL file, got {path}, which is no file")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(field, f"{path} is not UTF-8 text ({error.reason})") from error
-        if path.suffix == ".jsonl":
-            lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-            found = [_prompt_of_line(line, field, f"{path}:{number}") for number, line in lines]
-        else:
-            parts = [part.strip("\n") for part in f"\n{text}\n".split(f"\n{SEPARATOR}\n")]
-            found = [_user_prompt(part) for part in parts if part.strip()]
-        if not found:
-            raise InputError(field, f"{path} holds no prompt")
-        prompts += found
-    return prompts
+    bad = bad or BadRecords()
+    files = data_files(list(paths), field)
+    return list(islice(chain.from_iterable(_prompts_of(file, field, bad) for file in files), limit))
 
 
-def _user_prompt(text: str, category: str = "") -> Prompt:
-    return Prompt(messages=({"role": "user", "content": text},), category=category)
+def _prompts_of(path: Path, field: str, bad: BadRecords) -> Iterator[Prompt]:
+    if not is_text(path):
+        for record in read_records(path, field, bad):
+            try:
+                prompt = dialog_of(with_known_names(record.fields), field=field, where=record.where)
+                prompt.rounds(field=field)
+            except InputError as error:
+                bad.add(error)
+            else:
+                yield prompt
+        return
+    parts = [part.strip("\n") for part in f"\n{read_text(path, field)}\n".split(f"\n{SEPARATOR}\n")]
+    parts = [part for part in parts if part.strip()]
+    if not parts:
+        raise InputError(field, f"{path} holds no prompt")
+    for number, part in enumerate(parts, start=1):
+        yield user_dialog(part, where=f"{path}, prompt {number}")
 
 
-def _prompt_of_line(line: str, field: str, where: str) -> Prompt:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(field, f"{where} is not valid JSON ({error.msg})") from error
-    if isinstance(record, dict):
-        category = str(record.get("category", ""))
-        messages, turns = record.get("messages"), record.get("turns")
-        if isinstance(record.get("prompt"), str) and record["prompt"].strip():
-            return _user_prompt(record["prompt"], category)
-        if isinstance(turns, list) and turns and isinstance(turns[0], str):
-            return _user_prompt(turns[0], category)
-        if isinstance(messages, list) and messages and all(_is_message(message) for message in messages):
-            # What comes after the last user message would be answered by somebody else.
-            last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
-            if last >= 0:
-                kept = tuple({"role": m["role"], "content": m["content"]} for m in messages[: last + 1])
-                return Prompt(messages=kept, category=category)
-    raise InputError(
-        field,
-        f'{where}: expected a "prompt" string, "messages" with one of the user, or "turns" of strings, '
-        f"got {line.strip()[:60]}",
-    )
-
-
-def _is_message(message: Any) -> bool:
-    return (
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-    )
-
-
-def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, chat: bool = True) -> list[int]:
-    """Token ids up to where the target's answer begins: the chat template, or the plain text where there is none.
-
-    Raises:
-        ValueError: if the template refuses the messages, as some do those of a system.
-    """
-    if chat and tokenizer.chat_template:
-        from jinja2 import TemplateError
-
-        try:
-            ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise InputError(
-                "prompts",
-                f"expected messages that the target's chat template takes, it refuses {roles}: {error}. "
-                "Write what a system message says into the user's first message, as that target is served.",
-            ) from error
-    else:
-        ids = tokenizer(messages[-1]["content"]).input_ids
-    return [int(token) for token in ids]
-
-
-def check_roles(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
-    """Tries one prompt of every sequence of roles, so that a template that refuses one does so before anything slow.
-
-    Raises:
-        ValueError: of `prompt_ids`.
-    """
-    prompt_of_roles = {tuple(message["role"] for message in prompt): prompt for prompt in prompts}
-    for messages in prompt_of_roles.values():
-        prompt_ids(tokenizer, messages)
-
-
-def user_turn_end(tokenizer: Any) -> tuple[list[int], list[str]]:
+def user_turn_end(template: ChatTemplate) -> tuple[list[int], list[str]]:
     """What the chat template has between a user's turn and the answer, as stop tokens and stop strings.
 
     The end of a turn is an end-of-text token of some targets only; others would write on, and answer themselves.
     """
-    marker = "user-turn-marker"
-    messages = [{"role": "user", "content": marker}]
-    ends = []
-    for answer_follows in (False, True):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows)
-        ends.append(text[text.index(marker) + len(marker) :].strip())
+    tokenizer = template.tokenizer
+    ends = [_around_user_turn(template, answer_follows=follows)[1].strip() for follows in (False, True)]
     end = ends[0] or ends[1]
     if not end:
         return [], []
@@ -145,14 +73,23 @@ def user_turn_end(tokenizer: Any) -> tuple[list[int], list[str]]:
     return [], [end.splitlines()[0].strip()]
 
 
-def user_turn_prefix(tokenizer: Any, start: str = "") -> list[int]:
+def user_turn_prefix(template: ChatTemplate, start: str = "") -> list[int]:
     """Token ids of the chat template up to the start of the user's first turn, for a target that asks itself.
 
     Raises:
-        ValueError: for a target without a chat template.
+        InputError: for a target without a chat template, or a start that no tokenizer takes.
     """
-    if not tokenizer.chat_template:
+    if template.is_plain:
         raise InputError("self_prompts", "expected a target with a chat template, this one has none; give prompts")
-    marker = "user-turn-marker"
-    text = tokenizer.apply_chat_template([{"role": "user", "content": marker}], tokenize=False)
-    return [int(token) for token in tokenizer(text[: text.index(marker)] + start, add_special_tokens=False).input_ids]
+    check_unicode(start, "self_prompt_starts", "a start")
+    text = _around_user_turn(template, answer_follows=False)[0] + start
+    return [int(token) for token in template.tokenizer(text, add_special_tokens=False).input_ids]
+
+
+def _around_user_turn(template: ChatTemplate, *, answer_follows: bool) -> tuple[str, str]:
+    """What the template writes before and behind the text of the user's first turn."""
+    dialog = user_dialog(_MARKER)
+    before, found, behind = template.text(dialog, dialog.messages, answer_follows=answer_follows).partition(_MARKER)
+    if not found:
+        raise InputError("self_prompts", "expected a chat template that renders the user's text; this one does not")
+    return before, behind

@@ -1,117 +1,42 @@
 """What a drafter is trained on, as rows of token ids: text in windows, conversations whole."""
 
-# Shapes: N tokens of the stream, R rows, L tokens of a row.
-
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.contract.fingerprint import tokenizer_sha256
-from vllm_mtp.training.checkpoint import RUN_INFO
-from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, load_conversations
+from vllm_mtp.training.data.chat.options import TemplateOptions
+from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.chats import chat_source
+from vllm_mtp.training.data.embedding_rows import too_large_an_id
+from vllm_mtp.training.data.generated import generated_source, is_generated, names_its_tokenizer
+from vllm_mtp.training.data.layouts import is_document
+from vllm_mtp.training.data.records import OpenRecords, Record, data_files, is_text, open_records
+from vllm_mtp.training.data.rows import Source, num_tokens
+from vllm_mtp.training.data.text import text_source, texts_of
 
-MIN_ROW_LENGTH = 16
+_FIELD = "data"
 
 
 def check_files(paths: Sequence[Path]) -> None:
-    """Finds a missing file before anything slow.
+    """Finds a missing file, or one of another format, before anything slow.
 
     Raises:
-        ValueError: naming the first path that is no file.
+        ValueError: naming the first path that cannot be read.
     """
-    for path in paths:
-        if not path.is_file() and not is_conversations(path):
-            raise InputError(
-                "data",
-                f"expected text or JSONL files, or folders of `vllm-mtp generate`, got {path}, which is no file",
-            )
+    data_files([path for path in paths if not is_generated(path)], _FIELD)
 
 
-def documents(paths: Sequence[Path]) -> Iterator[str]:
-    """Every document of the files: a line's "text" in .jsonl, otherwise the whole file.
+@dataclass(kw_only=True, slots=True)
+class _Found:
+    """What the paths hold, nothing of it read to its end."""
 
-    Raises:
-        ValueError: for a file that does not exist, is not UTF-8, or a line without a "text" string.
-    """
-    check_files(paths)
-    for path in paths:
-        try:
-            if path.suffix == ".jsonl":
-                with path.open(encoding="utf-8") as file:
-                    for number, line in enumerate(file, start=1):
-                        if line.strip():
-                            yield _text_of_line(line, f"{path}:{number}")
-            else:
-                yield path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError("data", f"{path} is not UTF-8 text ({error.reason})") from error
-
-
-def _text_of_line(line: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError("data", f"{where} is not valid JSON ({error.msg})") from error
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise InputError("data", f'{where}: expected an object with a "text" string, got {line.strip()[:60]}')
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError("data", f"{where}: the text is not Unicode ({error.reason})") from error
-    return text
-
-
-def token_stream(paths: Sequence[Path], tokenizer: Any, max_tokens: int) -> Tensor:
-    """Tokens of the documents one after another, each closed by the end-of-text token, at most about max_tokens.
-
-    Returns:
-        Token ids, [N], int64.
-    """
-    ids: list[int] = []
-    for text in documents(paths):
-        ids += tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        if tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
-        if len(ids) >= max_tokens:
-            break
-    return torch.tensor(ids, dtype=torch.int64)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One sequence that the drafter is trained on."""
-
-    ids_L: Tensor
-    """Token ids, int32."""
-    loss_from: int
-    """Index of the first token that counts in the loss; the ones before are context."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """What was read of all text files together, or of one set of conversations."""
-
-    name: str
-    rows: list[Row]
-    complete: bool
-    """Whether its share of the tokens was more than there is."""
-    num_left_out: int = 0
-    """Conversations that are too short, or have no answer within the length of a row."""
-
-    def __str__(self) -> str:
-        parts = [f"{self.name}: {sum(len(row.ids_L) for row in self.rows):,} tokens"]
-        if not self.complete:
-            parts.append("its share of what is to be read")
-        if self.num_left_out:
-            parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
-        return ", ".join(parts)
+    documents: list[Path | OpenRecords] = field(default_factory=list)
+    """Files of text, and records that have one each."""
+    conversations: list[Path | OpenRecords] = field(default_factory=list)
+    """What `vllm-mtp generate` wrote, and conversations of others."""
 
 
 def read_sources(
@@ -121,98 +46,103 @@ def read_sources(
     max_tokens: int,
     *,
     vocab_size: int,
-    answers_only: bool = False,
+    loss_on: str | None = None,
     cut_conversations: bool = True,
+    template: TemplateOptions | None = None,
+    skip_bad: bool = False,
+    show_progress: bool = False,
 ) -> list[Source]:
-    """Rows of all text files together, and of each set of conversations in the order given.
+    """Rows of all text together, and of each set of conversations in the order given.
 
-    Text is one stream cut into rows of row_length, each with the begin-of-text token in front where the tokenizer puts
-    one before every text: some targets predict badly without it. A conversation is a row of its own, cut off at
+    Text is one stream cut into rows of row_length (`text.py`). A conversation is a row of its own, cut off at
     row_length, so that target and drafter see it as it is served. A source that needs less than its equal share of
     max_tokens leaves the rest to those after it, text being the last.
 
     Args:
-        paths: text files, JSONL, folders and .npz files of `vllm-mtp generate`.
+        paths: files, folders and datasets as `records.py` reads them, folders and .npz files of `vllm-mtp generate`.
         tokenizer: the target's.
         row_length: longest row, one more than the tokens that the target sees, so that every position has a label.
         max_tokens: reads no more than about this many.
         vocab_size: the target's.
-        answers_only: the loss counts what the target wrote, not the prompts.
+        loss_on: what counts in conversations, "all" or "answers"; None: all of what the target wrote, and the answers
+            of what others wrote.
         cut_conversations: False: conversations stay whole.
+        template: how conversations that exist are rendered; None: by the target's own chat template.
+        skip_bad: leave out records that cannot be used, and count them.
+        show_progress: draw bars on standard error.
 
     Raises:
         ValueError: for files that cannot be read, or that hold token ids of another target.
     """
     check_files(paths)
-    text_paths = [path for path in paths if not is_conversations(path)]
-    conversation_paths = [path for path in paths if is_conversations(path)]
-    num_unread = len(conversation_paths) + bool(text_paths)
-    sources = []
-    for path in conversation_paths:
-        _check_tokenizer(path, tokenizer)
-        longest = row_length if cut_conversations else None
-        sources.append(_conversations(path, longest, max_tokens // num_unread, answers_only))
-        max_tokens -= sum(len(row.ids_L) for row in sources[-1].rows)
+    found = _open(paths, skip_bad)
+    num_unread = len(found.conversations) + bool(found.documents)
+    longest = row_length if cut_conversations else None
+    sources: list[Source] = []
+    chat: ChatTemplate | None = None
+    for one in found.conversations:
+        share = max_tokens // num_unread
+        if isinstance(one, Path):
+            source = generated_source(one, tokenizer, longest, share, loss_on or "all")
+        else:
+            chat = chat or ChatTemplate(tokenizer, template, field=_FIELD)
+            source = chat_source(
+                one, chat, longest, share, loss_on=loss_on or "answers", vocab_size=vocab_size,
+                show_progress=show_progress,
+            )  # fmt: skip
+        _check_ids(source, vocab_size, tokenizer, one)
+        sources.append(source)
+        max_tokens -= num_tokens(source.rows)
         num_unread -= 1
-    if text_paths:
-        sources.insert(0, _text(text_paths, tokenizer, row_length, max_tokens))
-    for source in sources:
-        largest = max((int(row.ids_L.max()) for row in source.rows), default=0)
-        if largest >= vocab_size:
-            raise InputError(
-                "data",
-                f"expected token ids below {vocab_size}, the target's vocabulary, got {largest} in {source.name}: "
-                "it belongs to another target",
-            )
+    if found.documents:
+        sources.insert(0, _text(found.documents, tokenizer, row_length, max_tokens))
+        _check_ids(sources[0], vocab_size, tokenizer)
     return sources
 
 
-def _text(paths: Sequence[Path], tokenizer: Any, row_length: int, max_tokens: int) -> Source:
-    stream_N = token_stream(paths, tokenizer, max_tokens)
-    first = tokenizer("").input_ids[:1]
-    if first != [tokenizer.bos_token_id]:  # what some tokenizers put there ends the text instead
-        first = []
-    length = row_length - len(first)
-    num_rows = len(stream_N) // length
-    rows_RL = stream_N[: num_rows * length].view(num_rows, length).int()
-    rows_RL = torch.cat([torch.tensor([first] * num_rows, dtype=torch.int32).view(num_rows, -1), rows_RL], dim=1)
-    rows = [Row(ids_L=ids_L, loss_from=1) for ids_L in rows_RL]
-    return Source(name="text", rows=rows, complete=len(stream_N) < max_tokens)
+def _open(paths: Sequence[Path], skip_bad: bool) -> _Found:
+    """Sorts the paths by what they hold: by name, or, of records, by the first that can be used."""
+    found = _Found()
+    for path in paths:
+        if is_generated(path):
+            found.conversations.append(path)
+            continue
+        files = data_files([path], _FIELD)
+        found.documents += [file for file in files if is_text(file)]
+        of_records = [file for file in files if not is_text(file)]
+        if of_records:
+            opened = open_records(path, of_records, _FIELD, skip_bad=skip_bad)
+            first, holds_text = _first_usable(opened)
+            opened = replace(opened, records=itertools.chain([first], opened.records))
+            (found.documents if holds_text else found.conversations).append(opened)
+    return found
 
 
-def _conversations(path: Path, longest: int | None, max_tokens: int, answers_only: bool) -> Source:
-    rows: list[Row] = []
-    num_left_out = 0
-    try:
-        conversations = load_conversations(path)
-    except ValueError as error:
-        raise InputError("data", str(error)) from error
-    for conversation in conversations:
-        if max_tokens <= 0:
-            return Source(name=str(path), rows=rows, complete=False, num_left_out=num_left_out)
-        loss_from = conversation.prompt_length if answers_only else 1
-        ids_L = torch.tensor(conversation.ids[:longest], dtype=torch.int32)
-        if len(ids_L) >= MIN_ROW_LENGTH and loss_from < len(ids_L):
-            rows.append(Row(ids_L=ids_L, loss_from=max(1, loss_from)))
-            max_tokens -= len(ids_L)
-        else:
-            num_left_out += 1
-    return Source(name=str(path), rows=rows, complete=True, num_left_out=num_left_out)
+def _first_usable(opened: OpenRecords) -> tuple[Record, bool]:
+    """The first record of a known layout, and whether it is a document of text."""
+    for record in opened.records:
+        try:
+            return record, is_document(record, _FIELD)
+        except InputError as error:
+            opened.bad.add(error)
+    raise InputError(_FIELD, f"{opened.name} holds no record that can be used: {opened.bad.first}")
 
 
-def _check_tokenizer(path: Path, tokenizer: Any) -> None:
-    """Refuses a folder of `vllm-mtp generate` whose target had another tokenizer; an .npz alone does not say."""
-    if not (path / RUN_INFO).is_file():
+def _text(documents: Sequence[Path | OpenRecords], tokenizer: Any, row_length: int, max_tokens: int) -> Source:
+    source = text_source(texts_of(documents, _FIELD), tokenizer, row_length, max_tokens)
+    bad = [one.bad for one in documents if isinstance(one, OpenRecords) and one.bad.num]
+    return replace(source, num_bad=sum(one.num for one in bad), first_bad=bad[0].first if bad else "")
+
+
+def _check_ids(source: Source, vocab_size: int, tokenizer: Any, path: Path | OpenRecords | None = None) -> None:
+    """Refuses tokens that the target's embedding does not have."""
+    largest = max((int(row.ids_L.max()) for row in source.rows), default=0)
+    if largest < vocab_size:
         return
-    target = json.loads((path / RUN_INFO).read_text(encoding="utf-8"))["target"]
-    if target["tokenizer_sha256"] != tokenizer_sha256(tokenizer.get_vocab()):
+    if isinstance(path, Path) and not names_its_tokenizer(path):
         raise InputError(
-            "data",
-            f"expected conversations in the target's own tokens, got {path}, which {target['name']} wrote with "
-            "another tokenizer",
+            _FIELD,
+            f"expected token ids below {vocab_size}, the target's vocabulary, got {largest} in {source.name}: "
+            "it belongs to another target",
         )
-
-
-def is_conversations(path: Path) -> bool:
-    """Whether a path is what `vllm-mtp generate` writes."""
-    return path.suffix == ".npz" or (path / CONVERSATIONS_FILE).is_file()
+    raise InputError(_FIELD, f"{source.name}: {too_large_an_id(largest, vocab_size, tokenizer)}")

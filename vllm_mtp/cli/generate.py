@@ -13,7 +13,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_target(parser, "Folder or Hub id of a causal LM.")
     parser.add_argument(
         "--prompts", nargs="+", type=Path, default=[],
-        help='Text, or JSONL with "prompt", "messages" or "turns" (default: none, with --self-prompts)',
+        help="Text, JSON, JSONL or Parquet files, folders of them, or hf://OWNER/NAME, of prompts or conversations "
+        "in any usual layout (default: none, with --self-prompts)",
     )  # fmt: skip
     parser.add_argument(
         "--self-prompt-starts", nargs="+", type=Path, default=[], metavar="FILE",

@@ -4,16 +4,20 @@ import argparse
 from pathlib import Path
 
 from vllm_mtp.cli.target import add_target
-from vllm_mtp.common.flags import add_fields, config_of
+from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.data.chat.options import TemplateOptions
 
     add_target(parser, "Folder or Hub id of a causal LM.")
     parser.add_argument(
-        "--data", required=True, nargs="+", type=Path, help='Text, JSONL with "text", folders of `vllm-mtp generate`.'
-    )
+        "--data", required=True, nargs="+", type=Path, metavar="DATA",
+        help="Folders of `vllm-mtp generate`; text; conversations or documents in JSON, JSONL, Parquet, folders of "
+        "these, or hf://OWNER/NAME[:[CONFIG:]SPLIT] of the Hub.",
+    )  # fmt: skip
+    parser.add_argument("--skip-bad", action="store_true", help="Leave out and count records that cannot be used.")
     parser.add_argument("--output", required=True, type=Path, help="Folder of the drafter.")
     parser.add_argument("--draft-vocab", type=Path, help="File of `vllm-mtp vocab` (default: the whole vocabulary)")
     parser.add_argument("--initial", type=Path, help="Folder of a drafter to go on from (default: random weights)")
@@ -27,12 +31,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one."
     )
     add_fields(parser, TrainConfig)
+    add_fields(parser.add_argument_group("Conversations that exist"), TemplateOptions)
+    add_hidden(parser, "answers_only", dest="loss_on", action="store_const", const="answers", default=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.provenance import command_line
     from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.data.chat.options import TemplateOptions
     from vllm_mtp.training.loop import train
     from vllm_mtp.training.run import TrainInputs
 
@@ -45,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         store=args.store,
         target_name=args.target_name,
         device=args.device,
+        template=config_of(TemplateOptions, args),
+        skip_bad=args.skip_bad,
         argv=command_line(args.argv),
     )
     info = train(config_of(TrainConfig, args), inputs)

@@ -19,13 +19,12 @@ class WordTokenizer:
 
     chat_template = "a template"
 
-    def __call__(self, text: str) -> "WordTokenizer":
-        self.input_ids = [len(word) for word in text.split()]
-        return self
+    def __call__(self, texts: list[str], **how: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[len(word) for word in text.split()] for text in texts]}
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: object) -> list[int]:
+    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: object) -> str:
         assert kwargs["add_generation_prompt"]
-        return [-1, *[len(message["content"]) for message in messages], -2]
+        return f"> {' '.join(message['content'] for message in messages)} >"
 
 
 def prompt(number: int, category: str) -> BenchmarkPrompt:
@@ -59,7 +58,7 @@ def test_the_chat_template_is_applied_unless_switched_off(tmp_path: Path) -> Non
     path.write_text('{"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "gone"}]}\n')
     [with_template] = tokenized(read_prompts([path]), WordTokenizer(), chat=True)
     [without] = tokenized(read_prompts([path]), WordTokenizer(), chat=False)
-    assert (with_template.token_ids, without.token_ids) == ((-1, 4, -2), (4,))
+    assert (with_template.token_ids, without.token_ids) == ((1, 4, 1), (4,))
     assert sha256_of_tokens([with_template]) != sha256_of_tokens([without]), "rows of one are not those of the other"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vllm_mtp.training.data.batches import Batches
-from vllm_mtp.training.data.sources import Row
+from vllm_mtp.training.data.rows import Row
 
 LENGTH = 6
 
@@ -16,7 +16,7 @@ LENGTH = 6
 def rows(num_rows: int, lengths: tuple[int, ...] = (LENGTH,), loss_from: int = 1) -> list[Row]:
     """A row's tokens are all its number plus one."""
     return [
-        Row(ids_L=torch.full((lengths[i % len(lengths)],), i + 1, dtype=torch.int32), loss_from=loss_from)
+        Row.counted_from(torch.full((lengths[i % len(lengths)],), i + 1, dtype=torch.int32), loss_from)
         for i in range(num_rows)
     ]
 

@@ -19,7 +19,7 @@ from vllm_mtp.training.data.draft_vocab import (
     load_draft_vocab,
     save_draft_vocab,
 )
-from vllm_mtp.training.data.sources import Row
+from vllm_mtp.training.data.rows import Row
 
 
 def test_special_tokens_and_the_most_frequent() -> None:
@@ -34,10 +34,10 @@ def test_special_tokens_and_the_most_frequent() -> None:
 
 
 def test_counts_and_coverage() -> None:
-    rows = [Row(ids_L=torch.tensor([1, 1, 2, 3], dtype=torch.int32), loss_from=loss_from) for loss_from in (0, 2)]
+    rows = [Row.counted_from(torch.tensor([1, 1, 2, 3], dtype=torch.int32), start) for start in (1, 2)]
     counts_V = count_tokens([rows], 6)
-    assert counts_V.tolist() == [0, 2, 2, 2, 0, 0]
-    assert coverage(counts_V, torch.tensor([0, 2, 3])) == pytest.approx(4 / 6)
+    assert counts_V.tolist() == [0, 1, 2, 2, 0, 0]
+    assert coverage(counts_V, torch.tensor([0, 2, 3])) == pytest.approx(4 / 5)
     assert coverage(torch.zeros(6, dtype=torch.int64), torch.tensor([0])) == 0
 
 

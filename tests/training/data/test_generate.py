@@ -6,19 +6,17 @@ change in the middle of a run, bad input found after the engine has started.
 
 import json
 import shutil
-import sys
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.training.data.scripted import ScriptedEngine
 from vllm_mtp.cli import main
-from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.training.data import generate as generate_file
 from vllm_mtp.training.data.conversations import load_conversations
-from vllm_mtp.training.data.generate import Asked, Start, generate
+from vllm_mtp.training.data.generate import generate
 from vllm_mtp.training.data.generate_config import GenerateConfig
 
 TEMPLATE = (
@@ -41,48 +39,6 @@ def questions(tmp_path: Path) -> Path:
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"def function_{i}(self):"}) + "\n" for i in range(7)))
     return path
-
-
-class ScriptedEngine:
-    """Stands in for vLLM: user turns and answers by rule."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[list[Any], Any]] = []
-
-    def generate(self, prompts: list[Any], params: Any, use_tqdm: bool) -> list[Any]:
-        self.calls.append((prompts, params))
-        return [self._output(number, isinstance(params, list)) for number in range(len(prompts))]
-
-    def _output(self, number: int, is_answer: bool) -> Any:
-        if is_answer:
-            ids = {0: [5], 1: [7, 8] * 60}.get(number, [100 + number, *range(20)])  # empty, a loop, an answer
-            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)])
-        text, reason = (" What is it? ", "stop") if number != 1 else ("What is", "length")
-        return SimpleNamespace(outputs=[SimpleNamespace(text=text, token_ids=[1, 2], finish_reason=reason)])
-
-
-@pytest.mark.vllm
-def test_a_target_that_asks_itself(chat_target: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(chat_target)
-    engine, config = ScriptedEngine(), GenerateConfig(self_prompts=4, temperature=(0.0, 0.9), max_tokens=150)
-    asked = Asked(({"role": "user", "content": "def f"},))
-    long = Asked(({"role": "user", "content": "word " * 3000},))
-    batch = [asked, Start(""), Start(""), long, Start("Sum up:"), asked]
-    kept, counts = generate_file._generate_batch(engine, tokenizer, batch, config, 0)
-    (turn_prompts, turn_params), (answer_prompts, answer_params) = engine.calls
-    prefixes = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in turn_prompts]
-    assert prefixes == ["# user\n", "# user\n", "# user\nSum up:"]
-    assert (turn_params.temperature, turn_params.max_tokens, turn_params.stop) == (1.0, 96, ["# assistant"])
-    texts = [tokenizer.decode(prompt["prompt_token_ids"]) for prompt in answer_prompts]
-    given, own = "# user\ndef f\n# assistant\n", "# user\nWhat is it?\n# assistant\n"
-    assert texts == [given, own, "# user\nSum up: What is it?\n# assistant\n", given]
-    assert [params.temperature for params in answer_params] == [0.0, 0.9, 0.0, 0.9]
-    assert [list(conversation.answer) for conversation in kept] == [[102, *range(20)], [103, *range(20)]]
-    assert kept[0].ids[: kept[0].prompt_length] == tuple(answer_prompts[2]["prompt_token_ids"])
-    expected = {"asked": 6, "unusable_user_turns": 1, "too_long": 1, "empty": 1, "loops": 1, "generated_tokens": 169}
-    assert counts == expected
 
 
 @pytest.mark.vllm
@@ -127,22 +83,9 @@ def test_killed_between_the_two_files_of_a_batch(
     monkeypatch.setattr(generate_file, "write_atomically", full_disk)
     with pytest.raises(OSError, match="No space left"):
         generate(config, output=tmp_path / "set", **arguments)
+    assert (tmp_path / "set" / "settings.json").exists()
     monkeypatch.setattr(generate_file, "write_atomically", write)
     assert generate(config, output=tmp_path / "set", **arguments)["dropped"]["asked"] == 7
-
-
-@pytest.mark.vllm
-def test_short_answers_can_loop_too(chat_target: Path) -> None:
-    from transformers import AutoTokenizer
-
-    class Looping(ScriptedEngine):
-        def _output(self, number: int, is_answer: bool) -> Any:
-            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, *[7, 8] * 15])])
-
-    batch = [Asked(({"role": "user", "content": "def f"},))]
-    tokenizer = AutoTokenizer.from_pretrained(chat_target)
-    _, counts = generate_file._generate_batch(Looping(), tokenizer, batch, GenerateConfig(max_tokens=31), 0)
-    assert counts["loops"] == 1
 
 
 def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,36 +104,97 @@ def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     starts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("Sum up:\n\n", "Who")))
     asked: list[str] = []
 
-    def note(llm: Any, tokenizer: Any, batch: list[Any], *_: Any) -> Any:
+    def note(llm: Any, template: Any, batch: list[Any], *_: Any) -> Any:
         asked.extend(start.text for start in batch)
         raise InterruptedError
 
     monkeypatch.setattr(generate_file, "_engine", lambda *_: nullcontext())
-    monkeypatch.setattr(generate_file, "_generate_batch", note)
+    monkeypatch.setattr(generate_file, "answer_batch", note)
     config = GenerateConfig(self_prompts=5, dtype="float32")
     arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [], "output": tmp_path / "set"}
     with pytest.raises(InterruptedError):
         generate(config, self_prompt_starts=[starts], show_progress=False, **arguments)
     assert sorted(asked) == ["Sum up:\n\n"] * 3 + ["Who"] * 2
-    with pytest.raises(ValueError, match="holds conversations with other settings"):
-        generate(config, show_progress=False, **arguments)
 
 
-def test_engine_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside what the command decides, under vLLM's own names."""
-    given: dict[str, Any] = {}
+@pytest.mark.vllm
+def test_a_start_that_fails_leaves_the_folder_free(
+    chat_target: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a corrected command that is refused, since the first one's settings were written."""
 
-    def make(**arguments: Any) -> Any:
-        given.update(arguments)
-        return SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: None)))
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no memory")
 
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=make))  # type: ignore[arg-type]
-    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"):
-        monkeypatch.setenv(name, "1")
-    options = EngineOptions(tensor_parallel_size=2, vllm_args='{"block_size": 32}')
-    with generate_file._engine(GenerateConfig(engine_options=options), "t", "float32"):
-        pass
-    assert {"model": "t", "max_num_seqs": 128, "tensor_parallel_size": 2, "block_size": 32}.items() <= given.items()
+    arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [questions], "output": tmp_path / "set"}
+    monkeypatch.setattr(generate_file, "_engine", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        generate(GenerateConfig(dtype="float32"), show_progress=False, **arguments)
+    assert not [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
+    monkeypatch.setattr(generate_file, "_engine", lambda *_: nullcontext(ScriptedEngine()))
+    config = GenerateConfig(max_tokens=150, dtype="float32")
+    info = generate(config, show_progress=False, **arguments)
+    assert info["config"]["max_model_len"] == 1024, "the target's context"
+    for other in (GenerateConfig(max_tokens=150, near_duplicates=0.9), GenerateConfig(max_tokens=150, turns="all")):
+        with pytest.raises(ValueError, match="holds conversations with other settings"):
+            generate(other, show_progress=False, **arguments)
+
+
+@pytest.mark.vllm
+def test_bad_prompts_are_left_out(
+    chat_target: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Catches a bad prompt that is found in the middle of a run, and one that is left out without a word."""
+    engines: list[ScriptedEngine] = []
+
+    def engine(*_: Any) -> Any:
+        engines.append(ScriptedEngine())
+        return nullcontext(engines[-1])
+
+    with questions.open("a") as file:
+        file.write('{"prompt": "bad \\ud83d here"}\n')
+        file.write('{"messages": [{"role": "user", "content": {"no": "text"}}]}\n')
+        file.write('{"turns": ["fine", "refused"]}\n')
+    template = chat_target / "strict.jinja"
+    template.write_text(TEMPLATE + "{% if messages[-1]['content'] == 'refused' %}{{ 1 + 'x' }}{% endif %}")
+    monkeypatch.setattr(generate_file, "_engine", engine)
+    words = ["generate", str(chat_target), "--prompts", str(questions), "--max-tokens", "150", "--dtype", "float32"]
+    words += ["--chat-template", str(template), "--output", str(tmp_path / "set")]
+    assert main(words) == 2
+    assert f"--prompts: {questions}:8: expected Unicode text" in capsys.readouterr().err
+    assert not engines
+    assert main([*words, "--skip-bad"]) == 0
+    said = capsys.readouterr()
+    assert "Dropped: 3 bad" in said.out
+    for number in (8, 9, 10):
+        assert f"left out: {questions}:{number}" in said.err
+    assert "chat_template_sha256" in json.loads((tmp_path / "set" / "run_info.json").read_text())["config"]["template"]
+
+
+@pytest.mark.vllm
+def test_every_turn_is_answered_by_the_target(chat_target: Path, tmp_path: Path) -> None:
+    """Catches a second turn that is not asked, or asked behind another answer than the target's own."""
+    from transformers import AutoTokenizer
+
+    path = tmp_path / "turns.jsonl"
+    path.write_text("".join(f'{{"turns": ["def first_{i}(self):", "second"]}}\n' for i in range(8)))
+    config = GenerateConfig(temperature=(1.0,), max_tokens=24, max_num_seqs=8, dtype="float32")
+    info = generate(config, target=str(chat_target), prompts=[path], output=tmp_path / "set", show_progress=False)
+    rows, tokenizer = load_conversations(tmp_path / "set"), AutoTokenizer.from_pretrained(chat_target)
+    assert info["num_answers"] == sum(len(row.answers) for row in rows) > 8
+    firsts = {tokenizer.decode(row.answer, skip_special_tokens=True) for row in rows if len(row.answers) == 1}
+    seconds = [row for row in rows if "second" in tokenizer.decode(row.ids[: row.answers[-1][0]])]
+    assert len(seconds) >= 4
+    for row in seconds:
+        start, stop = row.answers[-1]
+        said = tokenizer.decode(row.ids[:start], skip_special_tokens=True)
+        before, _, asked = said.rpartition("# user\nsecond")
+        assert asked == "\n# assistant\n"
+        first = before.partition("# assistant\n")[2].removesuffix("\n")
+        own = [tokenizer.decode(row.ids[slice(*answer)], skip_special_tokens=True) for answer in row.answers[:-1]]
+        assert first in firsts | set(own), "an answer of the target's, in this row or in one of its own"
+        assert 2 <= stop - start <= 24
 
 
 ERRORS = {
@@ -201,13 +205,23 @@ ERRORS = {
     ),
     "no such starts": (
         ["--self-prompts", "3", "--self-prompt-starts", "absent.txt"],
-        "--self-prompt-starts: expected a text or JSONL file, got absent.txt",
+        "--self-prompt-starts: expected text (.txt), JSON, JSONL or Parquet",
     ),
-    "no such file": (["--prompts", "absent.txt"], "--prompts: expected a text or JSONL file, got absent.txt"),
+    "no such file": (["--prompts", "absent.txt"], "--prompts: expected text (.txt), JSON, JSONL or Parquet"),
     "no chat template": (["--self-prompts", "3"], "--self-prompts: expected a target with a chat template"),
     "no model": (["--self-prompts", "3", "--target", "absent"], "--target: expected a causal LM's folder or Hub id"),
     "temperature": (["--self-prompts", "3", "--temperature", "-1"], "--temperature: expected at least 0, got -1.0"),
     "length": (["--self-prompts", "3", "--max-model-len", "9"], "--max-model-len: expected more than max_tokens 256"),
+    "context": (
+        ["--prompts", "a.txt", "--max-model-len", "2048"],
+        "--max-model-len: expected at most 1,024, the target",
+    ),
+    "template": (
+        ["--prompts", "a.txt", "--chat-template", "absent"],
+        "--chat-template: expected a text file, got absent",
+    ),
+    "kwargs": (["--prompts", "a.txt", "--chat-template-kwargs", "{"], "--chat-template-kwargs: expected a JSON object"),
+    "turns": (["--prompts", "turns.jsonl"], "--prompts: turns.jsonl:1: expected one message of the user for a target"),
     "output": (["--prompts", "a.txt", "--output", "a.txt"], "--output: expected a folder, got a.txt"),
 }
 
@@ -220,5 +234,6 @@ def test_bad_input_is_one_line_before_any_engine(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(generate_file, "_engine", lambda *args: pytest.fail("started an engine"))
     (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "turns.jsonl").write_text('{"turns": ["a", "b"]}')
     assert main(["generate", "--target", str(target_dir), "--output", "out", *more]) == 2
     assert message in capsys.readouterr().err

@@ -1,13 +1,12 @@
 """Prompt files in every layout, and the ids that a target is asked with."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from jinja2 import TemplateError
 
-from vllm_mtp.training.data.prompts import check_roles, prompt_ids, read_prompts, user_turn_end, user_turn_prefix
+from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.prompts import read_prompts, user_turn_end, user_turn_prefix
+from vllm_mtp.training.data.records import BadRecords
 
 
 def test_every_layout(tmp_path: Path) -> None:
@@ -21,11 +20,10 @@ def test_every_layout(tmp_path: Path) -> None:
     )
     prompts = read_prompts([text, lines])
     assert [prompt.text for prompt in prompts] == [
-        "    def f():\n        pass", "second", "one\n-----\nstill one", "first turn", "u"
+        "    def f():\n        pass", "second", "one\n-----\nstill one", "second turn", "a"
     ]  # fmt: skip
     assert [prompt.category for prompt in prompts] == ["", "", "qa", "writing", ""]
-    # An answer in the file is not part of what is asked.
-    assert [message["role"] for message in prompts[-1].messages] == ["system", "user"]
+    assert [prompt.where for prompt in prompts[1:3]] == [f"{text}, prompt 2", f"{lines}:1"]
 
 
 def test_a_line_ends_where_json_says(tmp_path: Path) -> None:
@@ -37,14 +35,29 @@ def test_a_line_ends_where_json_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["not json", '{"text": "x"}', '{"prompt": 3}', '{"prompt": " "}', "[]", '{"turns": []}', '{"messages": ["x"]}',
-     '{"messages": [{"role": "assistant", "content": "a"}]}'],
+    ["not json", '{"text": "x"}', '{"prompt": 3}', '{"prompt": " "}', "[]", '{"turns": []}', '{"turns": [""]}',
+     '{"messages": ["x"]}', '{"messages": [{"role": "assistant", "content": "a"}]}', '{"prompt": "\\ud83d"}',
+     "[" * 100_000],
 )  # fmt: skip
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "prompts.jsonl"
+    path = tmp_path / "prompts.JSONL"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(ValueError, match=r"^prompts: .*prompts\.jsonl:2"):
+    with pytest.raises(ValueError, match=r"^prompts: .*prompts\.JSONL:2"):
         read_prompts([path])
+    bad = BadRecords(skip=True)
+    assert [prompt.text for prompt in read_prompts([path], bad=bad)] == ["fine"]
+    assert bad.num == 1
+
+
+def test_other_formats_and_a_limit(tmp_path: Path) -> None:
+    """Catches a file of chats that is one prompt of JSON text."""
+    (tmp_path / "a.json").write_text('[{"conversations": [{"from": "human", "value": "one"}]}, {"prompt": "two"}]')
+    (tmp_path / "b.json").write_text('[{"question": "three", "answer": "3"}]')
+    assert [prompt.messages[0]["content"] for prompt in read_prompts([tmp_path])] == ["one", "two", "three"]
+    assert len(read_prompts([tmp_path], limit=2)) == 2
+    (tmp_path / "c.txt").write_text('{"prompt": "one"}\n')
+    with pytest.raises(ValueError, match=r"c\.txt, got JSON"):
+        read_prompts([tmp_path / "c.txt"])
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
@@ -53,52 +66,6 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for name, message in [("absent.txt", "is no file"), ("empty.txt", "holds no prompt"), ("latin.txt", "not UTF-8")]:
         with pytest.raises(ValueError, match=message):
             read_prompts([tmp_path / name])
-
-
-class CharacterTokenizer:
-    """One id per character, and a chat template that marks whose turn it is."""
-
-    def __init__(self, chat_template: str | None = "yes") -> None:
-        self.chat_template = chat_template
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
-        return SimpleNamespace(input_ids=[-9] * add_special_tokens + [ord(character) for character in text])
-
-    def apply_chat_template(self, messages: Any, tokenize: bool = True, **kwargs: Any) -> Any:
-        text = "!" + "".join(f"<{message['role'][0]}>{message['content']}\n" for message in messages)
-        text += "<a>" * bool(kwargs.get("add_generation_prompt"))
-        return [ord(character) for character in text] if tokenize else text
-
-
-def test_ids_of_a_prompt() -> None:
-    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]
-    assert bytes(prompt_ids(CharacterTokenizer(), messages)) == b"!<s>s\n<u>hi\n<a>"
-    plain = [-9, ord("h"), ord("i")]
-    assert prompt_ids(CharacterTokenizer(), messages, chat=False) == plain
-    assert prompt_ids(CharacterTokenizer(None), messages) == plain
-
-
-def test_where_the_users_turn_begins() -> None:
-    assert bytes(user_turn_prefix(CharacterTokenizer())) == b"!<u>"
-    with pytest.raises(ValueError, match="self_prompts: expected a target with a chat template"):
-        user_turn_prefix(CharacterTokenizer(None))
-
-
-class NoSystemTokenizer(CharacterTokenizer):
-    """Its template refuses a system's messages, as Gemma's does."""
-
-    def apply_chat_template(self, messages: Any, tokenize: bool = True, **kwargs: Any) -> Any:
-        if messages[0]["role"] == "system":
-            raise TemplateError("System role not supported")
-        return super().apply_chat_template(messages, tokenize, **kwargs)
-
-
-def test_a_template_that_refuses_a_role_is_one_line() -> None:
-    """Catches the template's own exception, a traceback, in the middle of a run."""
-    user = {"role": "user", "content": "u"}
-    check_roles(NoSystemTokenizer(), [[user], [user]])
-    with pytest.raises(ValueError, match="refuses system, user: System role not supported"):
-        check_roles(NoSystemTokenizer(), [[user], [{"role": "system", "content": "s"}, user]])
 
 
 @pytest.mark.parametrize(
@@ -117,6 +84,23 @@ def test_where_the_users_turn_ends(target_dir: Path, template: str, token_ids: l
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
     turns = f"{{% for message in messages %}}{template}{{% endfor %}}"
     tokenizer.chat_template = turns + "{% if add_generation_prompt %}The answer:\nis {% endif %}"
-    assert user_turn_end(tokenizer) == (tokenizer.convert_tokens_to_ids(token_ids), strings)
+    assert user_turn_end(ChatTemplate(tokenizer)) == (tokenizer.convert_tokens_to_ids(token_ids), strings)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    assert user_turn_end(tokenizer) == ([], [])
+    assert user_turn_end(ChatTemplate(tokenizer)) == ([], [])
+
+
+def test_where_the_users_turn_begins(target_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(target_dir)
+    with pytest.raises(ValueError, match=r"^self_prompts: expected a target with a chat template"):
+        user_turn_prefix(ChatTemplate(tokenizer))
+    tokenizer.chat_template = "{% for message in messages %}<|user|>{{ message['content'] }}<|end|>{% endfor %}"
+    template = ChatTemplate(tokenizer)
+    assert tokenizer.decode(user_turn_prefix(template)) == "<|user|>"
+    assert tokenizer.decode(user_turn_prefix(template, "Sum up: ")) == "<|user|>Sum up: "
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        user_turn_prefix(template, "\ud83d")
+    tokenizer.chat_template = "nothing of the user"
+    with pytest.raises(ValueError, match=r"^self_prompts: expected a chat template that renders the user's text"):
+        user_turn_prefix(ChatTemplate(tokenizer))

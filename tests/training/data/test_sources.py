@@ -10,50 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.data.conversations import Conversation, save_conversations
-from vllm_mtp.training.data.sources import MIN_ROW_LENGTH, Row, check_files, documents, read_sources, token_stream
-
-
-def test_documents(tmp_path: Path) -> None:
-    text, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
-    text.write_text("eins\n\nzwei ä", encoding="utf-8")
-    records: list[dict[str, Any]] = [{"text": "drei"}, {"text": "vier\n", "path": "x"}]
-    lines.write_text("\n\n".join(json.dumps(record) for record in records) + "\n", encoding="utf-8")
-    assert list(documents([lines, text])) == ["drei", "vier\n", "eins\n\nzwei ä"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"text": "a"}\n{"text": \n', r"data\.jsonl:2 is not valid JSON"),
-        (b'\n\n{"body": "a"}\n', r'data\.jsonl:3: expected an object with a "text" string, got {"body": "a"}'),
-        (b'{"text": 3}\n', r'data\.jsonl:1: expected an object with a "text" string'),
-        (b'["text"]\n', r'data\.jsonl:1: expected an object with a "text" string'),
-        (b'{"text": "\xff"}\n', r"data\.jsonl is not UTF-8 text"),
-        (b'{"text": "half a pair: \\ud83d"}\n', r"data\.jsonl:1: the text is not Unicode"),
-    ],
-)
-def test_bad_lines_are_named(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^data: .*{message}"):
-        list(documents([path]))
-
-
-def test_bad_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"^data: .*latin\.txt is not UTF-8 text"):
-        list(documents([tmp_path / "latin.txt"]))
-    for path in (tmp_path, tmp_path / "absent.txt"):
-        for check in (check_files, lambda paths: next(documents(paths))):
-            with pytest.raises(
-                ValueError,
-                match=rf"^data: expected text or JSONL files, or folders of .*, got {path}, which is no file$",
-            ):
-                check([path])
+from vllm_mtp.training.data.rows import MIN_ROW_LENGTH, Row
+from vllm_mtp.training.data.sources import read_sources
 
 
 def byte_tokenizer(eos_token_id: int | None, bos_token_id: int | None = None) -> Any:
@@ -74,20 +35,6 @@ def byte_tokenizer(eos_token_id: int | None, bos_token_id: int | None = None) ->
     return Tokenizer()
 
 
-def test_token_stream(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a", "b", "c")]
-    for path, text in zip(paths, ("ab", "cd", "ef"), strict=True):
-        path.write_text(text)
-    a, b, c = map(ord, "ace")
-    whole = token_stream(paths, byte_tokenizer(0), max_tokens=100)
-    assert whole.tolist() == [a, a + 1, 0, b, b + 1, 0, c, c + 1, 0]
-    assert whole.dtype == torch.int64
-    assert token_stream(paths, byte_tokenizer(None), max_tokens=100).tolist() == [a, a + 1, b, b + 1, c, c + 1]
-    # Reads no further than is needed: the last file could be broken.
-    paths[2].write_bytes(b"\xff")
-    assert token_stream(paths, byte_tokenizer(0), max_tokens=6).tolist() == whole[:6].tolist()
-
-
 def conversation(length: int, prompt_length: int, first: int = 0) -> Conversation:
     return Conversation(ids=tuple(range(first, first + length)), prompt_length=prompt_length, temperature=0.0)
 
@@ -105,14 +52,21 @@ def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
         [*map(ord, ("abc" * 20)[40:]), 0, *map(ord, "d" * 19)],
     ]
     assert [row.ids_L.tolist() for row in conversations] == [list(range(30)), list(range(100, 140))]
-    assert {row.loss_from for row in [*text, *conversations]} == {1}
-    _, answers = rows_of(paths, 1000, answers_only=True)
-    assert [row.loss_from for row in answers] == [10, 20]
-    [prompts] = read_sources(paths[1:2], byte_tokenizer(0), 19, 1000, vocab_size=1000, answers_only=True)
+    assert {first_that_counts(row) for row in [*text, *conversations]} == {1}
+    _, answers = rows_of(paths, 1000, loss_on="answers")
+    assert [first_that_counts(row) for row in answers] == [10, 20]
+    [prompts] = read_sources(paths[1:2], byte_tokenizer(0), 19, 1000, vocab_size=1000, loss_on="answers")
     assert [row.ids_L.tolist() for row in prompts.rows] == [list(range(19))]
     assert str(prompts).endswith("19 tokens, 2 conversations left out, without an answer within a row's length")
-    [whole] = rows_of(paths[1:2], 1000, row_length=15, answers_only=True, cut_conversations=False)
+    [whole] = rows_of(paths[1:2], 1000, row_length=15, loss_on="answers", cut_conversations=False)
     assert [len(row.ids_L) for row in whole] == [30, 90]
+
+
+def first_that_counts(row: Row) -> int:
+    """Where the loss begins; all that follows counts."""
+    first = int(row.counts_L.int().argmax())
+    assert row.counts_L[first:].all()
+    return first
 
 
 def rows_of(paths: list[Path], max_tokens: int, *, row_length: int = 40, **kwargs: Any) -> list[list[Row]]:

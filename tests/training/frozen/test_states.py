@@ -14,7 +14,7 @@ import torch
 
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batches
-from vllm_mtp.training.data.sources import Row
+from vllm_mtp.training.data.rows import Row
 from vllm_mtp.training.frozen import states as target_states
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loss.mean_embedding import teacher_of
@@ -41,7 +41,7 @@ class CountingTarget:
 
 
 def batches(first: int = 1, loss_from: int = 1) -> Batches:
-    rows = [Row(ids_L=torch.full((5,), first + i, dtype=torch.int32), loss_from=loss_from) for i in range(9)]
+    rows = [Row.counted_from(torch.full((5,), first + i, dtype=torch.int32), loss_from) for i in range(9)]
     return Batches([rows], 8, seed=0)
 
 

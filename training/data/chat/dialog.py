@@ -34,6 +34,11 @@ class Dialog:
     """Where it was read, as errors say it: "chats.jsonl:12"."""
 
     @property
+    def at(self) -> str:
+        """Its place as errors begin with it; nothing where it has none."""
+        return f"{self.where}: " if self.where else ""
+
+    @property
     def text(self) -> str:
         """The last message's text."""
         content = self.messages[-1]["content"]
@@ -54,7 +59,7 @@ class Dialog:
         asking = [place for place, message in enumerate(self.messages) if message["role"] in ASKING_ROLES]
         if not asking:
             roles = ", ".join(message["role"] for message in self.messages)
-            raise InputError(field, f"{self.where}: expected a message of the user to be answered, got only {roles}")
+            raise InputError(field, f"{self.at}expected a message of the user to be answered, got only {roles}")
         given = self.messages[: asking[-1] + 1]
         if self.unanswered:
             return _cut_behind(given, lambda message: message["role"] in ASKING_ROLES)

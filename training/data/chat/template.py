@@ -6,12 +6,14 @@ Source: vllm/renderers/hf.py, `safe_apply_chat_template` and what prepares its m
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.data.chat.answered import row_texts
 from vllm_mtp.training.data.chat.dialog import Dialog, Message
 from vllm_mtp.training.data.chat.options import TemplateOptions
-from vllm_mtp.training.data.chat.spans import common_length, token_spans
+from vllm_mtp.training.data.chat.spans import token_spans
 
 _MARKER = "content-of-a-message"
 
@@ -69,12 +71,12 @@ class ChatTemplate:
         """
         messages = dialog.rounds(field=self._field)[0] if messages is None else messages
         if not self.is_plain:
-            return self._rendered(dialog, messages, answer_follows=True)
+            return self.text(dialog, messages, answer_follows=True)
         if [message["role"] for message in messages] != ["user"]:
             roles = ", ".join(message["role"] for message in messages)
             raise InputError(
                 self._field,
-                f"{_at(dialog)}expected one message of the user for a target without a chat template, got {roles}; "
+                f"{dialog.at}expected one message of the user for a target without a chat template, got {roles}; "
                 "give a chat_template",
             )
         return replace(dialog, messages=tuple(messages)).text
@@ -105,51 +107,33 @@ class ChatTemplate:
             InputError: if the template refuses the messages, there is no answer, or an answer cannot be told from what
                 is before it; naming the place.
         """
-        found: list[tuple[str, list[tuple[int, int]]]] = []
-        for place, message in enumerate(dialog.messages):
-            if place == 0 or message["role"] != "assistant":
-                continue
-            text, start = self._answered(dialog, place)
-            stop = len(text.rstrip())
-            last = found[-1] if found else None
-            if last and start >= last[1][-1][1] and text.startswith(last[0][: last[1][-1][1]]):
-                found[-1] = (text, [*last[1], (start, stop)])
-            else:
-                found.append((text, [(start, stop)]))
-        if not found:
-            roles = ", ".join(message["role"] for message in dialog.messages)
-            raise InputError(self._field, f"{_at(dialog)}expected an answer of an assistant, got only {roles}")
-        texts = [text[: spans[-1][1]] for text, spans in found]
-        encoded = self._encoded(texts, [dialog] * len(texts), offsets=True)
-        return [
+        return self.rows_of([dialog])[0]
+
+    def rows_of(self, dialogs: Sequence[Dialog]) -> list[list[Rendered]]:
+        """The `rows` of several conversations, in the tokenizer's own threads."""
+        found = [row_texts(self, dialog, self._field) for dialog in dialogs]
+        flat = [(row, dialog) for rows, dialog in zip(found, dialogs, strict=True) for row in rows]
+        encoded = self._encoded([row.text for row, _ in flat], [dialog for _, dialog in flat], offsets=True)
+        rendered = (
             Rendered(
-                ids=tuple(int(token) for token in encoded["input_ids"][row]),
-                answers=token_spans(self.tokenizer, encoded, row, texts[row], spans),
+                ids=tuple(int(token) for token in encoded["input_ids"][number]),
+                answers=token_spans(self.tokenizer, encoded, number, row.text, row.answers),
             )
-            for row, (_, spans) in enumerate(found)
-        ]
+            for number, (row, _) in enumerate(flat)
+        )
+        return [list(islice(rendered, len(rows))) for rows in found]
 
-    def _answered(self, dialog: Dialog, place: int) -> tuple[str, int]:
-        """The text up to an answer's end, and where in it the answer begins."""
-        if self.is_plain:
-            raise InputError(
-                self._field,
-                f"{_at(dialog)}expected a target with a chat template, this one has none; give a chat_template",
-            )
-        asked = self._rendered(dialog, dialog.messages[:place], answer_follows=True)
-        answered = self._rendered(dialog, dialog.messages[: place + 1], answer_follows=False)
-        start = common_length(asked, answered)
-        if start < len(asked):
-            before = self._rendered(dialog, dialog.messages[:place], answer_follows=False)
-            if start < len(before.rstrip()):
-                raise InputError(
-                    self._field,
-                    f"{_at(dialog)}expected a chat template that renders what was asked as before when it is answered, "
-                    f"this one does not for message {place + 1}",
-                )
-        return answered, start
+    def text(self, dialog: Dialog, messages: Sequence[Message], *, answer_follows: bool) -> str:
+        """What the template makes of messages, with the conversation's tools and variables.
 
-    def _rendered(self, dialog: Dialog, messages: Sequence[Message], *, answer_follows: bool) -> str:
+        Args:
+            dialog: the conversation.
+            messages: those of them, or with answers among them.
+            answer_follows: end where the assistant's answer begins.
+
+        Raises:
+            InputError: if the template refuses them, naming the place.
+        """
         try:
             return self._apply(
                 self._prepared(messages),
@@ -161,7 +145,7 @@ class ChatTemplate:
             roles = ", ".join(message["role"] for message in messages)
             raise InputError(
                 self._field,
-                f"{_at(dialog)}expected messages that the target's chat template takes, it refuses {roles}: {error}. "
+                f"{dialog.at}expected messages that the target's chat template takes, it refuses {roles}: {error}. "
                 "Some take no message of a system: write what it says into the user's first message, as that target "
                 "is served.",
             ) from error
@@ -226,12 +210,8 @@ class ChatTemplate:
                 for text, dialog in zip(texts, dialogs, strict=True):
                     self._encoded([text], [dialog], offsets=offsets)
             raise InputError(
-                self._field, f"{_at(dialogs[0])}expected text that the tokenizer takes, it refuses this: {error}"
+                self._field, f"{dialogs[0].at}expected text that the tokenizer takes, it refuses this: {error}"
             ) from error
-
-
-def _at(dialog: Dialog) -> str:
-    return f"{dialog.where}: " if dialog.where else ""
 
 
 def _without_developer(messages: Sequence[Message]) -> Sequence[Message]:
