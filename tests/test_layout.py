@@ -22,7 +22,7 @@ FLOORS = (
     ("vllm_mtp/contract",),
     ("vllm_mtp/module",),
     ("vllm_mtp/serving", "training"),
-    ("benchmarks/harness",),
+    ("benchmarks/harness", "vllm_mtp/doctor"),
     ("benchmarks/acceptance", "benchmarks/simulation"),
     ("benchmarks/claims", "benchmarks/demo", "benchmarks/kernels"),
     ("vllm_mtp/cli", "vllm_mtp"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from vllm_mtp.benchmarks.acceptance.context import by_trained_length
 from vllm_mtp.benchmarks.acceptance.measurement import ACCEPTANCE, SPEED, WITHOUT_SPECULATION
 from vllm_mtp.benchmarks.acceptance.setup import Setup
 from vllm_mtp.benchmarks.harness.draft_folder import lookup_of
@@ -14,6 +15,7 @@ from vllm_mtp.benchmarks.harness.record import Record
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.benchmarks.harness.speed import Pair, speed_row
 from vllm_mtp.common.provenance import relative
+from vllm_mtp.contract.checkpoint import read_config
 
 
 def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict[str, Any]:
@@ -23,6 +25,7 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
     several pairs of engines a list of them.
     """
     plain = None
+    trained_length = read_config(setup.engine.draft).get("trained_length")
     if WITHOUT_SPECULATION.name in store:
         plain = _records(store.load(WITHOUT_SPECULATION.name)["records"])
     rows = []
@@ -46,7 +49,7 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
             without_speculation=plain if temperature == 0 else None,
         )
         measured = {name: stored[name] for name in ("seconds", "peak_memory_mib")}
-        rows.append(row | measured | {"made_with": origin})
+        rows.append(row | by_trained_length(records, trained_length) | measured | {"made_with": origin})
     speed_rows = []
     for key, some in pairs.items():
         of_pairs = made_with[key]
@@ -55,6 +58,7 @@ def result_of(setup: Setup, store: RowStore, missing: Mapping[str, str]) -> dict
     return {
         "target": relative(setup.engine.target),
         "draft": relative(str(setup.engine.draft)),
+        "draft_trained_length": trained_length,
         "draft_lookup": lookup.fields() if lookup else None,
         "prompts": {
             "file": setup.prompt_file.name,

@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.harness.conversations import Conversations
+from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens
@@ -117,6 +118,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     fingerprint = fingerprint_of(target, whole_config, tokenizer, revision=revision)
     target_config = whole_config.get_text_config()
     draft_config = MTPConfig.from_pretrained(draft)
+    check_pair(draft_config, target, whole_config, tokenizer)
     template = ChatTemplate(tokenizer, config.template_options, plain=config.no_chat_template)
     if template.is_plain and config.turns > 1:
         raise InputError("turns", "expected 1 for a target without a chat template; give a chat_template")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vllm_mtp.benchmarks.acceptance.context import BEYOND, WITHIN, about_trained_length
 from vllm_mtp.benchmarks.harness.method import lookup_label
 from vllm_mtp.benchmarks.harness.report import (
     METHOD_COLUMNS,
@@ -26,6 +27,8 @@ def table(result: Result) -> str:
     drafted = [row for row in rows if row["method"] != "none"]
     parts = [_heading(result), _all(rows), *_remarks(result)]
     parts += [_by_task(drafted), *_by_turn(drafted), _rates(drafted), _by_context(drafted)] if drafted else []
+    if title := about_trained_length(result):
+        parts.append(f"{title}\n\n" + _lengths(drafted, "by_trained_length", (WITHIN, BEYOND)))
     parts += [_speeds(speed_rows)] if speed_rows else []
     return "\n\n".join(parts)
 
@@ -72,6 +75,11 @@ def _remarks(result: Result) -> list[str]:
         f"itself. The drafter adds {costs['drafter']:,} bytes of KV cache per token to the target's "
         f"{costs['target']:,}; peak memory has the engine's whole KV cache in it."
     ]
+    if num_discarded := sum(row.get("num_discarded_tokens", 0) for row in result["rows"]):
+        remarks.append(
+            f"{num_discarded:,} accepted draft tokens came after the end of an output: they are not in the acceptance "
+            "lengths, as they are in vLLM's counters (vllm-project/vllm#56101), but in the rates."
+        )
     if settings["dtype"] != "float32" and any(row["num_identical"] is not None for row in result["rows"]):
         remarks.append(
             f"Identical: to the greedy output without speculation. In {settings['dtype']} outputs can differ with the "

@@ -61,7 +61,10 @@ class Acceptance:
 
     @property
     def acceptance_length(self) -> float:
-        """Tokens per target forward, the recovered or bonus token included: 1 + accepted / drafts."""
+        """As vLLM counts: 1 + accepted / drafts, with what the last round accepted after an output's end.
+
+        Figures leave that out: `Record.num_discarded_tokens`.
+        """
         return 1 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else 1.0
 
     @property
@@ -94,19 +97,6 @@ def total(parts: Sequence[Acceptance]) -> Acceptance:
     for part in parts[1:]:
         joined += part
     return joined
-
-
-def acceptance_length_interval(
-    per_prompt: Sequence[Acceptance], *, num_resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95% bootstrap interval of the acceptance length, prompts resampled with replacement."""
-    low, high = ratio_interval(
-        [counts.num_accepted_tokens for counts in per_prompt],
-        [counts.num_drafts for counts in per_prompt],
-        num_resamples=num_resamples,
-        seed=seed,
-    )
-    return 1 + low, 1 + high
 
 
 def ratio_interval(

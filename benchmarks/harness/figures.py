@@ -1,16 +1,18 @@
 """From the records of one method at one temperature to figures. Pure functions."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vllm_mtp.benchmarks.harness.acceptance import Acceptance, acceptance_length_interval, total
+from vllm_mtp.benchmarks.harness.acceptance import ratio_interval, total
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.record import Record
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 
-CONTEXT_LENGTHS = (0, 128, 256, 512, 1024, 2048, 4096, 8192)
+CONTEXT_LENGTHS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+Kept = tuple[int, int]
+"""Accepted draft tokens that came out, and drafts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +22,10 @@ class Figures:
     num_prompts: int
     num_tokens: int
     num_drafts: int
+    num_discarded_tokens: int
+    """Accepted draft tokens after the end of an output: in vLLM's counters and in the rates, not in the lengths."""
     acceptance_length: float
+    """1 + (accepted - discarded) / drafts: what came out of a round that had a draft."""
     acceptance_length_95: tuple[float, float]
     acceptance_rate: float
     acceptance_rate_per_position: tuple[float, ...]
@@ -45,9 +50,8 @@ def figures(
         max_tokens: what generation was limited to.
         without_speculation: to count identical outputs, records that have these prompts among them; None: not counted.
     """
-    straight = [record.acceptance for record in records if not ends_in_loop_of(record, max_tokens)]
-    counts = [record.acceptance for record in records]
-    joined = total(counts)
+    straight = [record for record in records if not ends_in_loop_of(record, max_tokens)]
+    joined = total([record.acceptance for record in records])
     num_identical = None
     if without_speculation is not None:
         expected = {record.number: list(record.token_ids) for record in without_speculation}
@@ -56,8 +60,8 @@ def figures(
         num_prompts=len(records),
         num_tokens=sum(len(record.token_ids) for record in records),
         num_drafts=joined.num_drafts,
-        acceptance_length=round(joined.acceptance_length, 4),
-        acceptance_length_95=_rounded_interval(counts),
+        num_discarded_tokens=sum(record.num_discarded_tokens for record in records),
+        **_length([_kept(record) for record in records]),
         acceptance_rate=round(joined.acceptance_rate, 4),
         acceptance_rate_per_position=tuple(round(rate, 4) for rate in joined.acceptance_rate_per_position),
         conditional_acceptance_rate_per_position=tuple(
@@ -65,7 +69,7 @@ def figures(
         ),
         tokens_per_forward=round(tokens_per_forward(records), 4),
         num_loops=len(records) - len(straight),
-        acceptance_length_without_loops=round(total(straight).acceptance_length, 4) if straight else None,
+        acceptance_length_without_loops=_length_of([_kept(record) for record in straight]) if straight else None,
         num_identical=num_identical,
     )
 
@@ -128,34 +132,66 @@ def by_context_length(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     Where an engine does not tell its rounds, all of a prompt's rounds count to the range of the prompt's length. Rounds
     without drafts are not told, so that for n-gram and suffix drafting a round's context is at least what is counted.
     """
-    parts: dict[int, list[Acceptance]] = {}
+    return lengths_by(records, _range_of, _range_name)
+
+
+def lengths_by(
+    records: Sequence[Record], part_of: Callable[[int], int], name_of: Callable[[int], str]
+) -> dict[str, dict[str, Any]]:
+    """Acceptance lengths of rounds by a part of their contexts, in the order of parts; empty ones are left out.
+
+    Args:
+        records: one for each prompt.
+        part_of: the part that a context of so many tokens is in.
+        name_of: what a part is called.
+    """
+    parts: dict[int, list[Kept]] = {}
     for record in records:
-        num_positions = len(record.num_accepted_tokens_per_position or ())
-        if record.rounds is None:
-            if num_positions:
-                parts.setdefault(_range_of(record.num_prompt_tokens), []).append(record.acceptance)
-            continue
-        rounds: dict[int, list[tuple[int, int]]] = {}
-        length = record.num_prompt_tokens + 1
-        for drafted, accepted in record.rounds:
-            rounds.setdefault(_range_of(length), []).append((drafted, accepted))
-            length += accepted + 1
-        for index, some in rounds.items():
-            parts.setdefault(index, []).append(Acceptance.of_rounds(some, num_positions))
+        of_record: dict[int, Kept] = {}
+        for context, kept in _rounds_of(record):
+            part = part_of(context)
+            before = of_record.get(part, (0, 0))
+            of_record[part] = before[0] + kept[0], before[1] + kept[1]
+        for part, kept in of_record.items():
+            parts.setdefault(part, []).append(kept)
     return {
-        _range_name(index): {
-            "num_prompts": len(counts),
-            "num_drafts": total(counts).num_drafts,
-            "acceptance_length": round(total(counts).acceptance_length, 4),
-            "acceptance_length_95": _rounded_interval(counts),
+        name_of(part): {
+            "num_prompts": len(some),
+            "num_drafts": sum(num_drafts for _, num_drafts in some),
+            **_length(some),
         }
-        for index, counts in sorted(parts.items())
+        for part, some in sorted(parts.items())
     }
 
 
-def _rounded_interval(counts: Sequence[Acceptance]) -> tuple[float, float]:
-    low, high = acceptance_length_interval(counts)
-    return round(low, 4), round(high, 4)
+def _rounds_of(record: Record) -> Iterator[tuple[int, Kept]]:
+    """(tokens before the round, what it kept), or all rounds together behind the prompt where none are told."""
+    if record.rounds is None:
+        if record.num_accepted_tokens_per_position:
+            yield record.num_prompt_tokens, _kept(record)
+        return
+    context, last = record.num_prompt_tokens + 1, len(record.rounds) - 1
+    for index, (num_drafted, num_accepted) in enumerate(record.rounds):
+        if num_drafted:
+            discarded = record.num_discarded_tokens if index == last else 0
+            yield context, (num_accepted - discarded, 1)
+        context += num_accepted + 1
+
+
+def _kept(record: Record) -> Kept:
+    counts = record.acceptance
+    return counts.num_accepted_tokens - record.num_discarded_tokens, counts.num_drafts
+
+
+def _length_of(some: Sequence[Kept]) -> float:
+    num_drafts = sum(drafts for _, drafts in some)
+    return round(1 + sum(accepted for accepted, _ in some) / num_drafts, 4) if num_drafts else 1.0
+
+
+def _length(some: Sequence[Kept]) -> dict[str, Any]:
+    """The acceptance length of some prompts, and its 95% interval over prompts resampled."""
+    low, high = ratio_interval(*zip(*some, strict=True))
+    return {"acceptance_length": _length_of(some), "acceptance_length_95": (round(1 + low, 4), round(1 + high, 4))}
 
 
 def _range_of(length: int) -> int:

@@ -51,6 +51,16 @@ class Record:
     num_prompt_tokens: int = 0
 
     @property
+    def num_discarded_tokens(self) -> int:
+        """Accepted draft tokens that came after the output's end.
+
+        vLLM's counters have them, and so has `acceptance`; a round gives no more than what came out. Where rounds
+        without a draft lie between, as with n-gram drafting, some may be missed.
+        """
+        counts = self.acceptance
+        return max(0, counts.num_drafts + counts.num_accepted_tokens - max(0, len(self.token_ids) - 1))
+
+    @property
     def acceptance(self) -> Acceptance:
         """The counts; those of no draft where nothing was counted."""
         return Acceptance(

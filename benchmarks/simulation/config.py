@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, setting
 
 
@@ -14,6 +15,8 @@ class SimulationConfig:
         "Every K to measure. No drafting is always run too, as the reference of greedy output.",
     )
     temperature: tuple[float, ...] = setting((0.0, 1.0), "Temperatures of sampling; 0 is greedy.")
+    top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")
+    top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     max_tokens: int = setting(
         96, "Tokens generated per prompt. End-of-text ends an answer in a chat template, not text that is continued."
     )
@@ -25,3 +28,6 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=1, max_prompt_tokens=1)
+        check_at_least(self, top_k=0)
+        if not 0 < self.top_p <= 1:
+            raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")

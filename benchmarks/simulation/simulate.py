@@ -7,6 +7,7 @@ one, or where it is switched off, a prompt is text to be continued, max_tokens l
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.figures import figures
 from vllm_mtp.benchmarks.harness.prompts import tokenized
 from vllm_mtp.benchmarks.simulation.config import SimulationConfig
@@ -22,8 +24,9 @@ from vllm_mtp.benchmarks.simulation.speculate import Simulated, generate_all, lo
 from vllm_mtp.benchmarks.simulation.table import table
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
+from vllm_mtp.contract.pair import beyond_training
 from vllm_mtp.training.data.prompts import read_prompts
-from vllm_mtp.training.frozen.target import FrozenTarget, end_ids
+from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, end_ids
 
 
 def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Path, output: Path | None) -> int:
@@ -37,8 +40,8 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
     """
     read = read_prompts([prompts])
     module = load_module(draft)
+    check_pair(module.config, target, *config_and_tokenizer(target))
     frozen = FrozenTarget.load(target, dtype="float32")
-    _check_pair(module.config.target_fingerprint, frozen.fingerprint())
     module.to(frozen.device)
     chat = bool(frozen.tokenizer.chat_template) and not config.no_chat_template
     ids_of_prompts = [prompt.token_ids for prompt in tokenized(read, frozen.tokenizer, chat=chat)]
@@ -51,6 +54,8 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
             "shorter ones or a larger max_prompt_tokens",
         )
     ids_of_prompts = [ids[-config.max_prompt_tokens :] for ids in ids_of_prompts]
+    if text := beyond_training(module.config, max(map(len, ids_of_prompts)) + config.max_tokens):
+        print(f"Warning: {text}", file=sys.stderr)
     stops = end_ids(target, frozen.config, frozen.tokenizer) if chat else frozenset()
 
     def run(k: int, temperature: float) -> list[Simulated]:
@@ -61,6 +66,8 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
             num_speculative_tokens=k,
             max_tokens=config.max_tokens,
             temperature=temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
             seed=config.seed,
             end_ids=stops,
         )
@@ -87,16 +94,6 @@ def simulate(config: SimulationConfig, *, target: str, draft: Path, prompts: Pat
         }
         write_atomically(output, json.dumps(result | {"rows": rows}, indent=1) + "\n")
     return int(any(row["num_identical"] not in (None, row["num_prompts"]) for row in rows))
-
-
-def _check_pair(fingerprint: dict[str, Any] | None, found: dict[str, Any]) -> None:
-    for name in ("hidden_size", "vocab_size", "tokenizer_sha256"):
-        if fingerprint and fingerprint.get(name, found[name]) != found[name]:
-            raise InputError(
-                "draft",
-                f"this drafter was made for another target ({fingerprint.get('name', 'not named')}): {name} "
-                f"{fingerprint[name]}, {found['name']} has {found[name]}",
-            )
 
 
 def sources_of(runs: Sequence[Simulated]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Speculative decoding in plain PyTorch, exact and batch 1.
 
 The target is run by transformers with a KV cache, the drafter by `DraftLoop`. Greedy verification accepts a draft token
-that is the target's argmax. Sampling accepts draft token x with probability min(1, p(x) / q(x)) and draws the recovered
-token from max(p - q, 0), so that the output is distributed as the target's own.
+that is the target's argmax; sampling is exact (sampler.py).
 """
 
 # Shapes: P prompt tokens, K draft tokens, V vocabulary, D hidden size.
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 from vllm_mtp.benchmarks.harness.record import Record, TokenIds
+from vllm_mtp.benchmarks.simulation.sampler import Sampler
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.module.draft_loop import DraftLoop
 from vllm_mtp.module.mtp import MTPModule
@@ -28,38 +28,6 @@ class Simulated(Record):
 
     sources: Sequence[Sequence[str]] = ()
     """Where each round's draft tokens came from (vllm_mtp.module.draft_loop.SOURCES)."""
-
-
-class Sampler:
-    """Chooses and verifies tokens at one temperature; 0 is greedy."""
-
-    def __init__(self, temperature: float, seed: int) -> None:
-        self.temperature = temperature
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def probabilities(self, logits_V: Tensor) -> Tensor:
-        return (logits_V.float() / self.temperature).softmax(-1)
-
-    def choose(self, logits_V: Tensor) -> int:
-        if self.temperature == 0:
-            return int(logits_V.argmax())
-        return self._draw(self.probabilities(logits_V))
-
-    def accepts(self, draft: int, target_logits_V: Tensor, draft_logits_V: Tensor) -> bool:
-        if self.temperature == 0:
-            return draft == int(target_logits_V.argmax())
-        p, q = self.probabilities(target_logits_V)[draft], self.probabilities(draft_logits_V)[draft]
-        return bool(torch.rand((), generator=self.generator) * q < p)
-
-    def recover(self, target_logits_V: Tensor, draft_logits_V: Tensor) -> int:
-        """The token in place of a rejected one."""
-        if self.temperature == 0:
-            return int(target_logits_V.argmax())
-        residual_V = (self.probabilities(target_logits_V) - self.probabilities(draft_logits_V)).clamp(min=0)
-        return self._draw(residual_V)
-
-    def _draw(self, weights_V: Tensor) -> int:
-        return int(torch.multinomial(weights_V.cpu(), 1, generator=self.generator))
 
 
 def load_module(draft: Path) -> MTPModule:
@@ -78,6 +46,8 @@ def generate_all(
     num_speculative_tokens: int,
     max_tokens: int,
     temperature: float,
+    top_p: float = 1.0,
+    top_k: int = 0,
     seed: int = 0,
     end_ids: Collection[int] = (),
 ) -> list[Simulated]:
@@ -90,7 +60,7 @@ def generate_all(
                 torch.tensor(ids, device=target.device),
                 num_speculative_tokens=num_speculative_tokens,
                 max_tokens=max_tokens,
-                sampler=Sampler(temperature, seed + number),
+                sampler=Sampler(temperature, seed + number, top_p=top_p, top_k=top_k),
                 end_ids=end_ids,
             ),
             number=number,
@@ -112,7 +82,8 @@ def generate(
 ) -> Simulated:
     """Generates max_tokens tokens, drafting num_speculative_tokens of them per round (0: none).
 
-    The first of end_ids ends the output, and is its last token. The round that brings it counts whole, as in vLLM.
+    The first of end_ids ends the output, and is its last token. The last round drafts and counts whole, as in vLLM;
+    what it accepted beyond the output's end is `Record.num_discarded_tokens`.
     """
     from transformers import DynamicCache
 
@@ -132,12 +103,12 @@ def generate(
     rounds, num_new = [], 1
     sources: list[list[str]] = []
     while len(generated) < max_tokens and not any(token in end_ids for token in generated[-num_new:]):
-        num_drafts = min(num_speculative_tokens, max_tokens - len(generated) - 1)
+        num_drafts = num_speculative_tokens  # the last round drafts as many, as in vLLM
         drafts: list[int] = []
         draft_logits_KV = logits_TV[:0]
         sources.append([])
         if loop is not None and num_drafts > 0:
-            draft = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.choose)
+            draft = loop.propose(hidden_TD, next_ids_T, num_drafts, sampler.draft)
             drafts, draft_logits_KV, sources[-1] = draft.tokens, draft.logits_KV, draft.sources
         hidden_TD, logits_TV = forward(prompt_ids_P.new_tensor([generated[-1], *drafts]))
         new_ids: list[int] = []
@@ -154,6 +125,7 @@ def generate(
         hidden_TD, next_ids_T = hidden_TD[: len(new_ids)], prompt_ids_P.new_tensor(new_ids)
         if num_rejected := len(drafts) + 1 - len(new_ids):
             cache.crop(-num_rejected)
+    generated = generated[:max_tokens]
     end = next((index for index, token in enumerate(generated) if token in end_ids), max_tokens)
     counts = Acceptance.of_rounds(rounds, num_speculative_tokens)
     return Simulated(token_ids=generated[: end + 1], rounds=rounds, sources=sources, **asdict(counts))

@@ -155,7 +155,7 @@ def test_the_targets_weights_are_those_that_vllm_loads(
     def reading(*_: Any, revision: str | None, cache_dir: str | None, **__: Any) -> None:
         read.append((revision, cache_dir))
 
-    monkeypatch.setattr("vllm_mtp.serving.target_check.stored_rows", reading)
+    monkeypatch.setattr("vllm_mtp.contract.pair.stored_rows", reading)
     config = configure(target_dir, download_dir=str(tmp_path), revision="v2", **drafting(draft_dir))
     with pytest.raises(AssertionError):  # no process groups: a worker makes them before it builds the model
         MTPDraftModel(vllm_config=config)
@@ -233,6 +233,7 @@ class TestEngine:
             rotary = model_runner(llm).drafter.model.model.layer.self_attn.rotary_emb
             assert len(rotary.cos_sin_cache) >= 512
             assert len(greedy(llm, prompts[:1], 100)[0]) == 100
+            assert acceptance(llm).num_drafts > 60, "drafts go on behind position 80"
 
     def test_other_weights_alone_leave_the_output_exact(
         self,

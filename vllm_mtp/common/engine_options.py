@@ -1,11 +1,10 @@
 """What a user of vLLM may say of its engine, besides what our commands decide."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import check_at_least, setting
+from vllm_mtp.common.settings import check_at_least, object_of, setting
 
 _DECIDED = (
     "model",
@@ -63,12 +62,4 @@ class EngineOptions:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
     def _further(self) -> dict[str, Any]:
-        if self.vllm_args is None:
-            return {}
-        try:
-            further = json.loads(self.vllm_args)
-        except json.JSONDecodeError as error:
-            raise InputError("vllm_args", f"expected a JSON object, got {self.vllm_args} ({error.msg})") from error
-        if not isinstance(further, dict):
-            raise InputError("vllm_args", f"expected a JSON object, got {self.vllm_args}")
-        return further
+        return object_of("vllm_args", self.vllm_args)

@@ -4,6 +4,7 @@ A command line is made from them (flags.py), and classes check their choices and
 help and its check are written once.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -74,6 +75,23 @@ def check_at_least(config: Any, **least: float) -> None:
             raise InputError(name, f"expected at least one number of at least {bound}, got none")
         if not all(value >= bound for value in values):  # which no NaN is
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
+
+
+def object_of(name: str, text: str | None) -> dict[str, Any]:
+    """The JSON object of a field that is one; empty where it was not given.
+
+    Raises:
+        InputError: if the text is no JSON object.
+    """
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(name, f"expected a JSON object, got {text} ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise InputError(name, f"expected a JSON object, got {text}")
+    return value
 
 
 def _values(config: Any, name: str) -> tuple[Any, ...]:

@@ -5,9 +5,13 @@ in the same words.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.fingerprint import tokenizer_sha256
+from vllm_mtp.contract.fingerprint import stored_rows, tokenizer_sha256, weights_sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OTHER_WEIGHTS = (
     "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantized target? "
@@ -50,6 +54,30 @@ def why_another_target(
         f"This drafter was made for another target ({fingerprint.get('name', 'not named')}): {'; '.join(faults)}. "
         f"Use it with its own target, or train one for {target} (`vllm-mtp train`)."
     )
+
+
+def has_the_weights(
+    config: MTPConfig, target: str, *, revision: str | None = None, cache_dir: str | None = None
+) -> bool | None:
+    """Whether rows of the target's embedding and head are those of the drafter's fingerprint; None: not known.
+
+    Args:
+        config: the drafter's.
+        target: folder, or Hub id that is in the cache.
+        revision, cache_dir: of a Hub id.
+    """
+    expected = (config.target_fingerprint or {}).get("weights_sha256")
+    if not expected:
+        return None
+
+    def rows(suffix: str) -> "Tensor | None":
+        return stored_rows(target, suffix, config.vocab_size, revision=revision, cache_dir=cache_dir)
+
+    embedding_RD = rows("embed_tokens.weight")
+    if embedding_RD is None:
+        return None
+    head_RD = rows("lm_head.weight")
+    return bool(weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD) == expected)
 
 
 def beyond_training(config: MTPConfig, context: int) -> str | None:

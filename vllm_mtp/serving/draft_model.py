@@ -257,7 +257,7 @@ class MTPDraftModel(nn.Module):
         target = vllm_config.model_config
         self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
         check_target(self.config, target, vllm_config.load_config.download_dir)
-        _check_sampling(vllm_config.speculative_config)
+        check_sampling(vllm_config.speculative_config)
         _check_parallelism(self.config, vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
@@ -391,7 +391,7 @@ def _without_adapters(layer: nn.Module) -> Any:
     return getattr(layer, "base_layer", layer)
 
 
-def _check_sampling(config: SpeculativeConfig) -> None:
+def check_sampling(config: SpeculativeConfig) -> None:
     """Refuses on the V1 model runner too what V2 refuses: it would make a second head while it serves."""
     if config.use_local_argmax_reduction and getattr(config, "draft_sample_method", None) == "probabilistic":
         raise ValueError(

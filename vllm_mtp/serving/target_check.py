@@ -6,8 +6,7 @@ from typing import Any
 from vllm.distributed.parallel_state import is_global_first_rank
 
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.fingerprint import stored_rows, weights_sha256
-from vllm_mtp.contract.pair import OTHER_WEIGHTS, beyond_training, why_another_target
+from vllm_mtp.contract.pair import OTHER_WEIGHTS, beyond_training, has_the_weights, why_another_target
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def check_target(config: MTPConfig, target: Any, download_dir: str | None = None
         return
     if text := beyond_training(config, target.max_model_len):
         logger.warning("%s", text)
-    if fingerprint.get("weights_sha256") and _weights_differ(target, config, download_dir):
+    if has_the_weights(config, target.model, revision=target.revision, cache_dir=download_dir) is False:
         logger.warning(OTHER_WEIGHTS, fingerprint.get("name", "not named"))
 
 
@@ -53,20 +52,3 @@ def _vocabulary(target: Any) -> dict[str, int] | None:
         logger.warning("The target's tokenizer was not compared with the drafter's: %s", str(error).partition("\n")[0])
         return None
     return dict(tokenizer.get_vocab())
-
-
-def _weights_differ(target: Any, config: MTPConfig, download_dir: str | None) -> bool:
-    """Whether rows of the target's embedding and head differ from the drafter's fingerprint; False if unreadable."""
-    of_target: dict[str, Any] = {
-        "model": target.model,
-        "vocab_size": config.vocab_size,
-        "revision": target.revision,
-        "cache_dir": download_dir,
-    }
-    embedding_RD = stored_rows(suffix="embed_tokens.weight", **of_target)
-    if embedding_RD is None:
-        return False
-    head_RD = stored_rows(suffix="lm_head.weight", **of_target)
-    assert config.target_fingerprint is not None
-    found = weights_sha256(embedding_RD, embedding_RD if head_RD is None else head_RD)
-    return bool(found != config.target_fingerprint["weights_sha256"])

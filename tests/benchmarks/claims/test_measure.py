@@ -29,16 +29,14 @@ def study_of(target: Path, prompts: list[list[int]], engine: str = "vllm") -> An
 def test_vllm_counts_what_the_plain_loop_counts(
     target_dir: Path, draft_dir: Path, prompts: list[list[int]], tmp_path: Path
 ) -> None:
-    """In float32 outputs are equal, and so are the rounds but the last, which vLLM drafts whole."""
+    """In float32 outputs are equal, and so are the rounds, the last of which is drafted whole."""
     by_engine = {
         engine: acceptance(study_of(target_dir, prompts[:4], engine), draft_dir, tmp_path / "engine.log")[0.0]
         for engine in ("vllm", "torch")
     }
     vllm, torch = ([record.acceptance for record in by_engine[name]] for name in ("vllm", "torch"))
     assert len(vllm) == len(torch) == 4
-    for one, two in zip(vllm, torch, strict=True):
-        assert one.num_drafts - two.num_drafts in (0, 1)
-        assert 0 <= one.num_accepted_tokens - two.num_accepted_tokens <= CONFIG.num_speculative_tokens
+    assert vllm == torch
     assert total(torch).num_accepted_tokens > 0
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_mtp.benchmarks.harness.acceptance import Acceptance, acceptance_length_interval, ratio_interval, total
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance, ratio_interval, total
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 
 
@@ -43,18 +43,14 @@ def test_total_weighs_by_drafts() -> None:
 
 
 def test_interval_contains_the_mean_and_has_no_width_for_equal_prompts() -> None:
-    varied = [Acceptance.of_rounds([(1, n % 2)], num_speculative_tokens=1) for n in range(40)]
-    low, high = acceptance_length_interval(varied)
-    assert low < 1.5 < high
+    low, high = ratio_interval([number % 2 for number in range(40)], [1] * 40)
+    assert low < 0.5 < high
     assert high - low < 0.4
-    equal = [Acceptance.of_rounds([(1, 1)], num_speculative_tokens=1)] * 5
-    assert acceptance_length_interval(equal) == (2.0, 2.0)
+    assert ratio_interval([1] * 5, [1] * 5) == (1.0, 1.0)
 
 
 def test_a_prompt_without_drafts_does_not_break_the_interval() -> None:
-    drafted, nothing = ([(1, 1)], 1), ([], 1)
-    mixed = [Acceptance.of_rounds(*one) for one in (drafted, nothing, nothing)]
-    assert acceptance_length_interval(mixed) == (1.0, 2.0)
+    assert ratio_interval([1.0, 0.0, 0.0], [1.0, 0.0, 0.0]) == (0.0, 1.0)
     assert ratio_interval([0.0, 0.0], [0.0, 0.0]) == (0.0, 0.0)
 
 

@@ -47,6 +47,17 @@ def test_rounds_count_to_the_context_that_they_had() -> None:
     }
 
 
+def test_a_round_gives_what_came_out_of_it() -> None:
+    """Catches accepted tokens beyond an output's end in the lengths, whole or by context; vLLM's counters have them."""
+    records = [record(range(5), [(7, 7)], k=7), record(range(13), [(7, 7), (7, 7)], k=7)]
+    row = acceptance_row(mtp(7), 0.0, records, max_tokens=100)
+    assert row["acceptance_length"] == pytest.approx((4 + 12) / 3, abs=1e-4)
+    assert (row["num_discarded_tokens"], row["acceptance_rate"]) == (8, 1.0)
+    assert row["by_context_length"]["0-127"]["acceptance_length"] == row["acceptance_length"]
+    without_rounds = [replace(one, rounds=None) for one in records]
+    assert acceptance_row(mtp(7), 0.0, without_rounds, max_tokens=100)["acceptance_length"] == row["acceptance_length"]
+
+
 def test_without_rounds_the_prompt_decides() -> None:
     without = replace(record(STRAIGHT, [(3, 1), (3, 3)], k=3, num_prompt_tokens=125), rounds=None)
     row = acceptance_row(mtp(3), 0.0, [without], max_tokens=100)

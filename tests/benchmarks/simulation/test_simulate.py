@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.drafts import config_for, write_random_draft
-from vllm_mtp.benchmarks.simulation import simulate as simulation
 from vllm_mtp.benchmarks.simulation import speculate
 from vllm_mtp.benchmarks.simulation.config import SimulationConfig
 from vllm_mtp.benchmarks.simulation.speculate import Simulated
@@ -54,6 +53,8 @@ def test_eval_asks_as_the_target_is_served(
         ({"num_speculative_tokens": (0,)}, "at least 1"),
         ({"temperature": (-1.0,)}, "at least 0"),
         ({"max_tokens": 0}, "at least 1"),
+        ({"top_p": 0.0}, "more than 0 and at most 1"),
+        ({"top_k": -1}, "at least 0"),
     ],
 )
 def test_bad_settings_are_refused(fields: dict[str, object], message: str) -> None:
@@ -61,11 +62,27 @@ def test_bad_settings_are_refused(fields: dict[str, object], message: str) -> No
         SimulationConfig(**fields)  # type: ignore[arg-type]
 
 
-def test_a_drafter_of_another_target() -> None:
-    """A fingerprint without its tokenizer, the way out that serving names, is compared in the rest."""
-    found = {"name": "tiny", "hidden_size": 32, "vocab_size": 24, "tokenizer_sha256": "a"}
-    simulation._check_pair(None, found)
-    simulation._check_pair({"hidden_size": 32, "vocab_size": 24}, found)
-    for name, value in (("hidden_size", 31), ("vocab_size", 25), ("tokenizer_sha256", "b")):
-        with pytest.raises(ValueError, match=f"another target .*{name} {value}, tiny has {found[name]}"):
-            simulation._check_pair(found | {name: value}, found)
+@pytest.mark.parametrize(("field", "value"), [("hidden_size", 64), ("vocab_size", 1000)])
+def test_a_drafter_of_another_target_is_refused(
+    target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str, value: int
+) -> None:
+    """Catches a drafter without a fingerprint that is taken whatever its shape is, and weights loaded for nothing."""
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, **{field: value}))
+    (tmp_path / "prompts.txt").write_text("def f(x):")
+    command = ["eval", str(target_dir), "--draft", str(draft), "--prompts", str(tmp_path / "prompts.txt")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vllm-mtp eval: --draft: This drafter was made for another target")
+    assert f"{field} {value}, the target has" in error
+
+
+def test_contexts_beyond_the_training_are_one_warning(
+    target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, trained_length=8))
+    (tmp_path / "prompts.txt").write_text("def f(x):")
+    command = ["eval", str(target_dir), "--draft", str(draft), "--prompts", str(tmp_path / "prompts.txt")]
+    assert main([*command, "--max-tokens", "8", "--temperature", "1", "--top-p", "0.9", "--spec-tokens", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("trained on contexts of up to 8 tokens") == 1
+    assert "| 1 | 2 |" in captured.out

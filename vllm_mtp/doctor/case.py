@@ -1,0 +1,91 @@
+"""What the checks look at: a target, a drafter's folder, and how they are to be served; each read once, when asked."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.doctor.config import DoctorConfig
+
+
+class Case:
+    """A target and a drafter that may or may not fit together. Nothing is loaded onto a device.
+
+    Args:
+        config: how they are to be served.
+        target: folder or Hub id.
+        draft: the drafter's folder, as it will be given to vLLM.
+    """
+
+    def __init__(self, config: DoctorConfig, *, target: str, draft: str) -> None:
+        self.config, self.target, self.draft = config, target, draft
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.draft)
+
+    @cached_property
+    def draft_config(self) -> MTPConfig:
+        """The drafter's config, whatever the folder is called and whatever else lies in it.
+
+        Raises:
+            ValueError: naming every fault of config.json.
+        """
+        from vllm_mtp.contract.checkpoint import read_config
+
+        config: MTPConfig = MTPConfig.from_dict(read_config(self.folder))
+        return config
+
+    @cached_property
+    def _read(self) -> tuple[Any, Any]:
+        from vllm_mtp.training.frozen.target import config_and_tokenizer
+
+        options = self.config.engine_options
+        return config_and_tokenizer(self.target, revision=options.revision, trust_remote_code=options.trust_remote_code)
+
+    @property
+    def target_config(self) -> Any:
+        """The target's whole transformers config.
+
+        Raises:
+            ValueError: if there is no such model.
+        """
+        return self._read[0]
+
+    @property
+    def text_config(self) -> Any:
+        """That of its text model."""
+        return self.target_config.get_text_config()
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._read[1]
+
+    @cached_property
+    def engine_config(self) -> Any:
+        """vLLM's own config of the engine, checked by vLLM; on one rank, since this machine may have fewer than serve.
+
+        Raises:
+            Exception: whatever vLLM refuses the arguments with.
+        """
+        from vllm.engine.arg_utils import EngineArgs
+
+        arguments = self.config.engine_args()
+        arguments.pop("tensor_parallel_size", None)
+        speculative = {"model": self.draft, "num_speculative_tokens": self.config.num_speculative_tokens}
+        return EngineArgs(
+            model=self.target,
+            dtype=self.config.dtype,
+            speculative_config=speculative | self.config.further_speculative(),
+            **arguments,
+        ).create_engine_config()
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest context that vLLM will serve."""
+        return int(self.engine_config.model_config.max_model_len)
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of a weight, and of a key or value, as vLLM will keep them."""
+        return int(self.engine_config.model_config.dtype.itemsize)

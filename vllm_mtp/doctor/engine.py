@@ -1,0 +1,98 @@
+"""What vLLM itself says of the pair, and how long contexts and requests fare."""
+
+from collections.abc import Iterator
+
+from vllm_mtp.contract.config import ARCHITECTURE
+from vllm_mtp.contract.pair import beyond_training
+from vllm_mtp.doctor.case import Case
+from vllm_mtp.doctor.finding import Finding, error, ok, warning
+
+_EPSILON = 1e-5
+"""vLLM takes a min_p up to this for none."""
+
+
+def vllm_accepts_it(case: Case) -> Iterator[Finding]:
+    """vLLM makes its config of these arguments, as it does first of all, and takes the drafter for MTP."""
+    try:
+        speculative = case.engine_config.speculative_config
+    except Exception as refused:  # of any kind: vLLM's own, pydantic's, transformers'
+        yield error(f"vLLM refuses it: {_reason(refused)}")
+        return
+    architectures = list(speculative.draft_model_config.architectures)
+    if speculative.method != "mtp" or ARCHITECTURE not in architectures:
+        yield error(
+            f"vLLM takes the drafter for method {speculative.method!r}, {', '.join(architectures)}: give "
+            '"method": "mtp" (--spec-method mtp), and a path without names of other methods'
+        )
+    else:
+        yield ok(f"method mtp, {speculative.num_speculative_tokens} draft tokens, max_model_len {case.max_model_len:,}")
+
+
+def context_is_trained(case: Case) -> Iterator[Finding]:
+    """The drafter was trained on contexts as long as those that are served."""
+    trained = case.draft_config.trained_length
+    drafted = case.engine_config.speculative_config.draft_model_config.max_model_len
+    if text := beyond_training(case.draft_config, case.max_model_len):
+        yield warning(text)
+    elif trained is None:
+        yield warning(
+            "config.json does not say how long contexts it was trained on (an earlier drafter): beyond them fewer "
+            "drafts are accepted; `vllm-mtp bench acceptance` shows acceptance by context"
+        )
+    else:
+        yield ok(f"trained on up to {trained:,} tokens")
+    if drafted < case.max_model_len:
+        yield warning(
+            f"speculative_config has max_model_len {drafted:,}: as soon as one request of a batch is longer, nothing "
+            "is drafted for all of it, in silence; leave it out"
+        )
+    if any("rope" in name for name in case.config.overrides()):
+        yield warning(
+            "hf_overrides change the target's RoPE: its hidden states are not those that the drafter was trained on, "
+            "fewer drafts may be accepted (output stays the target's); train it on the changed target where that costs"
+        )
+
+
+def default_requests_pass(case: Case) -> Iterator[Finding]:
+    """A request that names no sampling settings gets the target's own: vLLM refuses some beside speculation."""
+    defaults = case.engine_config.model_config.get_diff_sampling_param()
+    min_p = defaults.get("min_p") or 0
+    if min_p > _EPSILON:
+        yield error(
+            f"the target's generation_config.json has min_p {min_p}, which vLLM refuses beside speculative decoding: "
+            "every request that does not set min_p to 0 itself gets an error 400. Serve with "
+            """--override-generation-config '{"min_p": 0}', or --generation-config vllm"""
+        )
+    elif defaults.get("temperature", 0) and case.config.further_speculative().get("draft_sample_method") is None:
+        yield ok(
+            f"sampled at temperature {defaults['temperature']} by default: with "
+            '"draft_sample_method": "probabilistic" in speculative_config more drafts are accepted'
+        )
+    else:
+        yield ok("the target's default sampling settings")
+
+
+def options_go_together(case: Case) -> Iterator[Finding]:
+    """Options of the engine that the drafter, or vLLM beside any drafter, does not bear."""
+    from vllm_mtp.serving.draft_model import check_sampling
+
+    config = case.engine_config
+    faults = []
+    if config.parallel_config.pipeline_parallel_size > 1:
+        faults.append("pipeline_parallel_size above 1: vLLM shares the target's embedding only without it")
+    if getattr(config.model_config, "enable_prompt_embeds", False):
+        faults.append("enable_prompt_embeds: one such request ends vLLM's engine beside a drafter; leave it out")
+    try:
+        check_sampling(config.speculative_config)
+    except ValueError as refused:
+        faults.append(str(refused))
+    yield from (error(fault) for fault in faults)
+    if not faults:
+        yield ok("nothing that excludes a drafter")
+
+
+def _reason(error: Exception) -> str:
+    """One line of what was refused: of pydantic's list the message alone."""
+    listed = getattr(error, "errors", None)
+    text = "; ".join(str(one.get("msg", one)) for one in listed()) if callable(listed) else str(error)
+    return " ".join(text.removeprefix("Value error, ").split()) or type(error).__name__
