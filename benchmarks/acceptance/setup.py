@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
-from vllm_mtp.benchmarks.harness.conversations import Conversations, read_dialogs
+from vllm_mtp.benchmarks.harness.conversations import Conversations
 from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
@@ -18,6 +18,7 @@ from vllm_mtp.benchmarks.harness.row_store import serving_dtype_of
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.prompts import read_prompts
 
 _KV_CACHE_GIB = (1, 4)  # at least, at most, on a CPU
 _ROOM_FOR_DRAFTS = 16
@@ -110,7 +111,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
 
     if not (draft / "config.json").is_file():
         raise InputError("draft", f"expected the folder of a drafter, got {draft}, which has no config.json")
-    dialogs = read_dialogs(prompts)
+    dialogs = read_prompts([prompts])
     source = config.engine_options.source()
     revision = config.engine_options.revision
     whole_config, tokenizer = config_and_tokenizer(target, **source)

@@ -1,16 +1,11 @@
 """What the conversations of a file ask, turn by turn, with the target's own answers in between."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vllm_mtp.benchmarks.harness.prompts import NO_TASK, BenchmarkPrompt, task_of
-from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.dialog import Dialog, Message
-from vllm_mtp.training.data.chat.layouts import dialog_of, user_dialog
 from vllm_mtp.training.data.chat.template import ChatTemplate
-from vllm_mtp.training.data.prompts import read_prompts
 
 Answers = Mapping[int, Sequence[int]]
 """Token ids of the target's answers, by the number of the prompt."""
@@ -88,31 +83,3 @@ class Conversations:
     def _number(self, place: int, turn: int) -> int:
         """Turns of one conversation stand beside each other."""
         return place * self.num_turns + turn - 1
-
-
-def read_dialogs(path: Path, *, field: str = "prompts") -> list[Dialog]:
-    """Every conversation of a file: text with prompts between lines of five dashes, or JSONL of any known layout.
-
-    Raises:
-        InputError: naming the file and line of what cannot be used.
-    """
-    if path.suffix.lower() != ".jsonl":
-        return [user_dialog(prompt.text) for prompt in read_prompts([path], field=field)]
-    if not path.is_file():
-        raise InputError(field, f"expected a text or JSONL file, got {path}, which is no file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(field, f"{path} is not UTF-8 text ({error.reason})") from error
-    found = [_dialog_of(line, field, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise InputError(field, f"{path} holds no prompt")
-    return found
-
-
-def _dialog_of(line: str, field: str, where: str) -> Dialog:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InputError(field, f"{where} is not valid JSON ({error})") from error
-    return dialog_of(record, field=field, where=where)

@@ -39,7 +39,7 @@ def setup(target_dir: Path, tmp_path: Path) -> Setup:
     lines = [{"turns": ["a", "b", "c"]}, {"turns": ["d"]}, {"turns": ["e", "f " * 1000, "g"]}]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = AcceptanceConfig(turns=3, max_tokens=8, template_options=TemplateOptions(chat_template=str(template)))
-    draft = write_random_draft(tmp_path / "draft", small_config())
+    draft = write_random_draft(tmp_path / "draft", small_config(hidden_size=128, vocab_size=2048))
     return set_up(config, target=str(target_dir), draft=draft, prompts=file, output=tmp_path / "out")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.training.data.chat.templates import CHATML, THINKING
-from vllm_mtp.benchmarks.harness.conversations import Conversations, read_dialogs
+from vllm_mtp.benchmarks.harness.conversations import Conversations
 from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.chat.template import ChatTemplate
+from vllm_mtp.training.data.prompts import read_prompts
 
 LINES: list[dict[str, Any]] = [
     {"category": "writing", "turns": ["Write.", "Shorten it."]},
@@ -36,7 +37,7 @@ def conversations(tokenizer: Any, tmp_path: Path) -> Any:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         path.write_text(template)
         chosen = ChatTemplate(tokenizer, TemplateOptions(chat_template=str(path), **options))
-        return Conversations(dialogs=read_dialogs(file), template=chosen, num_turns=num_turns)
+        return Conversations(dialogs=read_prompts([file]), template=chosen, num_turns=num_turns)
 
     return make
 
@@ -86,21 +87,3 @@ def test_variables_and_tools_of_the_template(conversations: Any, tokenizer: Any,
     [text] = texts(tokenizer, given.prompts()).values()
     assert '"name": "f"' in text
     assert text.endswith("<think>\n\n</think>\n")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"turns": ["x"]}\n{"turns": [""]}\n', r"prompts: .*p\.jsonl:2: expected text"),
-        ('{"turns": ["x"]}\n{"turns": \n', r"prompts: .*p\.jsonl:2 is not valid JSON"),
-        ("\n", "holds no prompt"),
-        (b"\xff\xfe", "is not UTF-8"),
-    ],
-)
-def test_what_cannot_be_read_is_named(content: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=message):
-        read_dialogs(path)
-    with pytest.raises(ValueError, match="which is no file"):
-        read_dialogs(tmp_path / "absent.jsonl")
