@@ -137,6 +137,11 @@ def _prepared(
         raise bad.errors[0]
     if show_progress:
         _tell_of_bad(bad)
+        if unread := template.passed_over(prompt.dialog for prompt in prompts):
+            names = ", ".join(unread)
+            tqdm.write(
+                f"the chat template reads no {names}: the target will not see it, as in serving", file=sys.stderr
+            )
     return _Run(
         config=config,
         target=target,
@@ -281,15 +286,19 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
         from vllm import LLM
     except ImportError as error:
         raise ValueError("expected vLLM in this environment, found none (`make setup`, or pip install vllm)") from error
-    llm = LLM(
-        model=target,
-        dtype=dtype,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        enforce_eager=not torch.cuda.is_available(),
-        seed=config.seed,
-        **config.engine_options.engine_args(),
-    )
+    try:
+        llm = LLM(
+            model=target,
+            dtype=dtype,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            enforce_eager=not torch.cuda.is_available(),
+            seed=config.seed,
+            **config.engine_options.engine_args(),
+        )
+    except Exception as error:  # vLLM's, PyTorch's and those of the target's code have no common class
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise ValueError(f"vLLM does not start with {target}: {type(error).__name__}: {reason}") from error
     try:
         yield llm
     finally:

@@ -6,14 +6,17 @@ change in the middle of a run, bad input found after the engine has started.
 
 import json
 import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.training.data.scripted import ScriptedEngine
 from vllm_mtp.cli import main
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.training.data import generate as generate_file
 from vllm_mtp.training.data.conversations import load_conversations
 from vllm_mtp.training.data.generate import generate
@@ -195,6 +198,37 @@ def test_every_turn_is_answered_by_the_target(chat_target: Path, tmp_path: Path)
         own = [tokenizer.decode(row.ids[slice(*answer)], skip_special_tokens=True) for answer in row.answers[:-1]]
         assert first in firsts | set(own), "an answer of the target's, in this row or in one of its own"
         assert 2 <= stop - start <= 24
+
+
+def test_engine_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what the command decides, under vLLM's own names."""
+    given: dict[str, Any] = {}
+
+    def make(**arguments: Any) -> Any:
+        given.update(arguments)
+        return SimpleNamespace(llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: None)))
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=make))  # type: ignore[arg-type]
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    options = EngineOptions(tensor_parallel_size=2, vllm_args='{"block_size": 32}')
+    with generate_file._engine(GenerateConfig(engine_options=options), "t", "float32"):
+        pass
+    assert {"model": "t", "max_num_seqs": 128, "tensor_parallel_size": 2, "block_size": 32}.items() <= given.items()
+
+
+def test_an_engine_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(**_: Any) -> Any:
+        raise AssertionError("no such thing\nand a long story")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=make))  # type: ignore[arg-type]
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    with (
+        pytest.raises(ValueError, match=r"^vLLM does not start with t: AssertionError: no such thing$"),
+        generate_file._engine(GenerateConfig(), "t", "float32"),
+    ):
+        pass
 
 
 ERRORS = {

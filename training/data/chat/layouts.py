@@ -17,7 +17,7 @@ from typing import Any
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.dialog import Dialog, Message
-from vllm_mtp.training.data.chat.messages import message_of, shown
+from vllm_mtp.training.data.chat.messages import message_of, parsed, shown
 from vllm_mtp.training.data.chat.options import check_kwargs
 from vllm_mtp.training.data.chat.tools import tools_of
 
@@ -82,6 +82,7 @@ def _names() -> str:
 
 
 def _listed(raw: Any, name: str, field: str, where: str) -> tuple[Message, ...]:
+    raw = parsed(raw)  # some tables hold messages as text
     if not isinstance(raw, list) or not raw:
         raise InputError(field, f'{where}: expected a list of messages as "{name}", got {shown(raw)}')
     return tuple(message_of(one, field, f"{where}, message {place}") for place, one in enumerate(raw, start=1))
@@ -147,12 +148,7 @@ def _with_system(messages: tuple[Message, ...], system: Any, field: str, where: 
 
 
 def _kwargs(record: dict[str, Any], field: str, where: str) -> dict[str, Any]:
-    kwargs = record.get("chat_template_kwargs")
-    if isinstance(kwargs, str):
-        try:
-            kwargs = json.loads(kwargs)
-        except ValueError:
-            kwargs = record["chat_template_kwargs"]
+    kwargs = parsed(record.get("chat_template_kwargs"))
     if not isinstance(kwargs, dict | None):
         raise InputError(field, f'{where}: expected an object as "chat_template_kwargs", got {shown(kwargs)}')
     check_kwargs(kwargs or {}, field, where)

@@ -14,6 +14,8 @@ ROLE_OF_SPEAKER = {
     "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "model": "assistant",
     "bot": "assistant",
     "assistant": "assistant",
@@ -76,6 +78,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
+def parsed(value: Any) -> Any:
+    """What a text that is JSON says; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 def _of_sharegpt(raw: dict[str, Any], field: str, where: str) -> dict[str, Any]:
     speaker = raw["from"]
     role = ROLE_OF_SPEAKER.get(speaker.lower()) if isinstance(speaker, str) else None
@@ -85,7 +97,7 @@ def _of_sharegpt(raw: dict[str, Any], field: str, where: str) -> dict[str, Any]:
     message = {key: value for key, value in raw.items() if key not in ("from", "value")} | {"role": role}
     value = raw.get("value")
     if speaker.lower() == "function_call":
-        calls = _json_of(value, field, where)
+        calls = parsed(value)
         return message | {"content": None, "tool_calls": calls if isinstance(calls, list) else [calls]}
     return message | {"content": value}
 
@@ -150,18 +162,10 @@ def _call(call: Any, field: str, where: str) -> dict[str, Any]:
     arguments = function.get("arguments")
     if arguments is None or arguments == "":
         arguments = {}
-    elif isinstance(arguments, str):
-        arguments = _json_of(arguments, field, f"{where}, arguments of {function['name']}")
+    arguments = parsed(arguments)
     if not isinstance(arguments, dict):
         raise InputError(
             field, f"{where}: expected an object as arguments of {function['name']}, got {shown(arguments)}"
         )
     kept = {key: value for key, value in call.items() if value is not None}
     return {"type": "function"} | kept | {"function": function | {"arguments": arguments}}
-
-
-def _json_of(text: Any, field: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(field, f"{where}: expected JSON, got {shown(text)}") from error

@@ -4,7 +4,7 @@ Source: vllm/renderers/hf.py, `safe_apply_chat_template` and what prepares its m
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -16,6 +16,9 @@ from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.chat.spans import token_spans
 
 _MARKER = "content-of-a-message"
+_READ_BY_SOME = ("tool_calls", "name", "reasoning")
+_SILENT = {"reasoning_effort", "enable_thinking"}
+"""Variables that many records have for whichever target reads them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,14 @@ class ChatTemplate:
         if not self.is_plain:
             self._check_template()
         self._takes_parts = not self.is_plain and self._probe([{"type": "text", "text": _MARKER}])
+
+    def passed_over(self, dialogs: Iterable[Dialog]) -> list[str]:
+        """What conversations have and the template does not read, so that the target will not see it."""
+        found: set[str] = set()
+        for dialog in dialogs:
+            found |= dialog.template_kwargs.keys() | {"tools"} if dialog.tools else dialog.template_kwargs.keys()
+            found |= {key for message in dialog.messages for key in message if key in _READ_BY_SOME}
+        return [] if self.is_plain else sorted(name for name in found - _SILENT if name not in self._source)
 
     def prompt_text(self, dialog: Dialog, messages: Sequence[Message] | None = None) -> str:
         """What the target is asked with, up to where its answer begins.

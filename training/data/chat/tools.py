@@ -3,11 +3,10 @@
 Source: vllm/entrypoints/openai, `ChatCompletionToolsParam` and `FunctionDefinition`, whose dump is rendered.
 """
 
-import json
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.chat.messages import shown
+from vllm_mtp.training.data.chat.messages import parsed, shown
 
 _KEYS = ("name", "description", "parameters", "strict")
 
@@ -18,14 +17,8 @@ def tools_of(raw: Any, field: str, where: str) -> tuple[dict[str, Any], ...] | N
     Raises:
         InputError: for anything else, with `where` and what was expected.
     """
-    if isinstance(raw, str):
-        try:
-            raw = json.loads(raw) if raw.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                field, f'{where}: expected a list of tools as JSON in "tools", got {shown(raw)}'
-            ) from error
-    if raw is None or raw == []:
+    raw = parsed(raw)
+    if raw is None or raw in ([], ""):
         return None
     if not isinstance(raw, list):
         raise InputError(field, f'{where}: expected a list as "tools", got {shown(raw)}')

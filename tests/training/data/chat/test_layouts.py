@@ -79,6 +79,7 @@ LAYOUTS = {
         {"messages": [USER, ANSWER | {"reasoning": "r"}]},
         [USER, ANSWER | {"reasoning": "r", "reasoning_content": "r"}],
     ),
+    "messages as text": ({"messages": '[{"role": "user", "content": "u"}]'}, [USER]),
     "a key of the template's own": ({"messages": [USER | {"mood": "good"}]}, [USER | {"mood": "good"}]),
 }  # fmt: skip
 
@@ -123,11 +124,11 @@ BAD = {
         "got a part of type image_url",
     ),
     "speaker": ({"conversations": [{"from": "martian", "value": "x"}]}, 'as "from", got "martian"'),
-    "arguments": ({"messages": [USER, {"role": "assistant", "tool_calls": [call("{bad")]}]}, "weather: expected JSON"),
+    "arguments": ({"messages": [USER, {"role": "assistant", "tool_calls": [call("{bad")]}]}, "an object as"),
     "arguments of a kind": ({"messages": [USER, {"role": "assistant", "tool_calls": [call("[1]")]}]}, "an object as"),
     "call": ({"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, 'expected a "function"'),
     "calls": ({"messages": [USER, {"role": "assistant", "tool_calls": "x"}]}, 'a list as "tool_calls"'),
-    "tools": ({"messages": [USER], "tools": "{"}, "expected a list of tools as JSON"),
+    "tools": ({"messages": [USER], "tools": "{"}, 'expected a list as "tools"'),
     "tool": ({"messages": [USER], "tools": [{"type": "function"}]}, 'tools with a "function"'),
     "kwargs": ({"messages": [USER], "chat_template_kwargs": [1]}, 'an object as "chat_template_kwargs"'),
     "reserved": ({"messages": [USER], "chat_template_kwargs": {"tokenize": True}}, "got tokenize, which is none"),

@@ -175,3 +175,11 @@ def test_without_a_template(tokenizer: Any) -> None:
 def test_text_in_parts_alone(made: Any) -> None:
     """Catches a question that such a template renders as nothing."""
     assert made(PARTS).prompt_text(read({"prompt": "u"})) == "USER: u\nASSISTANT:"
+
+
+def test_what_a_template_does_not_read_is_told(made: Any, tokenizer: Any) -> None:
+    """Catches tools that a target never sees, without a word."""
+    dialogs = [read(RECORDS["calls"]), read({"prompt": "u", "chat_template_kwargs": {"mood": 1}})]
+    assert made(CHATML).passed_over(dialogs) == ["mood", "tool_calls", "tools"]
+    assert made(THINKING).passed_over(dialogs[:1]) == []
+    assert ChatTemplate(tokenizer).passed_over(dialogs) == []
