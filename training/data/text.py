@@ -77,6 +77,6 @@ def text_source(texts: Iterable[str], tokenizer: Any, row_length: int, max_token
     length = row_length - len(first)
     num_rows = len(stream_N) // length
     rows_RL = stream_N[: num_rows * length].view(num_rows, length).int()
-    rows_RL = torch.cat([torch.tensor([first] * num_rows, dtype=torch.int32).view(num_rows, -1), rows_RL], dim=1)
+    rows_RL = torch.cat([torch.tensor([first], dtype=torch.int32).repeat(num_rows, 1), rows_RL], dim=1)
     rows = [Row.counted_from(ids_L, 1) for ids_L in rows_RL]
     return Source(name="text", rows=rows, complete=len(stream_N) < max_tokens)

@@ -97,6 +97,13 @@ def test_rows_of_text_begin_as_every_text_does(tmp_path: Path) -> None:
     assert [row.ids_L.tolist() for row in source.rows] == [[7, *map(ord, "abc" * 10)]] * 2
 
 
+@pytest.mark.parametrize("bos_token_id", [None, 7])
+def test_text_shorter_than_a_row_is_no_row(tmp_path: Path, bos_token_id: int | None) -> None:
+    (tmp_path / "a.txt").write_text("abc")
+    [source] = read_sources([tmp_path / "a.txt"], byte_tokenizer(0, bos_token_id), 31, 1000, vocab_size=1000)
+    assert source.rows == []
+
+
 def test_tokens_of_another_target_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
