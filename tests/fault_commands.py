@@ -19,6 +19,8 @@ from tests.faults import Command, Moments, disk_of_its_own, try_all
 from tests.training.test_loop import SENTENCE, arguments, files, save_target
 from vllm_mtp.common.files import compact_json, write_atomically
 from vllm_mtp.common.provenance import processor_name, versions
+from vllm_mtp.training import loop
+from vllm_mtp.training.data import generate
 from vllm_mtp.training.data.conversations import load_conversations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,8 +48,6 @@ def training(target: Path, data: Path) -> Command:
 
 
 def _prepare_training(done: Callable[[int], None], moments: Moments) -> None:
-    from vllm_mtp.training import loop
-
     step, clip = loop.step, loop.nn.utils.clip_grad_norm_
 
     def noted(run: Any, index: int) -> Any:
@@ -88,8 +88,6 @@ def generating(target: Path, prompts: Path, engine: Any) -> Command:
         ]
 
     def prepare(done: Callable[[int], None], moments: Moments) -> None:
-        from vllm_mtp.training.data import generate
-
         write = generate._write_batch
 
         def noted(run: Any, dtype: str, index: int, *more: Any) -> None:
