@@ -25,6 +25,7 @@ CHAT_TEMPLATE = "{% for message in messages %}# {{ message.content }}\n{% endfor
 @dataclass(kw_only=True, slots=True)
 class Server:
     process: subprocess.Popen[bytes]
+    url: str
     client: httpx.Client
     log: Path
 
@@ -90,6 +91,7 @@ def served(target_dir: Path, folder: Path, arguments: Sequence[str], port: int |
         port: to listen on; None: a free one.
     """
     port = free_port() if port is None else port
+    url = f"http://127.0.0.1:{port}"
     (folder / "chat.jinja").write_text(CHAT_TEMPLATE)
     command = [str(Path(sys.executable).parent / "vllm"), "serve", str(target_dir)]
     command += ["--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port)]
@@ -98,13 +100,13 @@ def served(target_dir: Path, folder: Path, arguments: Sequence[str], port: int |
     environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
     with (
         (folder / "server.log").open("wb") as log,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MAX_REQUEST_S, trust_env=False) as client,
+        httpx.Client(base_url=url, timeout=MAX_REQUEST_S, trust_env=False) as client,
     ):
         process = subprocess.Popen(
             command, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            server = Server(process=process, client=client, log=folder / "server.log")
+            server = Server(process=process, url=url, client=client, log=folder / "server.log")
             server.wait_until_ready()
             yield server
         finally:

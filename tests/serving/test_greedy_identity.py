@@ -2,13 +2,15 @@
 
 Catches: a draft token accepted without being the target's choice, keys and values of rejected tokens left in the
 target's cache, a drafter that reads or writes the wrong slots when prompts come in chunks or from the prefix cache,
-a drafter that takes no part at all, with which everything would be identical too, and a draft head in 8 bits that is
-asked for and not used, or that changes the output.
+a drafter that takes no part at all, with which everything would be identical too, a draft head in 8 bits that is asked
+for and not used, or that changes the output, logprobs and constraints of another token, and an engine that dies of a
+seed.
 """
 
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -183,10 +185,56 @@ def long_prompts(target_dir: Path, corpus: ModuleType) -> list[list[int]]:
     return [tokens[:LONG_PROMPT_LENGTH] for tokens in ids if len(tokens) >= LONG_PROMPT_LENGTH][:4]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plain:
+    """What follows the long prompts without a drafter."""
+
+    greedy: list[list[int]]
+    of_kinds: dict[str, Any]
+    """`of_kinds` of the first prompt."""
+
+
 @pytest.fixture(scope="module")
-def plain_long_outputs(target_dir: Path, long_prompts: list[list[int]]) -> list[list[int]]:
+def plain_long(target_dir: Path, long_prompts: list[list[int]]) -> Plain:
     with engine(target_dir, max_num_seqs=8) as llm:
-        return greedy(llm, long_prompts, 40)
+        return Plain(greedy=greedy(llm, long_prompts, 40), of_kinds=of_kinds(llm, long_prompts[0]))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "logprobs": {"logprobs": 3, "prompt_logprobs": 2},
+    "penalties": {"frequency_penalty": 1.2, "presence_penalty": 0.5, "repetition_penalty": 1.2},
+    "at least": {"min_tokens": 20, "ignore_eos": False},
+    "bad words": {"bad_words": ["self", " name"]},
+    "stop": {"stop": ["\n"], "include_stop_str_in_output": True},
+    "allowed": {"allowed_token_ids": list(range(20, 300))},
+    "grammar": {"structured_outputs": {"regex": "[a-z]{3,12}[.][0-9]{2}"}, "ignore_eos": False},
+}
+
+
+def of_kinds(llm: Any, prompt: list[int]) -> dict[str, Any]:
+    """Greedy answers to requests of every kind in one batch: tokens, text and logprobs, of the prompt's tokens too."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    params = []
+    for kind in KINDS.values():
+        fields = {"temperature": 0.0, "max_tokens": 30, "ignore_eos": True, **kind}
+        if "structured_outputs" in kind:
+            fields["structured_outputs"] = StructuredOutputsParams(**kind["structured_outputs"])
+        params.append(SamplingParams(**fields))
+    answers = llm.generate([{"prompt_token_ids": prompt}] * len(KINDS), params, use_tqdm=False)
+    return {
+        kind: {
+            "token_ids": list(answer.outputs[0].token_ids),
+            "text": answer.outputs[0].text,
+            "logprobs": [
+                tokens[token].logprob
+                for tokens in [*(answer.prompt_logprobs or []), *(answer.outputs[0].logprobs or [])]
+                for token in tokens or {}
+            ],
+        }
+        for kind, answer in zip(KINDS, answers, strict=True)
+    }
 
 
 @pytest.fixture(scope="module", params=["module alone", pytest.param("lookup", marks=pytest.mark.extended)])
@@ -195,7 +243,7 @@ def chunking(
     target_dir: Path,
     draft_dir: Path,
     lookup_draft_dir: Path,
-    plain_long_outputs: list[list[int]],
+    plain_long: Plain,
 ) -> Iterator[Any]:
     """An engine with drafting that takes at most 64 tokens a step and keeps prefixes."""
     drafter = lookup_draft_dir if request.param == "lookup" else draft_dir
@@ -205,13 +253,13 @@ def chunking(
 
 
 def test_prompts_in_chunks_then_from_the_prefix_cache(
-    chunking: Any, long_prompts: list[list[int]], plain_long_outputs: list[list[int]]
+    chunking: Any, long_prompts: list[list[int]], plain_long: Plain
 ) -> None:
-    assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "in chunks of 64 tokens"
+    assert greedy(chunking, long_prompts, 40) == plain_long.greedy, "in chunks of 64 tokens"
     first = counters(chunking)
     has_lookup = model_runner(chunking).drafter.model.lookup is not None
     with copied_tokens(chunking) if has_lookup else nullcontext([]) as copied:
-        assert greedy(chunking, long_prompts, 40) == plain_long_outputs, "from the prefix cache"
+        assert greedy(chunking, long_prompts, 40) == plain_long.greedy, "from the prefix cache"
     second = counters(chunking)
     assert first["prefix_cache_hits"] == 0
     assert second["prefix_cache_hits"] >= 128 * len(long_prompts)
@@ -224,3 +272,34 @@ def test_prompts_in_chunks_then_from_the_prefix_cache(
         assert abs(total - 2 * accepted) < accepted / 5
     else:
         assert total == 2 * accepted
+
+
+def test_requests_of_every_kind(chunking: Any, long_prompts: list[list[int]], plain_long: Plain) -> None:
+    """In one batch; test_requests.py asks a server for more."""
+    accepted = counters(chunking)["spec_decode_num_accepted_tokens"]
+    for kind, answer in of_kinds(chunking, long_prompts[0]).items():
+        expected = plain_long.of_kinds[kind]
+        assert answer | {"logprobs": []} == expected | {"logprobs": []}, kind
+        assert answer["logprobs"] == pytest.approx(expected["logprobs"], abs=1e-3)
+    assert counters(chunking)["spec_decode_num_accepted_tokens"] > accepted
+
+
+def test_seeds_of_prompts_that_are_read_in_parts(
+    chunking: Any, long_prompts: list[list[int]], plain_long: Plain
+) -> None:
+    """Stock vLLM 0.32 on a CPU ends with the first of them. The draws are the seed's, alone and beside others."""
+    from vllm import SamplingParams
+
+    def drawn(requests: list[tuple[int, int]]) -> list[list[int]]:
+        params = [SamplingParams(temperature=1.0, seed=seed, max_tokens=20, ignore_eos=True) for _, seed in requests]
+        # A token before each prompt: the prefix cache has none of them.
+        inputs = [{"prompt_token_ids": [100 + seed, *long_prompts[number][:200]]} for number, seed in requests]
+        outputs = chunking.generate(inputs, params, use_tqdm=False)
+        chunking.reset_prefix_cache()
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    requests = [(number, seed) for number in range(2) for seed in (1, 2)]
+    together = drawn(requests)
+    assert len({tuple(tokens) for tokens in together}) == len(requests)
+    assert [drawn([request])[0] for request in requests] == together
+    assert greedy(chunking, long_prompts[:1], 40) == plain_long.greedy[:1]

@@ -141,7 +141,7 @@ async def ask_all(server: Server, plans: Sequence[Iterator[Any]]) -> list[Outcom
     async with (
         httpx.AsyncClient(trust_env=False, timeout=timeout, limits=httpx.Limits(max_connections=None)) as http_client,
         AsyncOpenAI(
-            base_url=str(server.client.base_url.join("/v1")),
+            base_url=f"{server.url}/v1",
             api_key="none",
             max_retries=0,
             timeout=timeout,
@@ -159,7 +159,7 @@ def sampling(server: Server) -> Iterator[list[Sample]]:
     start = time.monotonic()
 
     def look() -> None:
-        with httpx.Client(base_url=server.client.base_url, timeout=MAX_SILENCE_S, trust_env=False) as client:
+        with httpx.Client(base_url=server.url, timeout=MAX_SILENCE_S, trust_env=False) as client:
             while not is_over.wait(MAX_SAMPLE_GAP_S):
                 found = counters(client.get("/metrics").text)
                 samples.append(

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from vllm_mtp.serving.heads import is_plain
 
-_NUM_ROWS = 32  # of each parameter, spread over it
+_NUM_ROWS = 8  # of each parameter, spread over it
 
 
 class HeadWatch:
@@ -36,7 +36,7 @@ class HeadWatch:
         """
         self.head, self.follow = head, follow
         self.was_plain = is_plain(head)
-        self._values = _some_values(head)
+        self._seen = [rows.clone() for rows in _some_rows(head)]
         watch = weakref.ref(self)
 
         def on_registration(module: nn.Module, name: str, parameter: Any) -> None:
@@ -47,23 +47,19 @@ class HeadWatch:
         weakref.finalize(self, register_module_parameter_registration_hook(on_registration).remove)
 
     def look(self) -> None:
-        """Follows the head if some of its values are others than before; the host waits for them."""
-        values = _some_values(self.head)
-        if not all(map(torch.equal, values, self._values)):
-            self._values = values
+        """Follows the head if some of its rows are others than before; the host waits for them."""
+        rows = _some_rows(self.head)
+        if not all(map(torch.equal, rows, self._seen)):
+            self._seen = [seen.clone() for seen in rows]
             self.follow(None)
 
     def _put_back(self, weight_ND: Tensor) -> None:
-        # vLLM takes weights to the meta device first.
+        # First vLLM puts one of the meta device in its place.
         if not weight_ND.is_meta:
             self.follow(weight_ND)
 
 
-def _some_values(head: nn.Module) -> list[Tensor]:
-    found = []
-    for parameter in head.parameters():
-        tensor = parameter.detach()
-        last = max(len(tensor) - 1, 0) if tensor.dim() else 0
-        rows = torch.linspace(0, last, _NUM_ROWS, device=tensor.device).long()
-        found.append(tensor[rows] if tensor.numel() and tensor.dim() else tensor.clone())
-    return found
+def _some_rows(head: nn.Module) -> list[Tensor]:
+    """Views of about _NUM_ROWS rows of every parameter."""
+    tensors = [parameter.detach() for parameter in head.parameters()]
+    return [tensor[:: max(1, len(tensor) // _NUM_ROWS)] if tensor.dim() else tensor for tensor in tensors]

@@ -5,6 +5,7 @@ drafter that accepts nothing after a night's sleep.
 """
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,13 +29,20 @@ def engine(*, v2: bool = False, **fields: Any) -> Any:
     )
 
 
-def test_prompt_embeds(request_check: Any) -> None:
-    request_check.check_requests(engine())
+def test_prompt_embeds(request_check: Any, target_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    def configured(*, enable_prompt_embeds: bool) -> Any:
+        arguments = EngineArgs(model=str(target_dir), max_model_len=512, enable_prompt_embeds=enable_prompt_embeds)
+        return arguments.create_engine_config()
+
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    request_check.check_requests(configured(enable_prompt_embeds=False))
     request_check.check_requests(engine(enable_prompt_embeds=True, v2=True))
     if request_check.prompt_embeds_have_next_tokens():
         pytest.skip("this vLLM's V1 model runner takes them")
     with pytest.raises(ValueError, match=r"enable_prompt_embeds: .* ends at the first request"):
-        request_check.check_requests(engine(enable_prompt_embeds=True))
+        request_check.check_requests(configured(enable_prompt_embeds=True))
 
 
 @pytest.mark.parametrize(
