@@ -25,7 +25,7 @@ from tests.serving.vllm_source import FEATURES, Source, imported_by_us
 from vllm_mtp.common.files import compact_json, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "versions" / "results.json"
+RESULTS = ROOT / "benchmarks" / "results" / "versions" / "versions.json"
 PAGE = ROOT / "docs" / "versions.md"
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('platlib'))"
 VERSIONS = (

@@ -92,7 +92,7 @@ def transformers_layer(module: MTPModule, x_TD: Tensor) -> Tensor:
     config_class, layer_class = (
         (Qwen3Config, Qwen3DecoderLayer) if module.config.qk_norm else (LlamaConfig, LlamaDecoderLayer)
     )
-    names = [name for name in FIELDS if name != "vocab_size"] + ["attention_bias"]
+    names = [name for name in FIELDS if name not in ("vocab_size", "max_position_embeddings")] + ["attention_bias"]
     config = config_class(
         num_hidden_layers=1, attn_implementation="eager", **{n: getattr(module.config, n) for n in names}
     )
