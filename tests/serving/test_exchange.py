@@ -46,7 +46,13 @@ def other_target_dir(target_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def llm(target_dir: Path, few_draft_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     target = with_own_head(target_dir, tmp_path_factory.mktemp("own_head") / "target", 0)
-    with engine(target, few_draft_dir, 3, speculative={"use_local_argmax_reduction": True}) as llm:
+    with engine(
+        target,
+        few_draft_dir,
+        3,
+        speculative={"use_local_argmax_reduction": True},
+        worker_extension_cls="vllm_mtp.serving.exchange.WorkerExtension",
+    ) as llm:
         yield llm
 
 
@@ -99,7 +105,7 @@ def test_weights_written_in_place(llm: Any, prompts: list[list[int]]) -> None:
     assert after != before
     # What is called where nothing is looked at before a pass.
     llm.apply_model(write)
-    llm.collective_rpc(lambda worker: worker.get_draft_model().follow_head())
+    llm.collective_rpc("follow_head")
     last, of_target = drafts(llm)
     assert last == of_target
     assert last != after

@@ -272,7 +272,8 @@ class MTPDraftModel(nn.Module):
         )
         size = self.config.draft_vocab_size
         self.register_buffer(D2T, None if size is None else torch.zeros(size, dtype=torch.int64))
-        self.chosen_head: heads.Head | None = None
+        # In a list, so that it is none of the modules that vLLM walks over when it loads weights again.
+        self._chosen_heads: list[heads.Head] = []
         self.only_top_tokens = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_kernels = projection.has_kernels() and transform.scale > 0
         self.lookup = self._make_lookup(vllm_config)
@@ -307,7 +308,7 @@ class MTPDraftModel(nn.Module):
         """What drafts from hidden states of `dtype`, chosen when it is first asked for: see `forward`."""
         if self.chosen_head is None:
             row_dtype = self.config.draft_head_dtype if self.only_top_tokens else None
-            self.chosen_head = heads.choose(
+            chosen = heads.choose(
                 self.target_head,
                 self.logits_processor,
                 None if self.d2t is None else draft_ids(self.d2t),
@@ -315,15 +316,21 @@ class MTPDraftModel(nn.Module):
                 row_dtype=None if row_dtype is None else heads.ROW_DTYPES[row_dtype],
                 by_kernel=self.only_top_tokens and self.has_kernels,
             )
-            if not isinstance(self.chosen_head, heads.TargetHead):
-                self.watch = HeadWatch(self.target_head, self.chosen_head.follow)
-        return self.chosen_head
+            self._chosen_heads.append(chosen)
+            if chosen.is_copy:
+                self.watch = HeadWatch(self.target_head, chosen.follow)
+        return self._chosen_heads[0]
+
+    @property
+    def chosen_head(self) -> heads.Head | None:
+        """What `head` has chosen; None before the first pass."""
+        return self._chosen_heads[0] if self._chosen_heads else None
 
     def follow_head(self) -> None:
         """Cuts the rows of the target's head again, after its weights were exchanged.
 
-        To be called on every rank where they are written on a GPU by other means than vLLM's own (exchange.py):
-        `llm.collective_rpc(lambda worker: worker.get_draft_model().follow_head())`.
+        To be called on every rank where nothing tells of it (exchange.py): `exchange.WorkerExtension` has it for
+        `collective_rpc`.
         """
         if self.chosen_head is not None:
             self.chosen_head.follow()

@@ -9,7 +9,6 @@ are a copy: `follow` makes it anew when the target's weights have been exchanged
 # Shapes: T rows of hidden states, D hidden size, V vocabulary, J draft vocabulary, R tensor-parallel ranks,
 # N rows of every rank's draft head, P rows multiplied at once.
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,6 +42,10 @@ _MAX_ERROR = 0.1
 
 class Head(Protocol):
     """What the draft model asks of its head."""
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether its rows are no longer the target's own memory."""
 
     def logits(self, hidden_TD: Tensor) -> Tensor | None:
         """Logits over all of V, -inf outside a draft vocabulary; None on a rank that vLLM gives no logits."""
@@ -101,6 +104,7 @@ class TargetHead:
 
     head: Any
     processor: LogitsProcessor
+    is_copy = False
 
     def logits(self, hidden_TD: Tensor) -> Tensor | None:
         """All of them, [T, V]."""
@@ -126,6 +130,7 @@ class DraftHead(nn.Module):
     """
 
     bias: nn.Parameter | None
+    is_copy = True
 
     def __init__(
         self, head: Any, processor: LogitsProcessor, ids_J: Tensor, dtype: torch.dtype, row_dtype: torch.dtype | None
@@ -241,7 +246,8 @@ class ArgmaxHead(nn.Module):
             ValueError: if the rows cannot be read from the head, or the device cannot multiply this dtype.
         """
         super().__init__()
-        self.on_layers = functools.cache(on_layers)
+        self._make_layers = on_layers
+        self._layers: Head | None = None
         self.tp_size: int = head.tp_size
         own = head.shard_indices
         self.first_id: int = own.org_vocab_start_index
@@ -268,9 +274,16 @@ class ArgmaxHead(nn.Module):
             weight, scale = quantize_head(weight, self.row_dtype)
         return weight, scale, cut.bias()
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether the rows are no longer the target's own memory."""
+        return self._cut is not None
+
     @torch.inference_mode()
     def follow(self, weight_ND: Tensor | None = None) -> None:
         """Cuts the rows again, into the memory that captured CUDA graphs read."""
+        if self._layers is not None:
+            self._layers.follow(weight_ND)
         if self._cut is None:
             return
         new = self._quantized(self._cut, weight_ND)
@@ -285,7 +298,9 @@ class ArgmaxHead(nn.Module):
 
     def logits(self, hidden_TD: Tensor) -> Tensor | None:
         """By vLLM's layers: vLLM asks a draft model for logits or for the best token, never for both."""
-        return self.on_layers().logits(hidden_TD)
+        if self._layers is None:
+            self._layers = self._make_layers()
+        return self._layers.logits(hidden_TD)
 
     def top_tokens(self, hidden_TD: Tensor) -> Tensor:
         """The target ids of the largest logits on all ranks, [T]; of equal ones the lowest.

@@ -2,10 +2,12 @@
 
 import logging
 from dataclasses import fields
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from vllm.config import VllmConfig
+from vllm.distributed.parallel_state import is_global_first_rank
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def _warn_of_sleep(target: Any) -> None:
     if not getattr(target, "enable_sleep_mode", False):
         return
     kept = getattr(target, "sleep_preserve_parameter_names", None)
-    if kept is not None and "draft.*" in kept:
+    if not is_global_first_rank() or any(fnmatch("draft.model.norm.weight", pattern) for pattern in kept or ()):
         return
     logger.warning(
         "Sleep mode of level 2 throws the drafter's weights away, and reload_weights loads the target's alone "

@@ -77,7 +77,7 @@ def test_rows_are_of_what_the_target_multiplies_by() -> None:
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_a_reload_by_vllm_is_followed_before_any_pass(form: dict[str, Any]) -> None:
-    """As vLLM's layerwise reload does it: to the meta device, loaded and packed, copied into the old memory, put back.
+    """As vLLM's layerwise reload does it: to the meta device, memory without values, copied into the old one, put back.
 
     No pass may be needed: on a GPU it is replayed from a CUDA graph, in which nothing is looked at.
     """
@@ -87,6 +87,10 @@ def test_a_reload_by_vllm_is_followed_before_any_pass(form: dict[str, Any]) -> N
     kernel, bias, place = head.weight, head.bias, model.chosen_head.weight.data_ptr()
     del head.weight, head.bias
     head.register_parameter("weight", nn.Parameter(torch.empty_like(kernel, device="meta"), requires_grad=False))
+    del head.weight
+    rows = model.chosen_head.weight.clone()
+    head.register_parameter("weight", nn.Parameter(torch.full_like(kernel, 7), requires_grad=False))
+    assert torch.equal(model.chosen_head.weight, rows), "rows of memory without values"
     kernel.data[:VOCAB_SIZE].copy_(table(2))
     del head.weight
     head.register_parameter("weight", kernel)
@@ -120,6 +124,27 @@ def test_asked_to_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert agreement(model, best(table(2))) < 0.5
     model.follow_head()
     assert agreement(model, best(table(2))) == 1
+
+
+def test_rows_that_cannot_be_followed_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """Catches an engine that dies for everybody of a trainer that has written NaN."""
+    head = Head(table(0))
+    model = draft_model(head, SOME)
+    assert agreement(model, best(table(0))) == 1
+    written(head, torch.full((VOCAB_SIZE, HIDDEN_SIZE), float("nan")))
+    head.quant_method.process_weights_after_loading(head)
+    for _ in range(2):
+        assert agreement(model, best(table(0))) == 1
+    assert ["keeps the rows" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_rows_are_none_of_the_draft_models_weights(form: dict[str, Any]) -> None:
+    """Catches a reload of the draft model that takes the rows from the head: no checkpoint has them."""
+    model = draft_model(Head(table(0)), SOME, **form)
+    agreement(model, best(table(0)))
+    assert [name for name, _ in model.named_parameters()] == ["lm_head.weight"]
+    assert [name for name, _ in model.named_buffers()] == ["d2t"]
 
 
 def test_nothing_is_watched_without_a_copy_or_after_the_engine() -> None:

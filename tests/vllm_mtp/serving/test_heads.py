@@ -109,7 +109,7 @@ def draft_model(
     model.logits_processor = LogitsProcessor(VOCAB_SIZE, **transform)
     model.model = NoLayers()
     model.register_buffer("d2t", None if draft_ids is None else d2t_of(torch.tensor(draft_ids)))
-    model.chosen_head = None
+    model._chosen_heads = []
     model.only_top_tokens, model.has_kernels = by_kernel or head_dtype is not None, by_kernel
     model.lm_head = head
     return model

@@ -50,9 +50,10 @@ def test_prompt_embeds(request_check: Any, target_dir: Path, monkeypatch: pytest
     [
         ({"sleep_preserve_parameter_names": []}, "Serve with --sleep-preserve-parameter-names 'draft.*'"),
         ({"sleep_preserve_parameter_names": ["draft.*"]}, None),
+        ({"sleep_preserve_parameter_names": ["*"]}, None),
         ({}, "Use level 1."),
     ],
-    ids=["not kept", "kept", "vLLM without the setting"],
+    ids=["not kept", "kept", "all kept", "vLLM without the setting"],
 )
 def test_sleep_mode(
     request_check: Any, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], advice: str | None
