@@ -152,6 +152,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     source: dict[str, Any] = {"revision": inputs.revision, "trust_remote_code": inputs.trust_remote_code}
     whole_config, tokenizer = config_and_tokenizer(inputs.target, **source)
     sources = _read(config, inputs, tokenizer, whole_config.get_text_config().vocab_size)
+    for one in sources:
+        one.check_enough()
     target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype, **source)
     fingerprint = target.fingerprint()
     draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])

@@ -120,6 +120,8 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     draft_config = MTPConfig.from_pretrained(draft)
     check_pair(draft_config, target, whole_config, tokenizer)
     template = ChatTemplate(tokenizer, config.template_options, plain=config.no_chat_template)
+    if note := template.note_of_passed_over(dialogs):
+        print(note, file=sys.stderr)
     if template.is_plain and config.turns > 1:
         raise InputError("turns", "expected 1 for a target without a chat template; give a chat_template")
     conversations = Conversations(dialogs=dialogs, template=template, num_turns=config.turns)

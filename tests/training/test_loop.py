@@ -460,7 +460,7 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     ),
     "bad JSONL": (["--data", "bad.jsonl"], "--data: bad.jsonl:2 is not valid JSON"),
     "not text": (["--data", "latin.txt"], "--data: latin.txt is not UTF-8 text"),
-    "too little text": (["--data", "short.txt"], "--data: expected at least two rows of text"),
+    "too little text": (["--data", "short.txt"], "--data: expected at least two rows (one to train on"),
     "not a model": (["--target", "empty"], "--target: expected a causal LM's folder or Hub id, got empty"),
     "no such model": (
         ["--target", "absent/folder"],

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.rows import Row
+from vllm_mtp.training.data.rows import Row, too_few_rows
 
 _MAX_HELD_OUT_ROWS = 32
 
@@ -50,11 +49,7 @@ class Batches:
         self._tokens_per_batch = tokens_per_batch
         for rows in sources:
             if len(rows) < 2:
-                raise InputError(
-                    "data",
-                    f"expected at least two rows of text (one to train on, one held out), got {len(rows)}. "
-                    "Give more text, or a smaller sequence_length.",
-                )
+                raise too_few_rows(len(rows))
             held_out = _held_out_places(len(rows))
             self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
             self._held_out.append([rows[index] for index in sorted(held_out)])

@@ -19,6 +19,8 @@ from vllm_mtp.training.data.rows import Row, Source, conversation_source
 _FIELD = "data"
 _CHUNK = 256
 """Conversations that the tokenizer's own threads share."""
+_MOST_LOOKED_AT = 10_000
+"""Conversations that are looked at for what the template does not read."""
 
 
 def chat_source(
@@ -46,12 +48,14 @@ def chat_source(
         ValueError: for a record that is no conversation with an answer, or that the template refuses.
     """
     with tqdm(opened.records, desc=opened.name, unit=" records", disable=not show_progress, mininterval=1) as bar:
-        dialogs = _dialogs(bar, opened.bad)
+        first: list[Dialog] = []
+        dialogs = _kept_first(_dialogs(bar, opened.bad), first)
         chunks = iter(lambda: list(itertools.islice(dialogs, _CHUNK)), [])
         rendered = (one for chunk in chunks for one in _rendered(chunk, template, vocab_size, opened.bad))
         rows = (Row.of_conversation(one.ids, one.answers, loss_on) for one in rendered)
         source = conversation_source(opened.name, rows, longest, max_tokens)
-    return replace(source, num_bad=opened.bad.num, first_bad=opened.bad.first)
+    note = template.note_of_passed_over(first)
+    return replace(source, num_bad=opened.bad.num, first_bad=opened.bad.first, note=note)
 
 
 def _dialogs(records: Iterable[Record], bad: BadRecords) -> Iterator[Dialog]:
@@ -61,6 +65,14 @@ def _dialogs(records: Iterable[Record], bad: BadRecords) -> Iterator[Dialog]:
         except InputError as error:
             bad.add(error)
             continue
+        yield dialog
+
+
+def _kept_first(dialogs: Iterable[Dialog], first: list[Dialog]) -> Iterator[Dialog]:
+    """The conversations as they are; the first of them are appended to a list."""
+    for dialog in dialogs:
+        if len(first) < _MOST_LOOKED_AT:
+            first.append(dialog)
         yield dialog
 
 

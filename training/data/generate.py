@@ -105,9 +105,8 @@ def generate(
         if show_progress:
             tqdm.write(f"{output} holds these conversations, finished: nothing to do")
         return finished
-    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
     # The dtype is a setting that the probe decides: a run keeps the one that it began with.
-    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype, revision=revision, trust_remote_code=trusted)
+    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype, **config.engine_options.source())
     num_batches, rate = _answer_missing(run, dtype, show_progress)
     return _finish(run, num_batches, dtype, argv, rate)
 
@@ -128,8 +127,8 @@ def _prepared(
         raise InputError("prompts", "expected files, or a number of self_prompts, got neither")
     if starts and not config.self_prompts:
         raise InputError("self_prompt_starts", "expected a number of self_prompts with them, got none")
-    revision, trusted = config.engine_options.revision, config.engine_options.trust_remote_code
-    target_config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trusted)
+    target_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
+    revision = config.engine_options.revision
     config = replace(config, max_model_len=_model_len(config, target_config))
     fingerprint = fingerprint_of(target, target_config, tokenizer, revision=revision)
     template = ChatTemplate(tokenizer, config.template)
@@ -140,11 +139,8 @@ def _prepared(
         raise bad.errors[0]
     if show_progress:
         _tell_of_bad(bad)
-        if unread := template.passed_over(prompt.dialog for prompt in prompts):
-            names = ", ".join(unread)
-            tqdm.write(
-                f"the chat template reads no {names}: the target will not see it, as in serving", file=sys.stderr
-            )
+        if note := template.note_of_passed_over(prompt.dialog for prompt in prompts):
+            tqdm.write(note, file=sys.stderr)
     return _Run(
         config=config,
         target=target,
@@ -159,6 +155,7 @@ def _prepared(
                 "target": fingerprint,
                 "target_weights_sha256": stored_weights_sha256(target, revision=revision),
                 "prompts_sha256": _sha256_of([prompt.dialog for prompt in prompts], starts),
+                "chat_template_sha256": template.sha256,
             }
         ),
     )
@@ -168,11 +165,15 @@ def _model_len(config: GenerateConfig, target_config: Any) -> int:
     """The context to generate with: what was asked, or the target's own up to 2,048.
 
     Raises:
-        InputError: if the target has less than was asked.
+        InputError: if the target has less than was asked, or no room for an answer.
     """
     context = context_of(target_config)
     if config.max_model_len is None:
-        return min(context or _DEFAULT_MODEL_LEN, _DEFAULT_MODEL_LEN)
+        length = min(context or _DEFAULT_MODEL_LEN, _DEFAULT_MODEL_LEN)
+        if config.max_tokens >= length:
+            of = "the target's context" if length == context else "a conversation's length without a max_model_len"
+            raise InputError("max_tokens", f"expected less than {length:,}, {of}, got {config.max_tokens:,}")
+        return length
     # Overrides of the target's config may give it another context.
     if context is not None and config.max_model_len > context and "hf_overrides" not in config.engine_options.stored():
         raise InputError(
@@ -229,7 +230,7 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         again = "Delete that file: it is made again" if path.name == RUN_INFO else "Restore it, or give another output"
         raise InputError("output", f"{error}. {again}.") from error
     differing = config_differences(stored["config"], settings["config"])
-    names = ("target", "target_weights_sha256", "prompts_sha256")
+    names = ("target", "target_weights_sha256", "prompts_sha256", "chat_template_sha256")
     differing += [name for name in names if stored.get(name, settings[name]) != settings[name]]
     if differing:
         raise InputError(

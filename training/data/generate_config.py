@@ -74,12 +74,18 @@ class GenerateConfig:
 
     def stored(self) -> dict[str, Any]:
         """What run_info.json keeps of it: what decides the data; options only where there are any."""
-        groups = {"template": self.template.stored(), "engine_options": self.engine_options.stored()}
+        groups = {"template": self.template.stored(), "engine_options": _deciding(self.engine_options.stored())}
         own = {name: value for name, value in asdict(self).items() if name not in (*groups, "skip_bad")}
         return own | {name: options for name, options in groups.items() if options}
 
 
+def _deciding(engine_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that decide the data, so not how much memory there is for it."""
+    return {name: value for name, value in engine_options.items() if name != "gpu_memory_utilization"}
+
+
 def config_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Settings in which two stored configs differ; the first may have the names of an earlier version."""
-    stored = _BEFORE | {_RENAMED.get(name, name): value for name, value in stored.items()}
-    return differences(sorted({*now, "engine_options", "template"}), stored, now)
+    known: dict[str, Any] = _BEFORE | {_RENAMED.get(name, name): value for name, value in stored.items()}
+    known["engine_options"] = _deciding(known.get("engine_options") or {}) or None
+    return differences(sorted({*now, "engine_options", "template"}), known, now)

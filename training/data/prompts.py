@@ -42,7 +42,7 @@ def _prompts_of(path: Path, field: str, bad: BadRecords) -> Iterator[Prompt]:
     if not is_text(path):
         for record in read_records(path, field, bad):
             try:
-                prompt = dialog_of(with_known_names(record.fields), field=field, where=record.where)
+                prompt = dialog_of(with_known_names(record.fields), field=field, where=record.where, answers=False)
                 prompt.rounds(field=field)
             except InputError as error:
                 bad.add(error)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.data.chat.layouts import LAYOUTS
 
 Fields = dict[str, Any]
 Row = tuple[Fields | InputError, str]
@@ -24,6 +25,8 @@ _UNREADABLE = (OSError, EOFError, zlib.error)
 _BATCH = 256
 """Rows of a Parquet file in memory at a time."""
 _SNIFFED_LINES = 3
+_TEXTS = ("text", "question", "query")
+"""Keys of a record, besides those of a layout's."""
 
 
 def is_hub(path: Path) -> bool:
@@ -128,7 +131,10 @@ def _begins_with_list(path: Path, field: str) -> bool:
 
 
 def _items(value: Any, where: str, field: str) -> Iterator[Row]:
-    """The records of a document: its list's, those of the one list that its object has, or the object itself."""
+    """The records of a document: its list's, those of the one list that its object has, or the object itself.
+
+    An object that has text or a question of its own is a record, whatever list stands beside it.
+    """
     for number, item in enumerate(_list_in(value), start=1):
         yield _checked(item, f"{where}, record {number}", field)
 
@@ -136,8 +142,13 @@ def _items(value: Any, where: str, field: str) -> Iterator[Row]:
 def _list_in(value: Any) -> list[Any]:
     if isinstance(value, dict):
         lists = [item for item in value.values() if _is_list_of_objects(item)]
-        return list(lists[0]) if len(lists) == 1 and not _are_messages(lists[0]) else [value]
+        is_record = len(lists) != 1 or _are_messages(lists[0])
+        return [value] if is_record or _says_something_beside(value, lists[0]) else list(lists[0])
     return value if isinstance(value, list) else [value]
+
+
+def _says_something_beside(value: Fields, items: list[Any]) -> bool:
+    return any(value.get(name) is not None and value[name] is not items for name in (*LAYOUTS, *_TEXTS))
 
 
 def _is_list_of_objects(value: Any) -> bool:

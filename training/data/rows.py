@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vllm_mtp.common.errors import InputError
+
 MIN_ROW_LENGTH = 16
 
 
@@ -52,11 +54,24 @@ class Source:
     complete: bool
     """Whether its share of the tokens was more than there is."""
     num_left_out: int = 0
-    """Conversations that are too short, or have no answer within the length of a row."""
+    """Conversations that have an answer, but none within the length of a row."""
+    num_too_short: int = 0
+    """Conversations of fewer than 16 tokens, or without anything that counts."""
     num_bad: int = 0
     """Records that cannot be used, and were left out."""
     first_bad: str = ""
     """What was wrong with the first of those."""
+    note: str = ""
+    """What else is to be said of it."""
+
+    def check_enough(self) -> None:
+        """Refuses a source that has no row for training besides one held out.
+
+        Raises:
+            InputError: saying what helps.
+        """
+        if len(self.rows) < 2:
+            raise too_few_rows(len(self.rows), num_left_out=self.num_left_out, found=f" ({self})")
 
     def __str__(self) -> str:
         parts = [f"{self.name}: {num_tokens(self.rows):,} tokens"]
@@ -64,9 +79,28 @@ class Source:
             parts.append("its share of what is to be read")
         if self.num_left_out:
             parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
+        if self.num_too_short:
+            parts.append(f"{self.num_too_short:,} conversations left out, shorter than {MIN_ROW_LENGTH} tokens")
         if self.num_bad:
             parts.append(f"bad records left out: {self.num_bad:,}, the first: {self.first_bad}")
+        if self.note:
+            parts.append(self.note)
         return ", ".join(parts)
+
+
+def too_few_rows(num_rows: int, *, num_left_out: int = 0, found: str = "") -> InputError:
+    """The error for a source that has no row for training besides one held out.
+
+    Args:
+        num_rows: that it has.
+        num_left_out: conversations whose answers are all behind a row's end.
+        found: what else was found in it.
+    """
+    more = "Give more data; of text, a smaller sequence_length helps."
+    help = "Give a larger sequence_length." if num_left_out else more
+    return InputError(
+        "data", f"expected at least two rows (one to train on, one held out), got {num_rows}{found}. {help}"
+    )
 
 
 def num_tokens(rows: Sequence[Row]) -> int:
@@ -84,14 +118,18 @@ def conversation_source(name: str, conversations: Iterable[Row], longest: int | 
         max_tokens: of all rows.
     """
     rows: list[Row] = []
-    num_left_out = 0
-    for row in conversations:
+    num_left_out = num_too_short = 0
+    complete = True
+    for whole in conversations:
         if max_tokens <= 0:
-            return Source(name=name, rows=rows, complete=False, num_left_out=num_left_out)
-        row = Row(ids_L=row.ids_L[:longest], counts_L=row.counts_L[:longest])
-        if len(row.ids_L) >= MIN_ROW_LENGTH and row.counts_L.any():
+            complete = False
+            break
+        row = Row(ids_L=whole.ids_L[:longest], counts_L=whole.counts_L[:longest])
+        if len(whole.ids_L) < MIN_ROW_LENGTH or not whole.counts_L.any():
+            num_too_short += 1
+        elif len(row.ids_L) < MIN_ROW_LENGTH or not row.counts_L.any():
+            num_left_out += 1
+        else:
             rows.append(row)
             max_tokens -= len(row.ids_L)
-        else:
-            num_left_out += 1
-    return Source(name=name, rows=rows, complete=True, num_left_out=num_left_out)
+    return Source(name=name, rows=rows, complete=complete, num_left_out=num_left_out, num_too_short=num_too_short)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.data.chat.layouts import check_unicode
 from vllm_mtp.training.data.records import OpenRecords, Record, read_text
 from vllm_mtp.training.data.rows import Row, Source
 
@@ -23,10 +24,7 @@ def text_of(record: Record, field: str) -> str:
     text = record.fields.get("text")
     if not isinstance(text, str):
         raise InputError(field, f'{record.where}: expected "text" with a string, got {text!r:.60}')
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(field, f"{record.where}: the text is not Unicode ({error.reason})") from error
+    check_unicode(text, field, record.where)
     return text
 
 

@@ -87,8 +87,9 @@ def object_of(name: str, text: str | None) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(name, f"expected a JSON object, got {text} ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets nested too deep
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
+        raise InputError(name, f"expected a JSON object, got {text} ({reason})") from error
     if not isinstance(value, dict):
         raise InputError(name, f"expected a JSON object, got {text}")
     return value

@@ -102,5 +102,5 @@ def test_prompts_do_not_count() -> None:
 
 def test_too_little_text() -> None:
     for too_few in ([], rows(1)):
-        with pytest.raises(ValueError, match=r"^data: expected at least two rows of text .* got [01]\."):
+        with pytest.raises(ValueError, match=r"^data: expected at least two rows .* got [01]\."):
             Batches([too_few], 100, 0)

@@ -139,9 +139,33 @@ def test_long_conversations_are_cut_and_only_so_much_is_read(tmp_path: Path, tok
     source = source_of(path, tokenizer)
     assert [len(row.ids_L) for row in source.rows] == [400] * 4
     assert counted(source.rows[0], tokenizer)[0] == "y" * 20 + "<|end|>"
-    assert source.num_left_out == 1
+    assert (source.num_left_out, source.num_too_short) == (1, 0)
     source = source_of(path, tokenizer, max_tokens=700)
     assert (len(source.rows), source.complete) == (2, False)
+
+
+def test_too_little_says_what_helps(tmp_path: Path, tokenizer: Any) -> None:
+    """Catches advice of a shorter row where a longer one would have had the answers."""
+    long = {"messages": messages([("x" * 900, "y")])}
+    with pytest.raises(ValueError, match=r"^data: expected at least two rows .* got 0 .*Give a larger sequence_length"):
+        source_of(written(tmp_path / "a.jsonl", *[long] * 3), tokenizer).check_enough()
+    with pytest.raises(ValueError, match=r"^data: expected at least two rows .* got 1 .*Give more data"):
+        source_of(written(tmp_path / "a.jsonl", {"messages": messages()}), tokenizer).check_enough()
+
+
+def test_text_beside_the_prompt_that_it_was_written_to(tmp_path: Path, tokenizer: Any) -> None:
+    """Catches synthetic documents refused for the prompt that each of them has."""
+    for record in ({"prompt": "Write of bees.", "text": "bees " * 200}, {"instruction": "i", "text": "bees " * 200}):
+        source = source_of(written(tmp_path / "a.jsonl", record), tokenizer)
+        assert (source.name, len(source.rows)) == ("text", 2)
+
+
+def test_what_the_template_does_not_read_is_told(tmp_path: Path, tokenizer: Any) -> None:
+    """Catches tools that the target is trained without, unsaid."""
+    record = {"messages": messages(), "tools": [{"name": "f", "parameters": {}}]}
+    told = "the chat template reads no tools: the target will not see it"
+    assert told in str(source_of(written(tmp_path / "a.jsonl", record), tokenizer))
+    assert told not in str(source_of(written(tmp_path / "a.jsonl", {"messages": messages()}), tokenizer))
 
 
 def test_a_token_that_the_embedding_lacks_is_named(tmp_path: Path, tokenizer: Any) -> None:

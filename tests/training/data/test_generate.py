@@ -155,7 +155,8 @@ def test_a_start_that_fails_leaves_the_folder_free(
     def fail(*_: Any) -> Any:
         raise RuntimeError("no memory")
 
-    arguments: dict[str, Any] = {"target": str(chat_target), "prompts": [questions], "output": tmp_path / "set"}
+    target = shutil.copytree(chat_target, tmp_path / "target")
+    arguments: dict[str, Any] = {"target": str(target), "prompts": [questions], "output": tmp_path / "set"}
     monkeypatch.setattr(generate_file, "_engine", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         generate(GenerateConfig(dtype="float32"), show_progress=False, **arguments)
@@ -167,6 +168,9 @@ def test_a_start_that_fails_leaves_the_folder_free(
     for other in (GenerateConfig(max_tokens=150, near_duplicates=0.9), GenerateConfig(max_tokens=150, turns="all")):
         with pytest.raises(ValueError, match="holds conversations with other settings"):
             generate(other, show_progress=False, **arguments)
+    (target / "chat_template.jinja").write_text("Be brief." + TEMPLATE)
+    with pytest.raises(ValueError, match=r"with other settings \(chat_template_sha256\)"):
+        generate(config, show_progress=False, **arguments)
 
 
 @pytest.mark.vllm
@@ -272,6 +276,7 @@ ERRORS = {
     "no model": (["--self-prompts", "3", "--target", "absent"], "--target: expected a causal LM's folder or Hub id"),
     "temperature": (["--self-prompts", "3", "--temperature", "-1"], "--temperature: expected at least 0, got -1.0"),
     "length": (["--self-prompts", "3", "--max-model-len", "9"], "--max-model-len: expected more than max_tokens 256"),
+    "no room": (["--prompts", "a.txt", "--max-tokens", "1024"], "--max-tokens: expected less than 1,024, the target"),
     "context": (
         ["--prompts", "a.txt", "--max-model-len", "2048"],
         "--max-model-len: expected at most 1,024, the target",

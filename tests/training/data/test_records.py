@@ -56,6 +56,14 @@ def test_one_record_is_not_taken_for_its_list(tmp_path: Path) -> None:
         assert fields(tmp_path / "one.json") == [record]
 
 
+@pytest.mark.parametrize("key", ["prompt", "instruction", "question", "text"])
+def test_tools_beside_a_question_are_no_records(tmp_path: Path, key: str) -> None:
+    """Catches one record taken for a list of its tools."""
+    record = {key: "x", "tools": [{"name": "f"}, {"name": "g"}]}
+    (tmp_path / "one.json").write_text(json.dumps(record))
+    assert fields(tmp_path / "one.json") == [record]
+
+
 def test_records_say_where_they_stand(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n" + lines_of(RECORDS))
     (tmp_path / "b.json").write_text(json.dumps(RECORDS))

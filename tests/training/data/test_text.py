@@ -52,7 +52,7 @@ def test_documents_of_files_and_of_records(tmp_path: Path) -> None:
         (b'{"text": 3}\n', r'data\.jsonl:3: expected "text" with a string, got 3'),
         (b'"text"\n', r'data\.jsonl:3: expected an object, got "text"'),
         (b'{"text": "\xff"}\n', r"data\.jsonl:3 is not UTF-8 text"),
-        (b'{"text": "half a pair: \\ud83d"}\n', r"data\.jsonl:3: the text is not Unicode"),
+        (b'{"text": "half a pair: \\ud83d"}\n', r"data\.jsonl:3: expected Unicode text"),
     ],
 )
 def test_a_bad_line_is_named_or_left_out_and_counted(tmp_path: Path, line: bytes, message: str) -> None:

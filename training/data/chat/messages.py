@@ -4,6 +4,7 @@ Source: vllm/renderers/chat_utils.py, `_parse_chat_message_content` and `_postpr
 """
 
 import json
+from decimal import Decimal
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
@@ -34,13 +35,16 @@ _TEXT_OF_PART = {
     "thinking": "thinking",
 }
 """Types of content parts that are text, and the key that holds it."""
+_SAYS = ("content", "value", "refusal", "reasoning", "reasoning_content", "tool_calls", "function_call")
+"""Keys that a message says something by."""
 
 
 def message_of(raw: Any, field: str, where: str) -> Message:
     """A message as a template takes it, from OpenAI's spelling or ShareGPT's.
 
     Keys without a value are left out, a content without one is empty text; "reasoning" and "reasoning_content" are one
-    thing under both names; arguments of calls become objects. What is not known here is left for the template.
+    thing under both names; arguments of calls become objects; a refusal is content where there is none. What is not
+    known here is left for the template, as JSON.
 
     Raises:
         InputError: for anything else, with `where` and what was expected.
@@ -52,8 +56,15 @@ def message_of(raw: Any, field: str, where: str) -> Message:
     role = raw.get("role")
     if not isinstance(role, str) or not role:
         raise InputError(field, f'{where}: expected a "role", got {shown(raw)}')
-    kept = {key: value for key, value in raw.items() if value is not None}
-    message: Message = kept | {"role": role, "content": _content(raw.get("content"), field, f"{where} ({role})")}
+    content = _content(raw.get("content"), field, f"{where} ({role})")
+    kept = {
+        key: json_value(value, field, f'{where} ({role}): "{key}"')
+        for key, value in raw.items()
+        if value is not None and key not in ("content", "refusal")
+    }
+    if not content and isinstance(raw.get("refusal"), str):
+        content = raw["refusal"]
+    message: Message = kept | {"role": role, "content": content}
     if role == "function":
         message["role"] = "tool"
     _check_texts(message, field, f"{where} ({role})")
@@ -70,6 +81,35 @@ def is_empty(message: Message) -> bool:
         return False
     content = message["content"]
     return not (content if isinstance(content, str) else "".join(part["text"] for part in content)).strip()
+
+
+def is_without_answer(raw: Any) -> bool:
+    """Whether a message, as `message_of` takes it, is the assistant's and has nothing in it."""
+    if not isinstance(raw, dict):
+        return False
+    role = raw.get("role", ROLE_OF_SPEAKER.get(str(raw.get("from")).lower()))
+    said = [raw.get(key) for key in _SAYS]
+    return role == "assistant" and not any(value.strip() if isinstance(value, str) else value for value in said)
+
+
+def json_value(value: Any, field: str, where: str) -> Any:
+    """A value as JSON has it: dates of a table as ISO 8601, its decimal numbers as numbers.
+
+    Raises:
+        InputError: for what JSON does not have, such as bytes, with its place.
+    """
+    try:
+        return json.loads(json.dumps(value, default=_of_table))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(field, f"{where}: expected JSON data, got something else ({error})") from error
+
+
+def _of_table(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)
 
 
 def shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import setting
+from vllm_mtp.common.settings import object_of, setting
 from vllm_mtp.training.data.chat.tools import tools_of
 
 _DECIDED = frozenset(
@@ -50,15 +50,7 @@ class TemplateOptions:
         Raises:
             InputError: if they are no JSON object.
         """
-        if self.chat_template_kwargs is None:
-            return {}
-        try:
-            kwargs = json.loads(self.chat_template_kwargs)
-        except (ValueError, RecursionError):
-            kwargs = None
-        if not isinstance(kwargs, dict):
-            raise InputError("chat_template_kwargs", f"expected a JSON object, got {self.chat_template_kwargs}")
-        return kwargs
+        return object_of("chat_template_kwargs", self.chat_template_kwargs)
 
     def template_text(self) -> str | None:
         """The template of the file; None: the target's own.

@@ -3,6 +3,7 @@
 Source: vllm/renderers/hf.py, `safe_apply_chat_template` and what prepares its messages.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.chat.spans import token_spans
 
 _MARKER = "content-of-a-message"
-_READ_BY_SOME = ("tool_calls", "name", "reasoning")
+_READ_BY_SOME = {"tool_calls": r"\btool_calls\b", "reasoning": r"\b(reasoning(_content)?|thinking)\b"}
+"""Keys of messages, and what a template that reads them has in it."""
+_MOST_PROBED = 8
 _SILENT = {"reasoning_effort", "enable_thinking"}
 """Variables that many records have for whichever target reads them."""
 
@@ -55,19 +58,48 @@ class ChatTemplate:
         own = getattr(tokenizer, "chat_template", None)
         self.is_plain = plain or not (self._template or own)
         """Whether there is no template."""
+        self._remedy = "leave out no_chat_template" if plain and (self._template or own) else "give a chat_template"
         sources = [self._template] if self._template else list(own.values()) if isinstance(own, dict) else [own]
         self._source = "\n".join(str(source) for source in sources if source)
-        if not self.is_plain:
-            self._check_template()
+        self._variables = frozenset() if self.is_plain else self._checked_variables()
         self._takes_parts = not self.is_plain and self._probe([{"type": "text", "text": _MARKER}])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the template's source, empty text where there is none; not of what it renders, such as a date."""
+        return hashlib.sha256(b"" if self.is_plain else self._source.encode()).hexdigest()
 
     def passed_over(self, dialogs: Iterable[Dialog]) -> list[str]:
         """What conversations have and the template does not read, so that the target will not see it."""
-        found: set[str] = set()
+        if self.is_plain:
+            return []
+        variables: set[str] = set()
+        keys: set[str] = set()
+        named: list[Dialog] = []
         for dialog in dialogs:
-            found |= dialog.template_kwargs.keys() | {"tools"} if dialog.tools else dialog.template_kwargs.keys()
-            found |= {key for message in dialog.messages for key in message if key in _READ_BY_SOME}
-        return [] if self.is_plain else sorted(name for name in found - _SILENT if name not in self._source)
+            variables |= dialog.template_kwargs.keys() | ({"tools"} if dialog.tools or self._tools else set())
+            of_messages = {key for message in dialog.messages for key in message}
+            keys |= of_messages & _READ_BY_SOME.keys()
+            if "name" in of_messages and len(named) < _MOST_PROBED:
+                named.append(dialog)
+        found = {key for key in keys if not re.search(_READ_BY_SOME[key], self._source)}
+        if named and not any(map(self._reads_names, named)):
+            found.add("name")
+        return sorted(found | (variables - _SILENT - self._variables))
+
+    def note_of_passed_over(self, dialogs: Iterable[Dialog]) -> str:
+        """`passed_over` as a sentence; empty where there is nothing."""
+        names = ", ".join(self.passed_over(dialogs))
+        return f"the chat template reads no {names}: the target will not see it, as in serving" if names else ""
+
+    def _reads_names(self, dialog: Dialog) -> bool:
+        """Whether a conversation is another text without the names of its messages."""
+        bare = [{key: value for key, value in message.items() if key != "name"} for message in dialog.messages]
+        try:
+            with_names = self.text(dialog, dialog.messages, answer_follows=False)
+            return with_names != self.text(dialog, bare, answer_follows=False)
+        except InputError:  # which is told elsewhere
+            return True
 
     def prompt_text(self, dialog: Dialog, messages: Sequence[Message] | None = None) -> str:
         """What the target is asked with, up to where its answer begins.
@@ -88,7 +120,7 @@ class ChatTemplate:
             raise InputError(
                 self._field,
                 f"{dialog.at}expected one message of the user for a target without a chat template, got {roles}; "
-                "give a chat_template",
+                f"{self._remedy}",
             )
         return replace(dialog, messages=tuple(messages)).text
 
@@ -190,8 +222,8 @@ class ChatTemplate:
             return False
         return _MARKER in text and not re.search(f"[\"']{_MARKER}[\"']", text)
 
-    def _check_template(self) -> None:
-        """Refuses a template that is none, and variables that it does not read."""
+    def _checked_variables(self) -> frozenset[str]:
+        """The variables that the template reads; refuses a template that is none, and others than those."""
         from jinja2 import Environment, TemplateError, meta
 
         plain = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", self._source)
@@ -208,6 +240,7 @@ class ChatTemplate:
                     "chat_template_kwargs",
                     f"expected variables that the chat template reads ({', '.join(sorted(read))}), got {name}",
                 )
+        return frozenset(read)
 
     def _encoded(self, texts: Sequence[str], dialogs: Sequence[Dialog], *, offsets: bool = False) -> Any:
         """Plain text gets the special tokens that the tokenizer puts around it; a template writes its own."""

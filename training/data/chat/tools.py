@@ -6,7 +6,7 @@ Source: vllm/entrypoints/openai, `ChatCompletionToolsParam` and `FunctionDefinit
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.chat.messages import parsed, shown
+from vllm_mtp.training.data.chat.messages import json_value, parsed, shown
 
 _KEYS = ("name", "description", "parameters", "strict")
 
@@ -22,7 +22,7 @@ def tools_of(raw: Any, field: str, where: str) -> tuple[dict[str, Any], ...] | N
         return None
     if not isinstance(raw, list):
         raise InputError(field, f'{where}: expected a list as "tools", got {shown(raw)}')
-    return tuple(_tool(tool, field, where) for tool in raw)
+    return tuple(_tool(tool, field, where) for tool in json_value(raw, field, f'{where}: "tools"'))
 
 
 def _tool(tool: Any, field: str, where: str) -> dict[str, Any]:

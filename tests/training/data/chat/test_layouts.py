@@ -1,5 +1,7 @@
 """Records of every layout that people have, and the place of every fault in them."""
 
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -80,6 +82,30 @@ LAYOUTS = {
         [USER, ANSWER | {"reasoning": "r", "reasoning_content": "r"}],
     ),
     "messages as text": ({"messages": '[{"role": "user", "content": "u"}]'}, [USER]),
+    "a number as answer": ({"prompt": "2+2?", "answer": 4}, [{"role": "user", "content": "2+2?"},
+                                                            {"role": "assistant", "content": "4"}]),
+    "an empty answer is none": ({"instruction": "u", "output": " ", "response": "a"}, [USER, ANSWER]),
+    "refusal": ({"messages": [USER, {"role": "assistant", "content": None, "refusal": "a"}]}, [USER, ANSWER]),
+    "system under another name": ({"prompt": "u", "system_prompt": "s"}, [{"role": "system", "content": "s"}, USER]),
+    "system said twice": (
+        {"messages": [{"role": "system", "content": "s"}, USER], "system": "s"},
+        [{"role": "system", "content": "s"}, USER],
+    ),
+    "system said twice, in parts": (
+        {"messages": [{"role": "system", "content": ["s"]}, USER], "system": "s"},
+        [{"role": "system", "content": [{"type": "text", "text": "s"}]}, USER],
+    ),
+    "context of a prompt": ({"prompt": "u", "context": ["b", "c"]}, [{"role": "user", "content": "u\nb\nc"}]),
+    "a prompt that has its context": (
+        {"prompt": "By the text 'b c': u", "context": "b c"}, [{"role": "user", "content": "By the text 'b c': u"}]
+    ),
+    "a prompt made of its parts": ({"prompt": "u", "instruction": "i", "input": "j", "output": "a"}, [USER, ANSWER]),
+    "answer beside messages": ({"messages": [USER], "response": "a"}, [USER, ANSWER]),
+    "answer in the messages": ({"messages": [USER, ANSWER], "answer": "b"}, [USER, ANSWER]),
+    "values of a table": (
+        {"messages": [USER | {"at": datetime(2024, 5, 1), "n": Decimal("1.5"), "m": Decimal(2)}]},
+        [USER | {"at": "2024-05-01T00:00:00", "n": 1.5, "m": 2}],
+    ),
     "a key of the template's own": ({"messages": [USER | {"mood": "good"}]}, [USER | {"mood": "good"}]),
 }  # fmt: skip
 
@@ -134,6 +160,12 @@ BAD = {
     "reserved": ({"messages": [USER], "chat_template_kwargs": {"tokenize": True}}, "got tokenize, which is none"),
     "surrogate": ({"prompt": "bad \ud83d here"}, r"half of a surrogate pair \(U\+D83D\)"),
     "surrogate in a tool": ({"messages": [USER], "tools": [{"name": "\ud83d"}]}, "half of a surrogate pair"),
+    "bytes": ({"messages": [USER | {"sound": b"x"}]}, r'message 1 \(user\): "sound": expected JSON data'),
+    "bytes of a tool": ({"messages": [USER], "tools": [{"name": "f", "x": b"x"}]}, '"tools": expected JSON data'),
+    "context beside messages": ({"prompt": [USER], "context": "c"}, "expected all that is asked in the messages"),
+    "context of a kind": ({"prompt": "u", "context": {"title": "t"}}, 'expected text as "context"'),
+    "no text as answer": ({"prompt": "u", "answer": True}, 'expected text as "answer", got true'),
+    "two names": ({"prompt": "u", "system": "s", "system_prompt": "t"}, "one message of a system"),
     "two systems": ({"messages": [{"role": "system", "content": "s"}, USER], "system": "t"}, "one message of a system"),
 }  # fmt: skip
 
@@ -143,6 +175,20 @@ def test_a_bad_record_is_named(record: Any, message: str) -> None:
     """Catches a traceback, or a record that is taken for something else."""
     with pytest.raises(ValueError, match=f"^prompts: f.jsonl:7.*{message}"):
         read(record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "u", "answer": True},
+        {"instruction": "u", "output": ""},
+        {"messages": [USER, {"role": "assistant", "content": None}]},
+        {"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": " ", "weight": 1}]},
+    ],
+)
+def test_an_answer_that_is_not_needed(record: Any) -> None:
+    """Catches a question that is not asked for what somebody once answered."""
+    assert dialog_of(record, field="prompts", where="f.jsonl:7", answers=False).messages == (USER,)
 
 
 def test_what_is_answered() -> None:

@@ -183,3 +183,23 @@ def test_what_a_template_does_not_read_is_told(made: Any, tokenizer: Any) -> Non
     assert made(CHATML).passed_over(dialogs) == ["mood", "tool_calls", "tools"]
     assert made(THINKING).passed_over(dialogs[:1]) == []
     assert ChatTemplate(tokenizer).passed_over(dialogs) == []
+
+
+def test_what_is_read_is_no_word_of_the_source(made: Any, tmp_path: Path) -> None:
+    """Catches names and tools held for read since a "namespace" or a tag is spelled alike, and the command's tools."""
+    (tmp_path / "tools.json").write_text('[{"name": "f", "parameters": {}}]')
+    dialogs = [read({"messages": [{"role": "user", "content": "u", "name": "Ann"}]})]
+    alike = "{% set ns = namespace(tools=1) %}" + CHATML
+    assert made(alike, tools=str(tmp_path / "tools.json")).passed_over(dialogs) == ["name", "tools"]
+    assert made("{% for one in messages %}{{ one.name }}: {{ one.content }}{% endfor %}").passed_over(dialogs) == []
+    assert made(CHATML).note_of_passed_over(dialogs).startswith("the chat template reads no name: ")
+
+
+def test_advice_is_what_helps(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches "give a chat_template" where the command forbids one, or where the target has one."""
+    dialog = read({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]})
+    with pytest.raises(ValueError, match="give a chat_template"):
+        ChatTemplate(tokenizer, plain=True).prompt_text(dialog)
+    monkeypatch.setattr(tokenizer, "chat_template", CHATML)
+    with pytest.raises(ValueError, match="leave out no_chat_template"):
+        ChatTemplate(tokenizer, plain=True).prompt_text(dialog)
