@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.training.data.rows import Row
+from vllm_mtp.training.data.rows import Row, Source
 
 _MAX_HELD_OUT_ROWS = 32
+_TWO_ROWS = "expected at least two rows of text (one to train on, one held out)"
+_MORE_TEXT = "Give more text, or a smaller sequence_length."
 
 
 class Batch(NamedTuple):
@@ -50,15 +52,23 @@ class Batches:
         self._tokens_per_batch = tokens_per_batch
         for rows in sources:
             if len(rows) < 2:
-                raise InputError(
-                    "data",
-                    f"expected at least two rows of text (one to train on, one held out), got {len(rows)}. "
-                    "Give more text, or a smaller sequence_length.",
-                )
+                raise InputError("data", f"{_TWO_ROWS}, got {len(rows)}. {_MORE_TEXT}")
             held_out = _held_out_places(len(rows))
             self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
             self._held_out.append([rows[index] for index in sorted(held_out)])
         self._seed = seed
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], tokens_per_batch: int, seed: int) -> "Batches":
+        """The batches of these sources.
+
+        Raises:
+            ValueError: naming a source with too few rows, and what helps.
+        """
+        for source in sources:
+            if len(source.rows) < 2:
+                raise InputError("data", f"{_TWO_ROWS}, got {len(source.rows)} of {source}. {_help_for(source)}")
+        return cls([source.rows for source in sources], tokens_per_batch, seed)
 
     def __len__(self) -> int:
         return len(self._training)
@@ -91,6 +101,13 @@ class Batches:
         kept = (rows[every // 2 :: every] or rows[:1] for rows in self._held_out)
         groups = (_grouped(rows, self._tokens_per_batch) for rows in kept)
         return [_batch(group) for source in groups for group in source]
+
+
+def _help_for(source: Source) -> str:
+    """What gives a source more rows: conversations are a row each, of any length; text is cut into rows."""
+    if source.num_beyond:
+        return "Give a larger sequence_length, so that answers are within it."
+    return "Give more or longer conversations." if source.rows_are_whole else _MORE_TEXT
 
 
 def _held_out_places(num_rows: int) -> set[int]:

@@ -51,8 +51,12 @@ class Source:
     rows: list[Row]
     complete: bool
     """Whether its share of the tokens was more than there is."""
-    num_left_out: int = 0
-    """Conversations that are too short, or have no answer within the length of a row."""
+    rows_are_whole: bool = False
+    """Whether each row is a conversation of its own; False: text that is cut into rows."""
+    num_beyond: int = 0
+    """Conversations that were left out because their first answer begins after the length of a row."""
+    num_short: int = 0
+    """Conversations that were left out because they are too short, or have no answer at all."""
     num_bad: int = 0
     """Records that cannot be used, and were left out."""
     first_bad: str = ""
@@ -62,8 +66,10 @@ class Source:
         parts = [f"{self.name}: {num_tokens(self.rows):,} tokens"]
         if not self.complete:
             parts.append("its share of what is to be read")
-        if self.num_left_out:
-            parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
+        if self.num_beyond:
+            parts.append(f"{self.num_beyond:,} conversations left out, whose answers begin after a row's length")
+        if self.num_short:
+            parts.append(f"{self.num_short:,} conversations left out, too short or without an answer")
         if self.num_bad:
             parts.append(f"bad records left out: {self.num_bad:,}, the first: {self.first_bad}")
         return ", ".join(parts)
@@ -84,14 +90,20 @@ def conversation_source(name: str, conversations: Iterable[Row], longest: int | 
         max_tokens: of all rows.
     """
     rows: list[Row] = []
-    num_left_out = 0
-    for row in conversations:
+    num_beyond = num_short = 0
+    complete = True
+    for whole in conversations:
         if max_tokens <= 0:
-            return Source(name=name, rows=rows, complete=False, num_left_out=num_left_out)
-        row = Row(ids_L=row.ids_L[:longest], counts_L=row.counts_L[:longest])
-        if len(row.ids_L) >= MIN_ROW_LENGTH and row.counts_L.any():
+            complete = False
+            break
+        row = Row(ids_L=whole.ids_L[:longest], counts_L=whole.counts_L[:longest])
+        if len(whole.ids_L) < MIN_ROW_LENGTH or not whole.counts_L.any():
+            num_short += 1
+        elif len(row.ids_L) < MIN_ROW_LENGTH or not row.counts_L.any():
+            num_beyond += 1
+        else:
             rows.append(row)
             max_tokens -= len(row.ids_L)
-        else:
-            num_left_out += 1
-    return Source(name=name, rows=rows, complete=True, num_left_out=num_left_out)
+    return Source(
+        name=name, rows=rows, complete=complete, rows_are_whole=True, num_beyond=num_beyond, num_short=num_short
+    )

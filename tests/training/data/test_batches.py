@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vllm_mtp.training.data.batches import Batches
-from vllm_mtp.training.data.rows import Row
+from vllm_mtp.training.data.rows import Row, Source, conversation_source
 
 LENGTH = 6
 
@@ -104,3 +104,24 @@ def test_too_little_text() -> None:
     for too_few in ([], rows(1)):
         with pytest.raises(ValueError, match=r"^data: expected at least two rows of text .* got [01]\."):
             Batches([too_few], 100, 0)
+
+
+def long_prompts(num: int) -> Source:
+    """Conversations of 1,000 tokens whose answers begin at 900, in rows of 513."""
+    return conversation_source("chats", rows(num, lengths=(1000,), loss_from=900), 513, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("source", "helps"),
+    [
+        (long_prompts(9), r"got 0 of chats: 0 tokens, 9 conversations left out, whose answers begin .* a larger seq"),
+        (conversation_source("chats", rows(9), 513, 10**6), "9 conversations left out, too short.* or longer conv"),
+        (conversation_source("chats", rows(1, lengths=(99,)), 513, 10**6), "got 1 of .* Give more or longer conv"),
+        (Source(name="text", rows=rows(1), complete=True), "got 1 of text: 6 tokens. Give more text, or a smaller seq"),
+    ],
+    ids=["answers beyond a row", "short", "one", "text"],
+)
+def test_what_helps_is_said(source: Source, helps: str) -> None:
+    """Catches advice that makes it worse: a smaller sequence_length where answers begin after it."""
+    with pytest.raises(ValueError, match=helps):
+        Batches.of([source], 100, 0)

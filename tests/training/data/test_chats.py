@@ -139,7 +139,7 @@ def test_long_conversations_are_cut_and_only_so_much_is_read(tmp_path: Path, tok
     source = source_of(path, tokenizer)
     assert [len(row.ids_L) for row in source.rows] == [400] * 4
     assert counted(source.rows[0], tokenizer)[0] == "y" * 20 + "<|end|>"
-    assert source.num_left_out == 1
+    assert (source.num_beyond, source.num_short) == (1, 0)
     source = source_of(path, tokenizer, max_tokens=700)
     assert (len(source.rows), source.complete) == (2, False)
 
