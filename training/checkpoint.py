@@ -177,11 +177,18 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         info = None
         if not _paths(folder):
             raise InputError("output", f"{error}. Restore that file, or give another folder.") from error
-    if isinstance(info, dict) and info.keys() >= {"config", "target", "data_sha256", "held_out"} and weights.exists():
+    if _is_of_train(info) and weights.exists():
         return info
     if _paths(folder):  # killed while it wrote the finished drafter
         return None
     raise InputError("output", f"{folder} holds a model that `vllm-mtp train` did not write. Give another folder.")
+
+
+def _is_of_train(info: Any) -> bool:
+    """Whether this is the content of a run_info.json that `vllm-mtp train` wrote, of any version."""
+    if not isinstance(info, dict) or not info.keys() >= {"config", "target", "data_sha256", "held_out"}:
+        return False
+    return isinstance(info["config"], dict) and isinstance(info["target"], dict) and "name" in info["target"]
 
 
 def check_same_run(

@@ -15,6 +15,7 @@ from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.shape import TargetShape
 
 
@@ -27,7 +28,7 @@ def draft_config_for(
         ValueError: if the resulting shape breaks the checkpoint contract, or the target's context is too short.
     """
     shape = TargetShape.of(target)
-    max_length = shape.max_position_embeddings
+    max_length = context_of(target)
     if max_length is not None and config.sequence_length > max_length:
         raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
     heads = config.num_attention_heads or shape.num_attention_heads
@@ -64,18 +65,26 @@ def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
         module.d2t.copy_(draft_ids_J - torch.arange(len(draft_ids_J)))
 
 
-def load_initial(module: MTPModule, folder: Path) -> None:
-    """Takes the weights of a finished drafter.
+def initial_tensors(folder: Path, draft: MTPConfig, draft_ids_J: Tensor | None) -> dict[str, Tensor]:
+    """The tensors of a finished drafter, to go on from.
+
+    Args:
+        folder: of that drafter.
+        draft: the shape of the module that takes them.
+        draft_ids_J: its draft vocabulary; None: the whole vocabulary.
 
     Raises:
-        ValueError: if it has another shape or another draft vocabulary than the module.
+        ValueError: if the folder is not that of a drafter, or has another shape or another draft vocabulary.
     """
-    config, tensors = load_draft(folder)
-    if config.tensor_shapes() != module.config.tensor_shapes():
+    try:
+        config, tensors = load_draft(folder)
+    except ValueError as error:
+        raise InputError("initial", str(error)) from error
+    if config.tensor_shapes() != draft.tensor_shapes():
         raise InputError("initial", f"{folder} has another shape than this run; repeat the settings that made it")
-    if module.d2t is not None and not torch.equal(tensors["d2t"], module.d2t):
+    if draft_ids_J is not None and not torch.equal(tensors["d2t"] + torch.arange(len(draft_ids_J)), draft_ids_J):
         raise InputError("initial", f"{folder} has another draft vocabulary; give the draft_vocab that made it")
-    module.load_state_dict(tensors)
+    return tensors
 
 
 def trained_length(rows: Iterable[Tensor], initial: Path | None) -> int:

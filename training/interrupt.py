@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 
 @dataclass(slots=True)
@@ -19,7 +20,8 @@ class Interrupt:
 def interrupt_held_back() -> Iterator[Interrupt]:
     """Notes the first SIGINT or SIGTERM in place of what it does; a second one does it at once.
 
-    In another thread than the main one, which gets no signals, nothing is held back.
+    A signal that is ignored, as a shell has it for a command in the background of a script, stays so. In another thread
+    than the main one, which gets no signals, nothing is held back.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -30,7 +32,8 @@ def interrupt_held_back() -> Iterator[Interrupt]:
         interrupt.number = number
         signal.signal(number, before[signal.Signals(number)])
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, note)
     try:
@@ -38,3 +41,13 @@ def interrupt_held_back() -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(number: int) -> NoReturn:
+    """Does what a signal would have done, and ends the program where that comes back.
+
+    Raises:
+        SystemExit: with the status that shells give such an end, unless the signal's handler ended it otherwise.
+    """
+    signal.raise_signal(number)
+    raise SystemExit(128 + number)

@@ -1,7 +1,6 @@
 """`vllm-mtp train`: distils an MTP module from a frozen target, resumably."""
 
 import math
-import signal
 import sys
 import time
 from typing import Any
@@ -16,7 +15,7 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.states import BatchStates
-from vllm_mtp.training.interrupt import interrupt_held_back
+from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import compare, held_out, tokens_at_checkpoints
 from vllm_mtp.training.loss.objective import Distillation
 from vllm_mtp.training.record import Entry, HeldOut
@@ -58,7 +57,7 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
                 inputs.say(f"checkpoint after step {entry.step}")
                 break
     if interrupt.number is not None:
-        signal.raise_signal(interrupt.number)
+        leave(interrupt.number)
     return finish(run)
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import Checkpoint, check_same_run, load_checkpoint, load_run_info
@@ -25,7 +26,7 @@ from vllm_mtp.training.data.rows import Source
 from vllm_mtp.training.data.sources import check_files, read_sources
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
-from vllm_mtp.training.initial import draft_config_for, initialize, load_initial, trained_length
+from vllm_mtp.training.initial import draft_config_for, initial_tensors, initialize, trained_length
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.record import Entry, RunIdentity
@@ -148,15 +149,18 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     earlier = _earlier_identity(info, checkpoint)
     # The probe behind "auto" may decide otherwise next time: a run keeps the dtype that it began with.
     dtype = config.dtype if earlier is None else earlier.dtype
-    # Before the weights, so that a bad record is found at once.
+    # Before the target's weights, so that what is wrong with other inputs is found at once.
     source: dict[str, Any] = {"revision": inputs.revision, "trust_remote_code": inputs.trust_remote_code}
     whole_config, tokenizer = config_and_tokenizer(inputs.target, **source)
-    sources = _read(config, inputs, tokenizer, whole_config.get_text_config().vocab_size)
+    text_config = whole_config.get_text_config()
+    draft_ids_J = _draft_ids(inputs.draft_vocab, text_config.vocab_size, tokenizer)
+    initial_sha256 = None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE)
+    initial = _initial_tensors(inputs.initial, draft_config_for(text_config, config, {}, draft_ids_J), draft_ids_J)
+    sources = _read(config, inputs, tokenizer, text_config.vocab_size)
     for one in sources:
         one.check_enough()
     target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype, **source)
     fingerprint = target.fingerprint()
-    draft_ids_J = _draft_ids(inputs.draft_vocab, target, fingerprint["tokenizer_sha256"])
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(
@@ -166,7 +170,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         data_sha256=_sha256(row.ids_L for source in sources for row in source.rows),
         draft_vocab_sha256=None if draft_ids_J is None else _sha256([draft_ids_J]),
         draft_vocab_size=draft_config.draft_vocab_size,
-        initial_sha256=None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE),
+        initial_sha256=initial_sha256,
         dtype=target.dtype_name,
     )
     if earlier is not None:
@@ -175,7 +179,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         return Finished(info=info)
     rows = (row.ids_L for source in sources for row in source.rows)
     draft_config.trained_length = trained_length(rows, inputs.initial)
-    module = _make_module(draft_config, draft_ids_J, config.seed, inputs.initial).to(target.device)
+    module = _make_module(draft_config, draft_ids_J, config.seed, initial).to(target.device)
     loss = Loss(target, draft_ids_J, config)
     states = TargetStates(
         target,
@@ -207,8 +211,16 @@ def _earlier_identity(info: dict[str, Any] | None, checkpoint: Checkpoint | None
     return None if checkpoint is None else checkpoint.identity
 
 
-def _draft_ids(draft_vocab: Path | None, target: FrozenTarget, tokenizer_sha256: str) -> Tensor | None:
-    return None if draft_vocab is None else load_draft_vocab(draft_vocab, target.vocab_size, tokenizer_sha256)
+def _draft_ids(draft_vocab: Path | None, vocab_size: int, tokenizer: Any) -> Tensor | None:
+    if draft_vocab is None:
+        return None
+    return load_draft_vocab(draft_vocab, vocab_size, tokenizer_sha256(tokenizer.get_vocab()))
+
+
+def _initial_tensors(
+    folder: Path | None, draft_config: MTPConfig, draft_ids_J: Tensor | None
+) -> dict[str, Tensor] | None:
+    return None if folder is None else initial_tensors(folder, draft_config, draft_ids_J)
 
 
 def _read(config: TrainConfig, inputs: TrainInputs, tokenizer: Any, vocab_size: int) -> list[Source]:
@@ -227,12 +239,14 @@ def _read(config: TrainConfig, inputs: TrainInputs, tokenizer: Any, vocab_size: 
     )
 
 
-def _make_module(draft_config: MTPConfig, draft_ids_J: Tensor | None, seed: int, initial: Path | None) -> MTPModule:
+def _make_module(
+    draft_config: MTPConfig, draft_ids_J: Tensor | None, seed: int, initial: dict[str, Tensor] | None
+) -> MTPModule:
     torch.manual_seed(seed)
     module = MTPModule(draft_config)
     initialize(module, draft_ids_J)
     if initial is not None:
-        load_initial(module, initial)
+        module.load_state_dict(initial)
     return module
 
 

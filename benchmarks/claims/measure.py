@@ -28,7 +28,7 @@ def _in_torch(study: Study, draft: Path) -> dict[float, Sequence[Record]]:
     from vllm_mtp.benchmarks.simulation.speculate import generate_all, load_module
     from vllm_mtp.training.frozen.target import FrozenTarget
 
-    frozen = FrozenTarget.load(study.target, dtype="float32")
+    frozen = FrozenTarget.load(study.target, dtype="float32", **study.config.engine_options.source())
     module = load_module(draft).to(frozen.device)
     return {
         temperature: generate_all(

@@ -50,6 +50,7 @@ def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
             draft_vocab=data.draft_vocab if arm.vocabulary == DRAFT else None,
             initial=draft,
             store=study.output / "store",
+            **study.config.engine_options.source(),
         )
         infos.append(train(_train_config(study, arm, seed, data.text[stage]), inputs))
         draft = folder
@@ -90,5 +91,5 @@ def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -
     whole_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
     vocab_size = whole_config.get_text_config().vocab_size
     sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
-    batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, seed=0)
+    batches = Batches.of(sources, config.batch_size * config.sequence_length, seed=0)
     return batches.tokens_seen(len(batches)) / len(batches)

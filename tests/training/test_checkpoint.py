@@ -5,6 +5,7 @@ traceback where a line is due, half a file left by a full disk.
 """
 
 import io
+import json
 import logging
 import pickle
 import zipfile
@@ -147,3 +148,14 @@ def test_a_damaged_run_info_is_named(tmp_path: Path) -> None:
         load_run_info(tmp_path)
     save(tmp_path, 5)
     assert load_run_info(tmp_path) is None, "there is a checkpoint to go on from"
+
+
+@pytest.mark.parametrize("field", ["config", "target"])
+def test_a_run_info_of_another_shape_is_not_a_run(field: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    info = {"config": {}, "target": {"name": "t"}, "data_sha256": "0", "held_out": None}
+    (tmp_path / "run_info.json").write_text(json.dumps(info))
+    assert load_run_info(tmp_path) == info
+    (tmp_path / "run_info.json").write_text(json.dumps(info | {field: []}))
+    with pytest.raises(ValueError, match=r"^output: .* did not write"):
+        load_run_info(tmp_path)

@@ -3,6 +3,7 @@
 Catches: the rotation of local attention, or a default, for a layer that attends to all of a long context.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,12 @@ def test_the_trained_length_is_that_of_the_longest_row(tmp_path: Path) -> None:
     for known, expected in ((None, 8), (4, 8), (40, 40)):
         draft = write_random_draft(tmp_path / str(known), small_config(trained_length=known))
         assert trained_length(rows, draft) == expected
+
+
+@pytest.mark.parametrize("length", [4096, 4097])
+def test_rows_are_as_long_as_the_target_reads(length: int) -> None:
+    """Catches a context that RoPE scaling makes longer refused, as `max_position_embeddings` alone has it."""
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    target = LlamaConfig(max_position_embeddings=1024, rope_parameters=rope)
+    with pytest.raises(ValueError, match="the target's 4096") if length > 4096 else nullcontext():
+        draft_config_for(target, TrainConfig(sequence_length=length, tokens=10**6), {})

@@ -4,10 +4,12 @@ Catches: a run that cannot be ended by a second Ctrl-C, a handler that stays aft
 """
 
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from vllm_mtp.training.interrupt import interrupt_held_back
+from vllm_mtp.training.interrupt import interrupt_held_back, leave
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -28,3 +30,27 @@ def test_the_second_ctrl_c_interrupts() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         press_twice()
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """A SIGTERM that is ignored, until the test's end."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_what_is_ignored_stays_ignored(handled: None) -> None:
+    """Catches a run in the background of a script that ends by the Ctrl-C that its shell told it to ignore."""
+    with interrupt_held_back() as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+    assert interrupt.number is None
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "comes back"])
+def test_leaving_ends_the_program_whatever_the_handler_does(handled: None, handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(SystemExit) as ended:
+        leave(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM

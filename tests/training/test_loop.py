@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.drafts import small_config, write_random_draft
 from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training import loop
@@ -471,6 +472,9 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "too few tokens": (["--tokens", "100"], "--tokens: expected at least one batch of 4 x 32 tokens, got 100"),
     "short sequences": (["--sequence-length", "8"], "--sequence-length: expected at least 12"),
     "long sequences": (["--sequence-length", "300"], "--sequence-length: expected at most the target's 256, got 300"),
+    "no draft vocabulary": (["--draft-vocab", "bad.jsonl"], "--draft-vocab: expected a file of `vllm-mtp vocab`"),
+    "no drafter to go on from": (["--initial", "empty"], "--initial: expected a drafter's folder"),
+    "a drafter of another shape": (["--initial", "other"], "--initial: other has another shape than this run"),
     "no draft steps": (["--num-steps-unrolled", "0"], "--num-steps-unrolled: expected at least 1, got 0"),
     "learning rate": (["--learning-rate", "-1"], "--learning-rate: expected a number above 0, got -1.0"),
     "heads": (
@@ -488,6 +492,7 @@ def test_bad_input_is_one_line_before_any_training(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "compare", lambda *args: pytest.fail("trained"))
     (tmp_path / "empty").mkdir()
+    write_random_draft(tmp_path / "other", small_config())
     (tmp_path / "short.txt").write_text(SENTENCE[:40])
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text"\n')
     (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1"))
@@ -498,6 +503,15 @@ def test_bad_input_is_one_line_before_any_training(
     assert last_line.startswith("vllm-mtp train: ")
     assert message in last_line
     assert files(target) == files(tiny_target)
+
+
+@pytest.mark.parametrize("flag", ["--draft-vocab", "--initial"])
+def test_what_a_run_starts_from_is_checked_before_the_weights(
+    flag: str, tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a typing error that is found after minutes of loading a large target."""
+    monkeypatch.setattr(run_file.FrozenTarget, "load", lambda *args, **kwargs: pytest.fail("loaded"))
+    assert main(["train", *arguments(tiny_target, text, tmp_path / "draft"), flag, str(tmp_path / "absent")]) == 2
 
 
 def test_conversations_that_exist(tiny_target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -594,6 +608,27 @@ def test_ctrl_c_loses_nothing(
     assert "goes on after step 7" in capsys.readouterr().out
     assert curve(output) == curve(finished)
     assert weights(output) == weights(finished)
+
+
+def test_a_handler_that_comes_back_finishes_no_run(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an unfinished drafter that is exported as a finished one, its checkpoint deleted."""
+    output, compare = tmp_path / "draft", loop.compare
+
+    def pressed(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return compare(*args)
+
+    monkeypatch.setattr(loop, "compare", pressed)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with pytest.raises(SystemExit):
+            run_train(TrainConfig(tokens=12 * STEP, **TINY), tiny_target, text, output)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [path.name for path in output.iterdir()] == ["training"]
+    assert [path.name for path in (output / "training").iterdir()] == ["checkpoint-00000001.pt"]
 
 
 def test_too_little_memory_is_one_line(

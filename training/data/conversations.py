@@ -89,6 +89,8 @@ def load_conversations(path: Path) -> list[Conversation]:
     sizes = {len(length_M), len(prompt_M), len(temperature_M), len(num_given_M)}
     if length_M.sum() != len(ids_N) or len(sizes) > 1 or num_given_M.sum() != len(given_G2) or (length_M < 0).any():
         raise ValueError(f"{path} is damaged: its lengths do not fit its {len(ids_N)} ids")
+    if ((ids_N < 0) | (ids_N >= 2**31)).any():
+        raise ValueError(f"{path} is damaged: it holds numbers that are no token ids")
     given = iter([(int(start), int(stop)) for start, stop in given_G2])
     conversations = [
         Conversation(

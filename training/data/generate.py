@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = "settings.json"
 _DEFAULT_MODEL_LEN = 2048
+_SETTINGS_HAS = {"config": dict, "dtype": str}
+_FINISHED_HAS = {"config": dict, "num_conversations": int, "num_tokens": int, "dropped": dict}
+_COUNTS_HAVE = {"asked": int, "generated_tokens": int}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,7 +228,7 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = read_json(path)
+        stored = _object_with(_FINISHED_HAS if path.name == RUN_INFO else _SETTINGS_HAS, path)
     except ValueError as error:
         again = "Delete that file: it is made again" if path.name == RUN_INFO else "Restore it, or give another output"
         raise InputError("output", f"{error}. {again}.") from error
@@ -241,6 +244,18 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return stored if path.name == RUN_INFO else None
 
 
+def _object_with(kinds: Mapping[str, type], path: Path) -> dict[str, Any]:
+    """A JSON file's object, which has these keys with values of these kinds.
+
+    Raises:
+        ValueError: naming the file, if it is something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{path} is not what `vllm-mtp generate` writes: an object with {', '.join(kinds)}")
+    return value
+
+
 def _batch_file(output: Path, index: int) -> Path:
     return output / "batches" / f"{index:05d}.npz"
 
@@ -252,7 +267,7 @@ def _has_batch(output: Path, index: int) -> bool:
         return False
     try:
         load_conversations(path)
-        read_json(path.with_suffix(".json"))
+        _object_with(_COUNTS_HAVE, path.with_suffix(".json"))
     except (ValueError, OSError) as error:
         logger.warning("batch %d is made again: %s", index, error)
         return False

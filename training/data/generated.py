@@ -47,10 +47,17 @@ def _check_tokenizer(path: Path, tokenizer: Any) -> None:
     """Refuses a folder of `vllm-mtp generate` whose target had another tokenizer."""
     if not names_its_tokenizer(path):
         return
-    target = read_json(path / RUN_INFO)["target"]
+    info = read_json(path / RUN_INFO)
+    target = info.get("target") if isinstance(info, dict) else None
+    if not isinstance(target, dict) or not isinstance(target.get("tokenizer_sha256"), str):
+        raise InputError(
+            "data",
+            f"{path / RUN_INFO} is not what `vllm-mtp generate` writes: it has no target's tokenizer_sha256. Restore "
+            f"that file, or give {path / CONVERSATIONS_FILE} alone, whose tokenizer is not checked.",
+        )
     if target["tokenizer_sha256"] != tokenizer_sha256(tokenizer.get_vocab()):
         raise InputError(
             "data",
-            f"expected conversations in the target's own tokens, got {path}, which {target['name']} wrote with "
+            f"expected conversations in the target's own tokens, got {path}, which {target.get('name')} wrote with "
             "another tokenizer",
         )

@@ -13,7 +13,8 @@ _KEYS = (
     "seq_len",
 )
 _FACTOR_COUNTS = ("linear", "dynamic")
-"""Kinds of RoPE scaling whose factor is not in max_position_embeddings already."""
+"""Kinds of RoPE scaling whose factor is not in max_position_embeddings already, in all models but these."""
+_COUNTED_ALREADY = "gemma3"
 
 
 def context_of(config: Any) -> int | None:
@@ -28,6 +29,8 @@ def context_of(config: Any) -> int | None:
     limits = [limit for name in _KEYS if isinstance(limit := getattr(text_config, name, None), int)]
     if not limits:
         return None
+    if _COUNTED_ALREADY in (config.model_type or ""):
+        return min(limits)
     rope = getattr(text_config, "rope_parameters", None) or {}
     kinds = rope.values() if rope and all(isinstance(kind, dict) for kind in rope.values()) else (rope,)
     factors = [kind.get("factor") or 1 for kind in kinds if kind.get("rope_type") in _FACTOR_COUNTS]

@@ -90,7 +90,7 @@ def _dequantize(name: str, parts: dict[str, Tensor | None], quantization: dict[s
         if quantization.get("checkpoint_format") != "gptq_v2":  # the first version keeps zero - 1
             zeros_GO = zeros_GO + 1
         group_I = parts["g_idx"]
-    if group_I is None:
+    if group_I is None or (len(scales_GO) > 1 and not group_I.any()):  # zeros: not filled in
         group_I = torch.arange(len(integers_IO)) // (len(integers_IO) // len(scales_GO))
     group_I = group_I.long()
     weight_IO = scales_GO.float()[group_I] * (integers_IO - zeros_GO[group_I])

@@ -21,7 +21,6 @@ _SHARED_WIDTH = (
 _NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
 _NUM_SHARED = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
 _WIDTH = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "intermediate_dim", "inner_hidden_size")
-_LENGTH = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +35,6 @@ class TargetShape:
     head_dim: int
     intermediate_size: int
     """Width of the MLP that a token passes through (`mlp_width`)."""
-    max_position_embeddings: int | None
-    """The longest context; None where the config has none."""
     rms_norm_eps: float
     rope_theta: float
 
@@ -47,7 +44,6 @@ class TargetShape:
         hidden = int(config.hidden_size)
         heads = integer(config, "num_attention_heads", "n_head", "num_heads") or max(1, hidden // _HEAD_DIM)
         head_dim = integer(config, "head_dim") or max(2, hidden // heads)
-        length = integer(config, *_LENGTH)
         return cls(
             hidden_size=hidden,
             vocab_size=int(config.vocab_size),
@@ -56,7 +52,6 @@ class TargetShape:
             num_key_value_heads=_key_value_heads(config, heads),
             head_dim=head_dim + head_dim % 2,
             intermediate_size=mlp_width(config),
-            max_position_embeddings=length,
             rms_norm_eps=getattr(config, "rms_norm_eps", None) or 1e-6,
             rope_theta=_rope_theta(config),
         )

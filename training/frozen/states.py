@@ -8,6 +8,7 @@ every position, so that runs which count all of the text and runs which count th
 
 # Shapes: B sequences, S tokens, D hidden size, N teacher rows.
 
+import errno
 import hashlib
 import logging
 import shutil
@@ -20,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.files import remove_leftovers, write_atomically
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
@@ -108,6 +109,7 @@ class TargetStates:
         """
         if self._folder is None:
             return None
+        remove_leftovers(self._folder)
         missing = [index for index in range(len(self._batches)) if not self._has(self._batches[index])]
         if not missing:
             return None
@@ -202,9 +204,10 @@ class TargetStates:
             tensors |= {"mean": teacher.mean_ND, "constant": teacher.constant_N, "top": teacher.top_N.int()}
         content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         try:
-            write_atomically(self._path(batch), content)
+            write_atomically(self._path(batch), content, shared=True)
         except OSError as error:
-            raise InputError("store", f"{error}. The same command goes on when there is room.") from error
+            when = "when there is room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "once it can be written"
+            raise InputError("store", f"{error}. The same command goes on {when}.") from error
 
     def _load(self, path: Path) -> BatchStates:
         from safetensors import safe_open

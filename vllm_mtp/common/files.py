@@ -2,30 +2,43 @@
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_SECONDS_UNTIL_LEFT = 3600
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+
+def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
     """Writes a file so that neither a reader, a killed process nor a power cut leaves half of it.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        shared: several processes may write this file at a time; the last one's stays.
 
     Raises:
         OSError: naming the file, which is as it was; for a full disk or a read-only folder.
     """
-    with replacing(path) as temporary:
+    with replacing(path, shared=shared) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A path to write to, whose file takes the place of another one when it is whole and on disk.
 
+    Args:
+        path: of the file.
+        shared: several processes may write this file at a time: each writes to a path of its own.
+
     Raises:
-        OSError: naming the file, which is as it was.
+        OSError: naming the file, which is as it was; with the errno of what went wrong.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp" if shared else f"{path.name}.tmp")
     try:
         yield temporary
         _to_disk(temporary)
@@ -33,10 +46,20 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # not every file system can do that with a folder
             _to_disk(path.parent)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+        named = OSError(f"{path} cannot be written: {error.strerror or error}")
+        named.errno = error.errno
+        raise named from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what killed writers of shared files left in a folder: temporary files that nobody wrote to for long."""
+    for path in folder.glob("*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _SECONDS_UNTIL_LEFT:
+                path.unlink()
 
 
 def _to_disk(path: Path) -> None:

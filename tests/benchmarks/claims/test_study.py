@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers
 
 from tests.training.test_loop import save_target
 from vllm_mtp.benchmarks.claims import study as claims
@@ -15,6 +16,7 @@ from vllm_mtp.benchmarks.claims.arms import DRAFT, FULL, Arm, arms_of, compariso
 from vllm_mtp.benchmarks.claims.config import CLAIMS, ClaimsConfig
 from vllm_mtp.benchmarks.claims.data import Sources
 from vllm_mtp.benchmarks.claims.text import documents, is_free, write_documentation
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.conversations import Conversation, save_conversations
 from vllm_mtp.training.run import TrainInputs
@@ -187,3 +189,23 @@ def test_an_arm_says_what_it_is() -> None:
         "kl-k3-general-generated-full",
         "KL, K = 3, general, then generated text, full vocabulary",
     )
+
+
+@pytest.mark.extended
+def test_every_reading_of_the_target_is_of_the_same_revision(
+    sources: Sources, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches arms that are trained on the default branch, and measured on the revision that was given."""
+    read: list[tuple[object, object]] = []
+    original = transformers.AutoConfig.from_pretrained
+
+    def from_pretrained(name: str, **how: object) -> object:
+        read.append((how.get("revision"), how.get("trust_remote_code")))
+        return original(name, **how)
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", from_pretrained)
+    options = EngineOptions(revision="of-mine", trust_remote_code=True)
+    config = replace(TINY, claims=("vocabulary",), seeds=(0,), tokens=512, draft_vocab_size=99, speed_passes=0)
+    run(replace(config, engine_options=options), sources, target, tmp_path)
+    assert len(read) > 4
+    assert set(read) == {("of-mine", True)}

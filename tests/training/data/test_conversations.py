@@ -31,7 +31,9 @@ def test_what_is_written_is_read(tmp_path: Path, largest: int, dtype: type) -> N
     assert load_conversations(path) == []
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "zeros inside", "other arrays", "lengths"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "garbage", "zeros inside", "other arrays", "lengths", "below 0", "above"]
+)
 def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
     """Catches EOFError, zlib's errors and others that say neither which file nor what to do."""
     path = tmp_path / "conversations.npz"
@@ -42,6 +44,9 @@ def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
         np.savez(path, **arrays)
     elif damage == "lengths":
         np.savez(path, ids=[1, 2], length=[3, -1], prompt_length=[1, 0], temperature=[0.0, 0.0])
+    elif damage in ("below 0", "above"):
+        ids = [1, -1] if damage == "below 0" else [1, 2**32]
+        np.savez(path, ids=ids, length=[2], prompt_length=[1], temperature=[0.0])
     else:
         spoiled = {
             "empty": b"",

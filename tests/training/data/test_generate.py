@@ -109,7 +109,18 @@ def test_a_damaged_batch_is_made_again(
     (output / "run_info.json").write_text("{")
     with pytest.raises(ValueError, match=r"^output: .*run_info\.json is not valid JSON.* Delete that file"):
         generate(config, output=output, **arguments)
-    for name, damage in (("00000.npz", b"PK"), ("00001.json", b"")):
+    for content in ("{}", "[]", '{"config": 1}'):
+        (output / "run_info.json").write_text(content)
+        with pytest.raises(ValueError, match=r"^output: .*run_info\.json is not what `vllm-mtp generate` writes"):
+            generate(config, output=output, **arguments)
+    (output / "run_info.json").unlink()
+    settings = (output / "settings.json").read_text()
+    (output / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^output: .*settings\.json is not what .* Restore it"):
+        generate(config, output=output, **arguments)
+    (output / "settings.json").write_text(settings)
+    (output / "run_info.json").touch()
+    for name, damage in (("00000.npz", b"PK"), ("00001.json", b""), ("00001.json", b"[]")):
         (output / "run_info.json").unlink()
         (output / "batches" / name).write_bytes(damage)
         generate(config, output=output, **arguments)

@@ -56,7 +56,7 @@ def quantized(plain: Path, folder: Path, how: dict[str, Any], pack: Any, *, head
         weights[name] = weight_IO.T.half()
         parts = pack(integers_IO, zeros_GO) | {"scales": scales_GO}
         if how["quant_method"] == "gptq":
-            parts["g_idx"] = group_I.int()
+            parts["g_idx"] = torch.zeros_like(group_I).int() if how.get("no_order") else group_I.int()
         tensors |= {f"{name.removesuffix('weight')}{part}": tensor.contiguous() for part, tensor in parts.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((plain / "config.json").read_text()) | {"quantization_config": how}
@@ -86,8 +86,13 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": _GROUP, "desc_act": Fal
 
 @pytest.mark.parametrize(
     ("how", "packing"),
-    [(AWQ, pack_awq), (GPTQ, pack_gptq), (GPTQ | {"desc_act": True}, pack_gptq)],
-    ids=["AWQ", "GPTQ", "GPTQ, in the order of activations"],
+    [
+        (AWQ, pack_awq),
+        (GPTQ, pack_gptq),
+        (GPTQ | {"desc_act": True}, pack_gptq),
+        (GPTQ | {"no_order": True}, pack_gptq),
+    ],
+    ids=["AWQ", "GPTQ", "GPTQ, in the order of activations", "GPTQ, whose groups are not filled in"],
 )
 def test_packed_weights_are_made_plain(plain: Path, tmp_path: Path, how: dict[str, Any], packing: Any) -> None:
     weights = quantized(plain, tmp_path, how, packing)

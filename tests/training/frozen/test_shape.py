@@ -51,4 +51,4 @@ def test_a_latent_state_does_not_make_a_key_for_every_head() -> None:
 
 def test_a_target_without_attention_gets_heads_of_64() -> None:
     shape = TargetShape.of(transformers.MambaConfig(hidden_size=768))
-    assert (shape.num_attention_heads, shape.head_dim, shape.max_position_embeddings) == (12, 64, None)
+    assert (shape.num_attention_heads, shape.head_dim) == (12, 64)

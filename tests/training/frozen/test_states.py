@@ -4,7 +4,9 @@ Catches: a target that runs in every epoch, a store that serves other rows, anot
 vocabulary's states, a killed run's half a file taken for whole, a full disk found after hours.
 """
 
+import errno
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,6 +179,35 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     with files_of_at_most(100), pytest.raises(ValueError, match=r"^store: .*safetensors cannot be written: File too"):
         states.fill(show_progress=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "there is room"), (errno.EIO, "it can be written")])
+def test_room_is_spoken_of_where_it_is_wanting(
+    number: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    states = states_of(CountingTarget(), batches(), store=tmp_path)
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(ValueError, match=rf"^store: .*{os.strerror(number)}\. The same command goes on .* {advice}"):
+        states.fill(show_progress=False)
+
+
+def test_two_runs_share_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a run that ends because another one wrote the same batch at the same time."""
+    of, replace, others = batches(), os.replace, [states_of(CountingTarget(), batches(), store=tmp_path)]
+
+    def at_the_same_time(*paths: Path) -> None:
+        if others:
+            others.pop().fill(show_progress=False)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", at_the_same_time)
+    states = states_of(CountingTarget(), of, store=tmp_path)
+    states.fill(show_progress=False)
+    assert same(all_of(states, of), all_of(states_of(CountingTarget(), of), of))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_target_that_gives_no_numbers_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Catches: half a file, a file that a power cut empties, JSON that other programs 
 way, a row that is spread over lines again.
 """
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import files_of_at_most
-from vllm_mtp.common.files import compact_json, read_json, write_atomically
+from vllm_mtp.common.files import compact_json, read_json, remove_leftovers, replacing, write_atomically
 
 
 def test_objects_of_a_list_have_a_line_each() -> None:
@@ -72,6 +73,34 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         write_atomically(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_a_shared_file_do_not_meet(tmp_path: Path) -> None:
+    """Catches one that renames or deletes the file that the other one is still writing."""
+    path = tmp_path / "a.json"
+    with replacing(path, shared=True) as one:
+        one.write_text("first")
+        with replacing(path, shared=True) as other:
+            other.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_go_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    old, new, whole = (tmp_path / name for name in ("a.json.0a1b.tmp", "a.json.2c3d.tmp", "a.json"))
+    for path in (old, new, whole):
+        path.touch()
+    for path in (old, whole):
+        os.utime(path, (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [whole, new]
+
+
+def test_an_error_of_writing_keeps_its_number(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot be written") as caught:
+        write_atomically(tmp_path / "absent" / "a.json", "{}")
+    assert caught.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize("text", ["", '{"a": 1', "[" * 100_000, "\udcff", "\0"])
