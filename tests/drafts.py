@@ -211,6 +211,16 @@ EARLY = [
         message=r"d2t has shape \[7\], config.json says \[8\]",
     ),
     Damage(
+        name="d2t of numbers",
+        inflict=lambda folder: _set_draft_vocabulary(folder, torch.zeros(8)),
+        message="expected weights in BF16, F16, F32, F64 and d2t in I64, got d2t in F32",
+    ),
+    Damage(
+        name="d2t of shorter integers",
+        inflict=lambda folder: _set_draft_vocabulary(folder, torch.zeros(8).int()),
+        message="expected weights in .* and d2t in I64, got d2t in I32",
+    ),
+    Damage(
         name="draft vocabulary larger than the target's",
         inflict=lambda folder: change_config(folder, draft_vocab_size=10**9),
         message=r"draft_vocab_size must be at most vocab_size, got 1000000000 and \d+",
@@ -253,11 +263,6 @@ EARLY = [
 LATE = [
     Damage(name="NaN", inflict=_set(LINEAR, (0, 0), float("nan")), message=f"NaN or infinity in {LINEAR}"),
     Damage(name="infinity", inflict=_set(NORM, 0, float("inf")), message=f"NaN or infinity in {NORM}"),
-    Damage(
-        name="d2t of another dtype",
-        inflict=lambda folder: _set_draft_vocabulary(folder, torch.zeros(8)),
-        message="d2t must be int64 offsets, got float32",
-    ),
     Damage(
         name="draft ids not ascending",
         inflict=_draft_ids(3, 9, 7, 8),

@@ -1,28 +1,27 @@
 """What a user of vLLM may say of its engine, besides what our commands decide."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, object_of, setting
-
-_DECIDED = (
-    "model",
-    "dtype",
-    "seed",
-    "max_model_len",
-    "max_num_seqs",
-    "enforce_eager",
-    "enable_prefix_caching",
-    "speculative_config",
-)
-"""Arguments of `vllm.LLM` that the commands give."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
     """Options of the vLLM engine, under vLLM's own names."""
 
+    decided: ClassVar[tuple[str, ...]] = (
+        "model",
+        "dtype",
+        "seed",
+        "max_model_len",
+        "max_num_seqs",
+        "enforce_eager",
+        "enable_prefix_caching",
+        "speculative_config",
+    )
+    """Arguments of `vllm.LLM` that the command gives."""
     tensor_parallel_size: int | None = setting(None, "GPUs that share the target.", none="1")
     gpu_memory_utilization: float | None = setting(None, "Share of a GPU's memory that one engine may take.")
     quantization: str | None = setting(None, "Quantization of the target.", none="as its config says")
@@ -39,7 +38,7 @@ class EngineOptions:
             raise InputError("gpu_memory_utilization", f"expected more than 0 and at most 1, got {found}")
         own = {name for name in asdict(self) if name != "vllm_args"}
         for name in self._further():
-            if name in own or name in _DECIDED:
+            if name in own or name in self.decided:
                 what = "has a flag of its own" if name in own else "is decided by the command"
                 raise InputError("vllm_args", f"expected other arguments than {name}, which {what}")
 

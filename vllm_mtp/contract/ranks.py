@@ -3,9 +3,12 @@
 import math
 
 from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.tensors import D2T
 
 _DIVIDED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Projections of which a rank holds its part; all else is on every rank."""
+_SIZE_OF_OFFSET, _SIZE_OF_SCALE = 8, 4
+"""Bytes of an int64 and of a float32."""
 
 
 def why_not_divided(config: MTPConfig, tensor_parallel_size: int) -> str | None:
@@ -38,13 +41,29 @@ def kv_bytes_per_token(config: MTPConfig, element_size: int, tensor_parallel_siz
 
 
 def weight_bytes(config: MTPConfig, element_size: int, tensor_parallel_size: int = 1) -> int:
-    """The module's weights on one rank, with the head's rows of a draft vocabulary, in bytes.
-
-    Embedding and head themselves are the target's: they cost nothing more.
-    """
+    """The module's weights on one rank, in bytes. Embedding and head are the target's: they cost nothing more."""
     total = 0
     for name, shape in config.tensor_shapes().items():
         is_divided = any(part in name for part in _DIVIDED)
-        total += math.ceil(math.prod(shape) / (tensor_parallel_size if is_divided else 1))
-    head_rows = math.ceil((config.draft_vocab_size or 0) / tensor_parallel_size)
-    return (total + head_rows * config.hidden_size) * element_size
+        size = _SIZE_OF_OFFSET if name == D2T else element_size
+        total += math.ceil(math.prod(shape) / (tensor_parallel_size if is_divided else 1)) * size
+    return total
+
+
+def head_bytes(
+    config: MTPConfig, element_size: int, tensor_parallel_size: int = 1, *, is_rounded: bool, in_8_bits: bool
+) -> int:
+    """The rows that are copied from the target's head, on one rank, in bytes; 0 where it drafts with the head itself.
+
+    Args:
+        config: the drafter's.
+        element_size: bytes of an element of the target's head.
+        tensor_parallel_size: ranks that share the rows, evenly at best.
+        is_rounded: `draft_head_dtype` takes effect: all rows are copied where there is no draft vocabulary.
+        in_8_bits: rounded rows are kept in 8 bits, with a scale for each; otherwise in the head's own dtype.
+    """
+    if config.draft_vocab_size is None and not is_rounded:
+        return 0
+    rows = math.ceil((config.draft_vocab_size or config.vocab_size) / tensor_parallel_size)
+    is_small = is_rounded and in_8_bits
+    return rows * (config.hidden_size + _SIZE_OF_SCALE if is_small else config.hidden_size * element_size)

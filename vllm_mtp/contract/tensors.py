@@ -118,10 +118,10 @@ def check_folder(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _check_dtypes(found: Mapping[str, str], where: str) -> None:
-    """Checks that weights are numbers of 16 bits or more, under safetensors' names; `check_values` checks `d2t`."""
-    faults = [f"{name} in {dtype}" for name, dtype in found.items() if name != D2T and dtype not in _DTYPES]
-    faults += [f"{D2T} in {found[D2T]}"] if found.get(D2T, "I64") not in (*_DTYPES, "I32", "I64") else []
+    """Checks that weights are numbers of 16 bits or more and `d2t` is int64, under safetensors' names of them."""
+    faults = [
+        f"{name} in {dtype}" for name, dtype in found.items() if dtype not in (("I64",) if name == D2T else _DTYPES)
+    ]
     if faults:
-        raise ValueError(
-            f"{where}: expected weights in {', '.join(_DTYPES)}, got {'; '.join(faults)}. Export it again."
-        )
+        expected = f"{', '.join(_DTYPES)}{f' and {D2T} in I64' if D2T in found else ''}"
+        raise ValueError(f"{where}: expected weights in {expected}, got {'; '.join(faults)}. Export it again.")

@@ -61,23 +61,29 @@ class Case:
     def tokenizer(self) -> Any:
         return self._read[1]
 
+    def engine_args(self) -> dict[str, Any]:
+        """Arguments of vLLM's engine that do not name the models.
+
+        With a backend for several ranks named, vLLM does not ask for as many GPUs: the machine that serves may have
+        more of them than this one.
+        """
+        return {"distributed_executor_backend": "mp"} | self.config.engine_args()
+
     @cached_property
     def engine_config(self) -> Any:
-        """vLLM's own config of the engine, checked by vLLM; on one rank, since this machine may have fewer than serve.
+        """vLLM's own config of the engine, checked by vLLM.
 
         Raises:
             Exception: whatever vLLM refuses the arguments with.
         """
         from vllm.engine.arg_utils import EngineArgs
 
-        arguments = self.config.engine_args()
-        arguments.pop("tensor_parallel_size", None)
         speculative = {"model": self.draft, "num_speculative_tokens": self.config.num_speculative_tokens}
         return EngineArgs(
             model=self.target,
             dtype=self.config.dtype,
             speculative_config=speculative | self.config.further_speculative(),
-            **arguments,
+            **self.engine_args(),
         ).create_engine_config()
 
     @property
@@ -87,5 +93,19 @@ class Case:
 
     @property
     def element_size(self) -> int:
-        """Bytes of a weight, and of a key or value, as vLLM will keep them."""
+        """Bytes of a weight, as vLLM will keep it."""
         return int(self.engine_config.model_config.dtype.itemsize)
+
+    @property
+    def kv_element_size(self) -> int:
+        """Bytes of an element of the drafter's keys and values, as vLLM will keep it."""
+        from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
+
+        config = self.engine_config
+        own = getattr(config.speculative_config, "kv_cache_dtype", None)
+        return int(kv_cache_dtype_str_to_dtype(own or config.cache_config.cache_dtype, config.model_config).itemsize)
+
+    @property
+    def drafts_greedily(self) -> bool:
+        """Whether vLLM asks the drafter for its best token alone: `use_local_argmax_reduction`."""
+        return bool(self.engine_config.speculative_config.use_local_argmax_reduction)

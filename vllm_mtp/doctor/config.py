@@ -1,10 +1,17 @@
 """How a drafter is to be served, as far as `vllm-mtp doctor` is told. Light: the command line is built from it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.settings import check_at_least, object_of, setting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingOptions(EngineOptions):
+    """Options of the vLLM engine, under vLLM's own names."""
+
+    decided: ClassVar[tuple[str, ...]] = ("model", "dtype", "max_model_len", "hf_overrides", "speculative_config")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +30,7 @@ class DoctorConfig:
         """'{"draft_sample_method": "probabilistic"}'.""",
         none="none",
     )
-    engine_options: EngineOptions = EngineOptions()
+    engine_options: ServingOptions = ServingOptions()
 
     def __post_init__(self) -> None:
         check_at_least(self, num_speculative_tokens=1, max_model_len=1)

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 from vllm_mtp.contract.config import path_fault
-from vllm_mtp.contract.lookup import LARGEST_VOCABULARY, Lookup
-from vllm_mtp.contract.ranks import kv_bytes_per_token, weight_bytes, why_not_divided
+from vllm_mtp.contract.ranks import head_bytes, kv_bytes_per_token, weight_bytes, why_not_divided
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_folder, check_values
 from vllm_mtp.doctor.case import Case
-from vllm_mtp.doctor.finding import Finding, error, ok, warning
+from vllm_mtp.doctor.finding import Finding, error, ok
 
-_DTYPES = {"BF16", "F16", "F32"}
 _MIB = 2**20
 _NAMES_OF_METHODS = ("ngram", "[ngram]")
 
@@ -40,35 +38,9 @@ def folder_keeps_the_contract(case: Case) -> Iterator[Finding]:
     check_folder(case.folder, shapes)
     with safe_open(str(path), framework="pt") as file:
         dtypes = {name: str(file.get_slice(name).get_dtype()) for name in shapes}
-    others = sorted({dtype for name, dtype in dtypes.items() if name != D2T} - _DTYPES)
-    if others:
-        yield error(f"{path} has tensors in {', '.join(others)}: quantized drafters cannot be served; export it again")
-        return
     check_values(load_file(path), case.draft_config.vocab_size, where=str(path))
     kinds = ", ".join(sorted({dtype for name, dtype in dtypes.items() if name != D2T}))
     yield ok(f"{len(shapes)} tensors in {kinds}, as config.json says")
-
-
-def head_and_lookup(case: Case) -> Iterator[Finding]:
-    """What config.json asks for and would not get."""
-    config, further = case.draft_config, case.config.further_speculative()
-    if further.get("quantization"):
-        yield warning(
-            f'"quantization": {further["quantization"]!r} for the drafter was not tried: leave it out if vLLM does not '
-            "start; the drafter is small"
-        )
-    if config.draft_head_dtype and not further.get("use_local_argmax_reduction"):
-        yield warning(
-            f"the draft head in {config.draft_head_dtype} takes effect only with "
-            '"use_local_argmax_reduction": true in speculative_config'
-        )
-    lookup = Lookup.of(config.lookup)
-    if lookup and config.vocab_size > LARGEST_VOCABULARY:
-        yield warning(f"lookup will be off: vocab_size {config.vocab_size:,} is above {LARGEST_VOCABULARY:,}")
-    elif lookup:
-        yield ok(f"copies matches of {lookup.min_match} to {lookup.max_match} tokens")
-    else:
-        yield ok("no lookup: the module drafts every token (`vllm-mtp lookup` changes that)")
 
 
 def ranks_divide_it(case: Case) -> Iterator[Finding]:
@@ -87,10 +59,18 @@ def ranks_divide_it(case: Case) -> Iterator[Finding]:
 
 def memory_of_a_rank(case: Case) -> Iterator[Finding]:
     """What the drafter costs beside the target."""
+    from vllm_mtp.serving.projection import has_kernels
+
     size = case.config.tensor_parallel_size
-    weights = weight_bytes(case.draft_config, case.element_size, size) / _MIB
-    kv = kv_bytes_per_token(case.draft_config, case.element_size, size)
+    weights = weight_bytes(case.draft_config, case.element_size, size) + head_bytes(
+        case.draft_config,
+        case.element_size,
+        size,
+        is_rounded=bool(case.draft_config.draft_head_dtype) and case.drafts_greedily,
+        in_8_bits=has_kernels(),
+    )
+    kv = kv_bytes_per_token(case.draft_config, case.kv_element_size, size)
     yield ok(
-        f"on each rank about {weights:,.1f} MiB of weights, and {kv:,} bytes of KV cache per token "
+        f"on each rank about {weights / _MIB:,.1f} MiB of weights, and {kv:,} bytes of KV cache per token "
         f"({kv * case.max_model_len / _MIB:,.1f} MiB for {case.max_model_len:,} tokens)"
     )

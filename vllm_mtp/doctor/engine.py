@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from vllm_mtp.contract.config import ARCHITECTURE
+from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.pair import beyond_training
 from vllm_mtp.doctor.case import Case
 from vllm_mtp.doctor.finding import Finding, error, ok, warning
@@ -57,13 +58,14 @@ def default_requests_pass(case: Case) -> Iterator[Finding]:
     """A request that names no sampling settings gets the target's own: vLLM refuses some beside speculation."""
     defaults = case.engine_config.model_config.get_diff_sampling_param()
     min_p = defaults.get("min_p") or 0
+    is_decided = case.config.further_speculative().get("draft_sample_method") is not None
     if min_p > _EPSILON:
         yield error(
             f"the target's generation_config.json has min_p {min_p}, which vLLM refuses beside speculative decoding: "
             "every request that does not set min_p to 0 itself gets an error 400. Serve with "
             """--override-generation-config '{"min_p": 0}', or --generation-config vllm"""
         )
-    elif defaults.get("temperature", 0) and case.config.further_speculative().get("draft_sample_method") is None:
+    elif defaults.get("temperature", 0) and not (is_decided or case.drafts_greedily):
         yield ok(
             f"sampled at temperature {defaults['temperature']} by default: with "
             '"draft_sample_method": "probabilistic" in speculative_config more drafts are accepted'
@@ -73,22 +75,41 @@ def default_requests_pass(case: Case) -> Iterator[Finding]:
 
 
 def options_go_together(case: Case) -> Iterator[Finding]:
-    """Options of the engine that the drafter, or vLLM beside any drafter, does not bear."""
-    from vllm_mtp.serving.draft_model import check_sampling
+    """Options of the engine that the drafter, or vLLM beside any drafter, does not bear: what serving says of them."""
+    from vllm_mtp.serving.options_check import refused_options, why_head_dtype_is_off
+    from vllm_mtp.serving.request_check import why_no_prompt_embeds, why_sleep_ends_drafting
 
     config = case.engine_config
-    faults = []
-    if config.parallel_config.pipeline_parallel_size > 1:
-        faults.append("pipeline_parallel_size above 1: vLLM shares the target's embedding only without it")
-    if getattr(config.model_config, "enable_prompt_embeds", False):
-        faults.append("enable_prompt_embeds: one such request ends vLLM's engine beside a drafter; leave it out")
-    try:
-        check_sampling(config.speculative_config)
-    except ValueError as refused:
-        faults.append(str(refused))
-    yield from (error(fault) for fault in faults)
-    if not faults:
-        yield ok("nothing that excludes a drafter")
+    faults = [*refused_options(case.draft_config, config), why_no_prompt_embeds(config)]
+    losses = [
+        why_sleep_ends_drafting(config.model_config),
+        why_head_dtype_is_off(case.draft_config, config.speculative_config),
+        _why_quantized(case.config.further_speculative().get("quantization")),
+    ]
+    found = [*(error(text) for text in faults if text), *(warning(text) for text in losses if text)]
+    yield from found or [ok("nothing that excludes a drafter")]
+
+
+def lookup_is_on(case: Case) -> Iterator[Finding]:
+    """What config.json asks of lookup, and whether it gets it."""
+    from vllm_mtp.serving.options_check import why_lookup_is_off
+
+    lookup = Lookup.of(case.draft_config.lookup)
+    if why := why_lookup_is_off(case.draft_config, case.engine_config):
+        yield warning(f"lookup will be off, the module drafts every token: {why}")
+    elif lookup:
+        yield ok(f"copies matches of {lookup.min_match} to {lookup.max_match} tokens")
+    else:
+        yield ok("no lookup: the module drafts every token (`vllm-mtp lookup` changes that)")
+
+
+def _why_quantized(method: str | None) -> str | None:
+    if not method:
+        return None
+    return (
+        f'"quantization": {method!r} for the drafter was not tried: leave it out if vLLM does not start; the drafter '
+        "is small"
+    )
 
 
 def _reason(error: Exception) -> str:

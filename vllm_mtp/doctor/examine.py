@@ -24,15 +24,15 @@ CHECKS = (
     Check(name="draft class", ask=environment.draft_class_loads, needs=("vllm", "plugin")),
     Check(name="path", ask=drafter.path_is_plain),
     Check(name="drafter", ask=drafter.folder_keeps_the_contract),
-    Check(name="head, lookup", ask=drafter.head_and_lookup, needs=("drafter",)),
     Check(name="target", ask=target.target_is_read),
     Check(name="pair", ask=target.drafter_is_for_it, needs=("drafter", "target")),
     Check(name="weights", ask=target.weights_are_the_same, needs=("drafter", "target", "pair")),
     Check(name="tensor parallel", ask=drafter.ranks_divide_it, needs=("drafter", "target")),
-    Check(name="engine", ask=engine.vllm_accepts_it, needs=("vllm", "plugin", "draft class", "drafter", "target")),
+    Check(name="engine", ask=engine.vllm_accepts_it, needs=("draft class", "drafter", "target", "tensor parallel")),
     Check(name="memory", ask=drafter.memory_of_a_rank, needs=("engine",)),
     Check(name="context", ask=engine.context_is_trained, needs=("engine",)),
     Check(name="requests", ask=engine.default_requests_pass, needs=("engine",)),
+    Check(name="lookup", ask=engine.lookup_is_on, needs=("engine",)),
     Check(name="options", ask=engine.options_go_together, needs=("engine",)),
 )
 

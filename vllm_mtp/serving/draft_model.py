@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from vllm.compilation.decorators import support_torch_compile
-from vllm.config import CacheConfig, SpeculativeConfig, VllmConfig
+from vllm.config import CacheConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.activation import SiluAndMul
@@ -37,7 +37,7 @@ from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.lookup import LARGEST_VOCABULARY, Lookup
+from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.ranks import why_not_divided
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_tensors, draft_ids
 from vllm_mtp.kernels.ops import embed_hidden_projection
@@ -47,6 +47,7 @@ from vllm_mtp.serving.exchange import HeadWatch
 from vllm_mtp.serving.lookup_on_device import DeviceLookup
 from vllm_mtp.serving.lookup_on_host import HostLookup
 from vllm_mtp.serving.lookup_pass import PassLookup, PassMetadata, why_no_lookup
+from vllm_mtp.serving.options_check import refused_options, why_head_dtype_is_off, why_lookup_is_off
 from vllm_mtp.serving.request_check import check_requests
 from vllm_mtp.serving.target_check import check_target
 
@@ -260,9 +261,7 @@ class MTPDraftModel(nn.Module):
         target = vllm_config.model_config
         self.config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
         check_target(self.config, target, vllm_config.load_config.download_dir)
-        check_sampling(vllm_config.speculative_config)
-        _check_head_quantization(self.config, vllm_config.speculative_config)
-        _check_parallelism(self.config, vllm_config)
+        _check_options(self.config, vllm_config)
         check_requests(vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
@@ -277,24 +276,15 @@ class MTPDraftModel(nn.Module):
         self.only_top_tokens = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_kernels = projection.has_kernels() and transform.scale > 0
         self.lookup = self._make_lookup(vllm_config)
-        if self.config.draft_head_dtype is not None and not self.only_top_tokens:
-            logger.warning(
-                "The drafter asks for a draft head in %s, which takes effect only with "
-                '"use_local_argmax_reduction": true in speculative_config; it drafts with the head as it is.',
-                self.config.draft_head_dtype,
-            )
+        if text := why_head_dtype_is_off(self.config, vllm_config.speculative_config):
+            logger.warning("%s", text)
 
     def _make_lookup(self, vllm_config: VllmConfig) -> PassLookup | None:
         lookup = Lookup.of(self.config.lookup)
         if lookup is None:
             return None
-        parallel = vllm_config.parallel_config
-        split = ("decode_context_parallel_size", "prefill_context_parallel_size")
-        why = [f"{name} is above 1" for name in split if getattr(parallel, name, 1) > 1]
-        if self.config.vocab_size > LARGEST_VOCABULARY:
-            why.append(f"vocab_size {self.config.vocab_size} is above {LARGEST_VOCABULARY}")
-        if why:
-            logger.warning(LOOKUP_IS_OFF, " and ".join(why))
+        if why := why_lookup_is_off(self.config, vllm_config):
+            logger.warning(LOOKUP_IS_OFF, why)
             return None
         kind = HostLookup if current_platform.is_cpu() else DeviceLookup
         return kind(lookup, vllm_config.speculative_config.num_speculative_tokens, self.attention)
@@ -416,32 +406,8 @@ def _without_adapters(layer: nn.Module) -> Any:
     return getattr(layer, "base_layer", layer)
 
 
-def check_sampling(config: SpeculativeConfig) -> None:
-    """Refuses on the V1 model runner too what V2 refuses: it would make a second head while it serves."""
-    if config.use_local_argmax_reduction and getattr(config, "draft_sample_method", None) == "probabilistic":
-        raise ValueError(
-            'speculative_config: "use_local_argmax_reduction": true drafts greedily, expected it without '
-            '"draft_sample_method": "probabilistic"'
-        )
-
-
-def _check_head_quantization(config: MTPConfig, speculative: SpeculativeConfig) -> None:
-    """Refuses a copy of the target's whole head in 8 or 4 bits (vLLM 0.33) beside rows that are cut from the head."""
-    asked = getattr(speculative, "draft_lm_head_quantization", None)
-    own = "draft_vocab_size" if config.draft_vocab_size is not None else "draft_head_dtype"
-    if asked is not None and getattr(config, own) is not None:
-        raise ValueError(
-            f"speculative_config: draft_lm_head_quantization {asked!r} copies the target's whole head, of which a "
-            f"drafter with {own} keeps rows of its own: expected it to be left out. For rows in 8 bits: "
-            '"draft_head_dtype" in the drafter\'s config.json, and "use_local_argmax_reduction": true.'
-        )
-
-
-def _check_parallelism(config: MTPConfig, vllm_config: VllmConfig) -> None:
-    if vllm_config.parallel_config.pipeline_parallel_size > 1:
-        raise ValueError(
-            "An MTP drafter shares the target's embedding, which vLLM gives it only without pipeline parallelism: "
-            f"expected pipeline_parallel_size 1, got {vllm_config.parallel_config.pipeline_parallel_size}."
-        )
+def _check_options(config: MTPConfig, vllm_config: VllmConfig) -> None:
+    if faults := refused_options(config, vllm_config):
+        raise ValueError(" ".join(faults))
     if fault := why_not_divided(config, get_tensor_model_parallel_world_size()):
         raise ValueError(fault)

@@ -18,20 +18,22 @@ def check_requests(vllm_config: VllmConfig) -> None:
     Raises:
         ValueError: for prompts given as embeddings, on a model runner that ends with the first of them.
     """
-    _check_prompt_embeds(vllm_config)
-    _warn_of_sleep(vllm_config.model_config)
+    if text := why_no_prompt_embeds(vllm_config):
+        raise ValueError(text)
+    if is_global_first_rank() and (text := why_sleep_ends_drafting(vllm_config.model_config)):
+        logger.warning("%s", text)
 
 
-def _check_prompt_embeds(vllm_config: VllmConfig) -> None:
-    """Refuses what would end the engine at the first such request, with any model that drafts on the V1 runner."""
+def why_no_prompt_embeds(vllm_config: VllmConfig) -> str | None:
+    """What would end the engine at the first such request, beside any drafter on the V1 runner; None: nothing."""
     if not vllm_config.model_config.enable_prompt_embeds or getattr(vllm_config, "use_v2_model_runner", False):
-        return
-    if not prompt_embeds_have_next_tokens():
-        raise ValueError(
-            "enable_prompt_embeds: vLLM's V1 model runner ends at the first request with prompt_embeds beside a "
-            "drafter, which needs the prompt's token ids. Serve without --enable-prompt-embeds, or without "
-            "speculative_config."
-        )
+        return None
+    if prompt_embeds_have_next_tokens():
+        return None
+    return (
+        "enable_prompt_embeds: vLLM's V1 model runner ends at the first request with prompt_embeds beside a drafter, "
+        "which needs the prompt's token ids. Serve without --enable-prompt-embeds, or without speculative_config."
+    )
 
 
 def prompt_embeds_have_next_tokens() -> bool:
@@ -49,15 +51,21 @@ def prompt_embeds_have_next_tokens() -> bool:
     return True
 
 
-def _warn_of_sleep(target: Any) -> None:
-    """Level 2 throws every weight away, and what loads the target's again does not load a drafter's."""
+def why_sleep_ends_drafting(target: Any) -> str | None:
+    """Level 2 throws every weight away, and what loads the target's again does not load a drafter's; None: it is kept.
+
+    Args:
+        target: vLLM's `ModelConfig`.
+    """
     if not getattr(target, "enable_sleep_mode", False):
-        return
+        return None
     kept = getattr(target, "sleep_preserve_parameter_names", None)
-    if not is_global_first_rank() or any(fnmatch("draft.model.norm.weight", pattern) for pattern in kept or ()):
-        return
-    logger.warning(
+    if any(fnmatch("draft.model.norm.weight", pattern) for pattern in kept or ()):
+        return None
+    advice = (
+        "Use level 1." if kept is None else "Serve with --sleep-preserve-parameter-names 'draft.*', or use level 1."
+    )
+    return (
         "Sleep mode of level 2 throws the drafter's weights away, and reload_weights loads the target's alone "
-        "(vllm-project/vllm#52479): no draft is accepted from then on, the output stays the target's. %s",
-        "Use level 1." if kept is None else "Serve with --sleep-preserve-parameter-names 'draft.*', or use level 1.",
+        "(vllm-project/vllm#52479): no draft is accepted from then on, the output stays the target's. " + advice
     )

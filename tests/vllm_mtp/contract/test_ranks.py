@@ -3,7 +3,7 @@
 import pytest
 
 from tests.drafts import small_config
-from vllm_mtp.contract.ranks import kv_bytes_per_token, weight_bytes, why_not_divided
+from vllm_mtp.contract.ranks import head_bytes, kv_bytes_per_token, weight_bytes, why_not_divided
 
 # 4 query heads, 2 key-value heads of 8, hidden size 16, MLP of 24.
 
@@ -33,5 +33,19 @@ def test_bytes_of_a_rank() -> None:
     divided = 2 * 32 * 16 + 2 * 16 * 16 + 3 * 24 * 16
     assert weight_bytes(config, element_size=2) == 2 * (everywhere + divided)
     assert weight_bytes(config, 2, 2) == 2 * (everywhere + divided // 2)
-    rows = small_config(draft_vocab_size=10)
-    assert weight_bytes(rows, 2) == weight_bytes(config, 2) + 2 * (10 + 10 * 16), "offsets, and rows of the head"
+    assert weight_bytes(small_config(draft_vocab_size=10), 2) == weight_bytes(config, 2) + 8 * 10, "int64 offsets"
+
+
+def test_bytes_of_rows_of_the_head() -> None:
+    """Catches rows in 8 bits that are counted as 16 or 32, and a copy of all V rows that is counted as none."""
+    as_it_is = {"is_rounded": False, "in_8_bits": True}
+    rounded, in_8_bits = {"is_rounded": True, "in_8_bits": False}, {"is_rounded": True, "in_8_bits": True}
+    whole, some = small_config(), small_config(draft_vocab_size=10)
+    vocab_size = whole.vocab_size
+    assert [head_bytes(whole, 2, **how) for how in (as_it_is, rounded, in_8_bits)] == [
+        0,
+        vocab_size * 16 * 2,
+        vocab_size * (16 + 4),  # a scale for each row
+    ]
+    assert [head_bytes(some, 2, **how) for how in (as_it_is, rounded, in_8_bits)] == [10 * 32, 10 * 32, 10 * 20]
+    assert head_bytes(some, 4, 3, **as_it_is) == 4 * 16 * 4, "10 rows on three ranks"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.drafts import EARLY, LATE, Damage, change_config, change_tensors, config_for, damaged, write_random_draft
+from tests.drafts import EARLY, LATE, Damage, change_tensors, config_for, damaged, write_random_draft
 from tests.vllm_mtp.doctor.cases import case_of
-from vllm_mtp.doctor.drafter import folder_keeps_the_contract, head_and_lookup, path_is_plain, ranks_divide_it
+from vllm_mtp.doctor.drafter import folder_keeps_the_contract, path_is_plain, ranks_divide_it
 from vllm_mtp.doctor.examine import Check, answers
-from vllm_mtp.doctor.finding import ERROR, OK, WARNING
+from vllm_mtp.doctor.finding import ERROR, OK
 
 CONTRACT = Check(name="drafter", ask=folder_keeps_the_contract)
 
@@ -32,6 +32,14 @@ def test_everything_that_the_contract_refuses(target_dir: Path, draft: Path, tmp
     with pytest.raises(ValueError, match=damage.message):
         raise ValueError(found.message)
     assert "\n" not in found.message
+
+
+def test_tensors_in_64_bits(target_dir: Path, draft: Path, tmp_path: Path) -> None:
+    """Catches a refusal of what is served."""
+    wide = shutil.copytree(draft, tmp_path / "wide")
+    change_tensors(wide, lambda tensors: tensors.update({name: one.double() for name, one in tensors.items()}))
+    [found] = answers(CONTRACT, case_of(target_dir, wide))
+    assert (found.status, found.message) == (OK, "13 tensors in F64, as config.json says")
 
 
 def test_a_folder_that_is_not_there(target_dir: Path, tmp_path: Path) -> None:
@@ -72,21 +80,11 @@ def test_paths_that_mislead_vllm(target_dir: Path, path: str, further: str | Non
 
 
 def test_what_cannot_be_divided(target_dir: Path, tmp_path: Path) -> None:
-    from vllm_mtp.common.engine_options import EngineOptions
+    from vllm_mtp.doctor.config import ServingOptions
 
     draft = write_random_draft(tmp_path / "draft", config_for(target_dir, intermediate_size=25))
     statuses = []
     for size in (1, 2, 64):
-        case = case_of(target_dir, draft, engine_options=EngineOptions(tensor_parallel_size=size))
+        case = case_of(target_dir, draft, engine_options=ServingOptions(tensor_parallel_size=size))
         statuses.append([(one.status, "intermediate_size" in one.message) for one in ranks_divide_it(case)])
     assert statuses == [[(OK, False)], [(ERROR, True)], [(ERROR, False)]], "by 64 not even the target"
-
-
-def test_what_config_json_asks_for_and_does_not_get(target_dir: Path, draft: Path, tmp_path: Path) -> None:
-    asks = shutil.copytree(draft, tmp_path / "asks")
-    change_config(asks, draft_head_dtype="int8")
-    statuses = {
-        further: [one.status for one in head_and_lookup(case_of(target_dir, asks, speculative_config=further))]
-        for further in (None, '{"use_local_argmax_reduction": true}', '{"quantization": "fp8"}')
-    }
-    assert list(statuses.values()) == [[WARNING, OK], [OK], [WARNING, WARNING, OK]]

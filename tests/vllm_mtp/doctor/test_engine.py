@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 
-from tests.drafts import config_for, write_random_draft
+from tests.drafts import change_config, config_for, write_random_draft
 from tests.vllm_mtp.doctor.cases import case_of, said
-from vllm_mtp.common.engine_options import EngineOptions
-from vllm_mtp.doctor.engine import context_is_trained, default_requests_pass, options_go_together, vllm_accepts_it
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.doctor.config import ServingOptions
+from vllm_mtp.doctor.drafter import memory_of_a_rank
+from vllm_mtp.doctor.engine import (
+    context_is_trained,
+    default_requests_pass,
+    lookup_is_on,
+    options_go_together,
+    vllm_accepts_it,
+)
 from vllm_mtp.doctor.examine import examine
 from vllm_mtp.doctor.finding import ERROR, OK, WARNING
 
@@ -67,7 +75,7 @@ def test_default_sampling_that_vllm_refuses(
     """Catches a server on which every plain request fails."""
     target = shutil.copytree(target_dir, tmp_path / "target", copy_function=shutil.copyfile)
     (target / "generation_config.json").write_text(json.dumps({"do_sample": True, "min_p": min_p}))
-    [found] = default_requests_pass(case_of(target, draft, engine_options=EngineOptions(**options)))
+    [found] = default_requests_pass(case_of(target, draft, engine_options=ServingOptions(**options)))
     assert found.status == status
 
 
@@ -76,14 +84,113 @@ def test_what_vllm_refuses_is_one_line(target_dir: Path, draft: Path) -> None:
     assert found.status == ERROR
     assert "User-specified max_model_len (1000000)" in found.message
     assert "\n" not in found.message
-    [found] = vllm_accepts_it(case_of(target_dir, draft, engine_options=EngineOptions(vllm_args='{"no_such": 1}')))
+    [found] = vllm_accepts_it(case_of(target_dir, draft, engine_options=ServingOptions(vllm_args='{"no_such": 1}')))
     assert "no_such" in found.message
 
 
-def test_options_that_exclude_a_drafter(target_dir: Path, draft: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "further"),
+    [
+        ({"tensor_parallel_size": 2}, '{"draft_tensor_parallel_size": 2}'),
+        ({"tensor_parallel_size": 2, "vllm_args": '{"decode_context_parallel_size": 2}'}, None),
+        ({"vllm_args": '{"enforce_eager": true, "max_num_seqs": 4, "seed": 1, "enable_prefix_caching": false}'}, None),
+    ],
+    ids=["drafter as wide", "context parallelism", "what other commands decide"],
+)
+def test_options_that_vllm_takes(
+    target_dir: Path, tmp_path: Path, options: dict[str, Any], further: str | None
+) -> None:
+    """Catches a refusal of what is served, on a machine with fewer GPUs than the one that serves."""
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, lookup={}))
+    case = case_of(target_dir, draft, engine_options=ServingOptions(**options), speculative_config=further)
+    assert [(one.status, one.message) for one in vllm_accepts_it(case) if one.status != OK] == []
+    is_split = "context" in str(options)
+    assert case.engine_config.parallel_config.tensor_parallel_size == options.get("tensor_parallel_size", 1)
+    assert [one.status for one in lookup_is_on(case)] == [WARNING if is_split else OK]
+
+
+def test_gpus_that_are_not_here(target_dir: Path, draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches vLLM's question for as many GPUs as serve: stand-in for a machine with one."""
+    from vllm.config import ParallelConfig
+    from vllm.platforms import current_platform
+
+    case = case_of(target_dir, draft, engine_options=ServingOptions(tensor_parallel_size=2))
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
+    monkeypatch.setattr(type(current_platform), "device_count", lambda *_: 1, raising=False)
+    with pytest.raises(ValueError, match="larger than the number of available GPUs"):
+        ParallelConfig(tensor_parallel_size=2)
+    backend = case.engine_args()["distributed_executor_backend"]
+    assert ParallelConfig(tensor_parallel_size=2, distributed_executor_backend=backend).world_size == 2
+
+
+@pytest.mark.parametrize("name", ["dtype", "max_model_len", "hf_overrides", "speculative_config", "model"])
+def test_what_doctor_is_told_by_itself(name: str) -> None:
+    with pytest.raises(InputError, match=f"expected other arguments than {name}"):
+        ServingOptions(vllm_args=json.dumps({name: 1}))
+
+
+def test_options_that_exclude_a_drafter(target_dir: Path, draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches another condition, or other words, than serving's own."""
+    from vllm_mtp.serving import request_check
+
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
     further = '{"use_local_argmax_reduction": true, "draft_sample_method": "probabilistic"}'
-    options = EngineOptions(vllm_args='{"enable_prompt_embeds": true}')
-    found = list(options_go_together(case_of(target_dir, draft, speculative_config=further, engine_options=options)))
-    assert [one.status for one in found] == [ERROR, ERROR]
-    assert "enable_prompt_embeds" in found[0].message
-    assert "drafts greedily" in found[1].message
+    options = ServingOptions(vllm_args='{"enable_prompt_embeds": true, "pipeline_parallel_size": 2}')
+    case = case_of(target_dir, draft, speculative_config=further, engine_options=options)
+    for fixed in (False, True):
+        monkeypatch.setattr(request_check, "prompt_embeds_have_next_tokens", lambda fixed=fixed: fixed)
+        found = list(options_go_together(case))
+        assert [one.status for one in found] == [ERROR] * (2 if fixed else 3)
+        messages = " ".join(one.message for one in found)
+        assert "drafts greedily" in messages
+        assert "expected pipeline_parallel_size 1, got 2" in messages
+        assert ("enable_prompt_embeds" in messages) is not fixed
+
+
+def test_what_is_asked_for_and_not_got(target_dir: Path, draft: Path, tmp_path: Path) -> None:
+    asks = shutil.copytree(draft, tmp_path / "asks")
+    change_config(asks, draft_head_dtype="int8")
+    statuses = {
+        further: [one.status for one in options_go_together(case_of(target_dir, asks, speculative_config=further))]
+        for further in (None, '{"use_local_argmax_reduction": true}', '{"quantization": "fp8"}')
+    }
+    assert list(statuses.values()) == [[WARNING], [OK], [WARNING, WARNING]]
+
+
+def test_what_newer_engines_and_gpus_are_asked(target_dir: Path, tmp_path: Path) -> None:
+    """Sleep mode needs a GPU, a copy of the head vLLM 0.33: their settings are put into vLLM's config."""
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, draft_vocab_size=8))
+    case = case_of(target_dir, draft)
+    object.__setattr__(case.engine_config.model_config, "enable_sleep_mode", True)
+    object.__setattr__(case.engine_config.speculative_config, "draft_lm_head_quantization", "fp8")
+    found = [(one.status, one.message) for one in options_go_together(case)]
+    assert [status for status, _ in found] == [ERROR, WARNING]
+    assert "draft_lm_head_quantization 'fp8'" in found[0][1]
+    assert "Sleep mode of level 2" in found[1][1]
+
+
+def test_no_advice_that_serving_refuses(target_dir: Path, draft: Path, tmp_path: Path) -> None:
+    """Catches advice to draft by probabilities beside an option that drafts greedily."""
+    target = shutil.copytree(target_dir, tmp_path / "target", copy_function=shutil.copyfile)
+    (target / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6}))
+    advised = []
+    for further in (None, '{"use_local_argmax_reduction": true}'):
+        [found] = default_requests_pass(case_of(target, draft, speculative_config=further))
+        advised.append("probabilistic" in found.message)
+    assert advised == [True, False]
+
+
+def test_memory_by_the_dtypes_that_are_served(target_dir: Path, tmp_path: Path) -> None:
+    """Catches a KV cache in 8 bits that is counted at the model's dtype, and a copy of the head counted as none."""
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, draft_head_dtype="int8"))
+
+    def memory(**options: Any) -> tuple[float, int]:
+        [found] = memory_of_a_rank(case_of(target_dir, draft, dtype="bfloat16", **options))
+        words = found.message.replace(",", "").split()
+        return float(words[words.index("MiB") - 1]), int(words[words.index("bytes") - 1])
+
+    weights, kv = memory()
+    assert memory(engine_options=ServingOptions(vllm_args='{"kv_cache_dtype": "fp8"}')) == (weights, kv // 2)
+    more, _ = memory(speculative_config='{"use_local_argmax_reduction": true}')
+    config = config_for(target_dir)
+    assert more - weights == pytest.approx(2 * config.vocab_size * config.hidden_size / 2**20, abs=0.11), "on a CPU"

@@ -1,0 +1,81 @@
+"""What of vLLM's options a drafter does not bear, and what it passes over.
+
+Asked when vLLM builds the draft model, and by `vllm-mtp doctor` before, so that both say the same in the same words.
+"""
+
+from typing import Any
+
+from vllm.config import SpeculativeConfig, VllmConfig
+
+from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.lookup import LARGEST_VOCABULARY, Lookup
+
+
+def refused_options(config: MTPConfig, vllm_config: VllmConfig) -> list[str]:
+    """What is wrong with serving this drafter by these options, and what to do; empty: nothing.
+
+    Args:
+        config: the drafter's.
+        vllm_config: of the engine.
+    """
+    speculative: Any = vllm_config.speculative_config
+    faults = (
+        _why_not_sampled(speculative),
+        why_no_second_head(config, speculative),
+        _why_not_in_a_pipeline(vllm_config.parallel_config.pipeline_parallel_size),
+    )
+    return [fault for fault in faults if fault]
+
+
+def why_head_dtype_is_off(config: MTPConfig, speculative: SpeculativeConfig) -> str | None:
+    """A warning that the draft head is not in the dtype that config.json asks for; None: nothing to say."""
+    if config.draft_head_dtype is None or speculative.use_local_argmax_reduction:
+        return None
+    return (
+        f"The drafter asks for a draft head in {config.draft_head_dtype}, which takes effect only with "
+        '"use_local_argmax_reduction": true in speculative_config; it drafts with the head as it is.'
+    )
+
+
+def why_lookup_is_off(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
+    """Why a drafter that asks for lookup goes without; None: it has it, or does not ask."""
+    if Lookup.of(config.lookup) is None:
+        return None
+    split = ("decode_context_parallel_size", "prefill_context_parallel_size")
+    why = [f"{name} is above 1" for name in split if getattr(vllm_config.parallel_config, name, 1) > 1]
+    if config.vocab_size > LARGEST_VOCABULARY:
+        why.append(f"vocab_size {config.vocab_size} is above {LARGEST_VOCABULARY}")
+    return " and ".join(why) or None
+
+
+def why_no_second_head(config: MTPConfig, speculative: SpeculativeConfig) -> str | None:
+    """Refuses a copy of the target's whole head in 8 or 4 bits (vLLM 0.33) beside rows that are cut from the head."""
+    asked = getattr(speculative, "draft_lm_head_quantization", None)
+    own = "draft_vocab_size" if config.draft_vocab_size is not None else "draft_head_dtype"
+    if asked is None or getattr(config, own) is None:
+        return None
+    return (
+        f"speculative_config: draft_lm_head_quantization {asked!r} copies the target's whole head, of which a drafter "
+        f"with {own} keeps rows of its own: expected it to be left out. For rows in 8 bits: "
+        '"draft_head_dtype" in the drafter\'s config.json, and "use_local_argmax_reduction": true.'
+    )
+
+
+def _why_not_sampled(speculative: SpeculativeConfig) -> str | None:
+    """Refuses on the V1 model runner too what V2 refuses: it would make a second head while it serves."""
+    sampled = getattr(speculative, "draft_sample_method", None) == "probabilistic"
+    if not (sampled and speculative.use_local_argmax_reduction):
+        return None
+    return (
+        'speculative_config: "use_local_argmax_reduction": true drafts greedily, expected it without '
+        '"draft_sample_method": "probabilistic".'
+    )
+
+
+def _why_not_in_a_pipeline(size: int) -> str | None:
+    if size == 1:
+        return None
+    return (
+        "An MTP drafter shares the target's embedding, which vLLM gives it only without pipeline parallelism: "
+        f"expected pipeline_parallel_size 1, got {size}."
+    )
