@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.engine_options import ROOM, EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES, differences
@@ -80,6 +80,11 @@ class GenerateConfig:
 
 
 def config_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings in which two stored configs differ; the first may have the names of an earlier version."""
-    stored = _BEFORE | {_RENAMED.get(name, name): value for name, value in stored.items()}
-    return differences(sorted({*now, "engine_options", "template"}), stored, now)
+    """Settings in which two stored configs differ; the first may be as an earlier version stored it."""
+    options = stored.get("engine_options") or {}
+    as_now = {
+        **_BEFORE,
+        **{_RENAMED.get(name, name): value for name, value in stored.items()},
+        "engine_options": {name: value for name, value in options.items() if name not in ROOM} or None,
+    }
+    return differences(sorted({*now, "engine_options", "template"}), as_now, now)

@@ -31,6 +31,15 @@ def test_engine_options_are_stored() -> None:
     ]
 
 
+def test_a_run_goes_on_with_less_memory() -> None:
+    """Stored by an earlier version, memory was among what decides the data."""
+    now = GenerateConfig(engine_options=EngineOptions(quantization="fp8", gpu_memory_utilization=0.5)).stored()
+    before = now | {"engine_options": {"quantization": "fp8", "gpu_memory_utilization": 0.9}}
+    assert config_differences(before, now) == []
+    alone = GenerateConfig().stored() | {"engine_options": {"gpu_memory_utilization": 0.9}}
+    assert config_differences(alone, GenerateConfig().stored()) == []
+
+
 def test_what_was_not_said_before_is_what_was_done() -> None:
     now = GenerateConfig().stored()
     old = {name: value for name, value in now.items() if name not in ("turns", "near_duplicates")}
