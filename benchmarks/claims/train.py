@@ -91,5 +91,5 @@ def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -
     whole_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
     vocab_size = whole_config.get_text_config().vocab_size
     sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
-    batches = Batches.of(sources, config.batch_size * config.sequence_length, seed=0)
+    batches = Batches([one.rows for one in sources], config.batch_size * config.sequence_length, seed=0)
     return batches.tokens_seen(len(batches)) / len(batches)

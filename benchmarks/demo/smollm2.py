@@ -29,6 +29,7 @@ from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, setting
 from vllm_mtp.contract.lookup import Lookup
+from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "smollm2"
@@ -85,7 +86,7 @@ def run(config: SmolLM2Config) -> None:
         run_command([sys.executable, str(EXAMPLE / "target.py"), "--output", str(target)])
     options = config.engine_options
     tokenizer = AutoTokenizer.from_pretrained(target, trust_remote_code=options.trust_remote_code)
-    prompts = limited(tokenized(read, tokenizer, chat=True), config.limit_per_task)
+    prompts = limited(tokenized(read, ChatTemplate(tokenizer)), config.limit_per_task)
     max_model_len = max(len(prompt.token_ids) for prompt in prompts) + config.max_tokens + 16
     dtype = faster_dtype(target, options)
     engine = EngineArgs(

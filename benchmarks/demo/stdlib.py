@@ -25,6 +25,7 @@ from vllm_mtp.benchmarks.harness.prompts import tokenized
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.settings import check_at_least, setting
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
 
 EXAMPLE = ROOT / "examples" / "stdlib"
@@ -76,7 +77,8 @@ def run(config: DemoConfig) -> None:
     dtype = _dtype_of(draft) or faster_dtype(target, config.engine_options)
     print(f"1. Distil an MTP drafter for the frozen target examples/stdlib/target (in {dtype})", flush=True)
     distil(target, draft, config.output, dtype)
-    prompts = tokenized(read_prompts([EXAMPLE / "prompts.txt"]), AutoTokenizer.from_pretrained(target), chat=False)
+    template = ChatTemplate(AutoTokenizer.from_pretrained(target), plain=True)
+    prompts = tokenized(read_prompts([EXAMPLE / "prompts.txt"]), template)
     engine = EngineArgs(
         target=str(target),
         draft=draft,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vllm_mtp.benchmarks.harness.prompts import NO_TASK, BenchmarkPrompt, task_of
 from vllm_mtp.training.data.chat.dialog import Dialog, Message
+from vllm_mtp.training.data.chat.said import answer_message
 from vllm_mtp.training.data.chat.template import ChatTemplate
 
 Answers = Mapping[int, Sequence[int]]
@@ -21,6 +22,9 @@ class Conversations:
     num_turns: int = 1
     """Most turns to ask. With one, a conversation is asked once: for its first answer where only the user speaks in it,
     else for its last, with everything before it as it is."""
+
+    end_ids: frozenset[int] = frozenset()
+    """What ends an answer of the target."""
 
     def prompts(self, turn: int = 1, answers: Answers = _NONE) -> list[BenchmarkPrompt]:
         """What is asked at a turn, from 1, of every conversation that has it and whose turns before were answered.
@@ -71,13 +75,14 @@ class Conversations:
     def _said(self, place: int, turn: int, answers: Answers) -> tuple[Message, ...] | None:
         """Everything up to a turn's question; None where there is no such turn, or an answer before it is missing."""
         rounds = self._rounds(place)
-        before = [answers.get(self._number(place, earlier)) for earlier in range(1, turn)]
-        if turn > len(rounds) or None in before:
+        numbers = [self._number(place, earlier) for earlier in range(1, turn)]
+        before = [answers[number] for number in numbers if number in answers]
+        if turn > len(rounds) or len(before) < len(numbers):
             return None
         said = [*rounds[0]]
         for ids, asked in zip(before, rounds[1:turn], strict=True):
-            text = self.template.tokenizer.decode(ids, skip_special_tokens=True)
-            said += [{"role": "assistant", "content": text}, *asked]
+            ended = bool(ids) and ids[-1] in self.end_ids
+            said += [answer_message(self.template.tokenizer, ids, ended=ended), *asked]
         return tuple(said)
 
     def _number(self, place: int, turn: int) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import Prompt
@@ -42,9 +41,8 @@ def task_of(category: str) -> str:
     return MT_BENCH if category in _MT_BENCH_CATEGORIES else category or NO_TASK
 
 
-def tokenized(prompts: Sequence[Prompt], tokenizer: Any, *, chat: bool) -> list[BenchmarkPrompt]:
-    """Token ids up to where the answer begins: with the tokenizer's chat template if it has one and chat is wanted."""
-    template = ChatTemplate(tokenizer, plain=not chat)
+def tokenized(prompts: Sequence[Prompt], template: ChatTemplate) -> list[BenchmarkPrompt]:
+    """Token ids up to where the answer begins."""
     return [
         BenchmarkPrompt(
             number=number,

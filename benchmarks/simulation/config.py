@@ -1,9 +1,11 @@
 """What `vllm-mtp eval` simulates. Light: the command line is built from it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, setting
+from vllm_mtp.training.data.chat.options import TemplateOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +27,18 @@ class SimulationConfig:
     )
     no_chat_template: bool = setting(False, "Take prompts as text to be continued even if the target has a template.")
     seed: int = setting(0, "Seed of sampling.")
+    template: TemplateOptions = TemplateOptions()
 
     def __post_init__(self) -> None:
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=1, max_prompt_tokens=1)
         check_at_least(self, top_k=0)
         if not 0 < self.top_p <= 1:
             raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")
+        if self.no_chat_template and self.template != TemplateOptions():
+            raise InputError("no_chat_template", "expected no options of a template beside it")
+
+    def stored(self) -> dict[str, Any]:
+        """What the figures' file keeps of it; of the template what was given, by content."""
+        options = self.template.stored()
+        own = {name: value for name, value in asdict(self).items() if name != "template"}
+        return own | ({"template": options} if options else {})

@@ -25,6 +25,7 @@ from vllm_mtp.benchmarks.simulation.table import table
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.pair import beyond_training
+from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, end_ids
 
@@ -47,15 +48,14 @@ def simulate(
     Raises:
         ValueError: for a target, drafter or prompt file that cannot be used, before anything is run.
     """
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     read = read_prompts([prompts])
     module = load_module(draft)
-    check_pair(
-        module.config, target, *config_and_tokenizer(target, revision=revision, trust_remote_code=trust_remote_code)
-    )
-    frozen = FrozenTarget.load(target, dtype="float32", revision=revision, trust_remote_code=trust_remote_code)
-    module.to(frozen.device)
-    chat = bool(frozen.tokenizer.chat_template) and not config.no_chat_template
-    ids_of_prompts = [prompt.token_ids for prompt in tokenized(read, frozen.tokenizer, chat=chat)]
+    target_config, tokenizer = config_and_tokenizer(target, **source)
+    check_pair(module.config, target, target_config, tokenizer)
+    template = ChatTemplate(tokenizer, config.template, plain=config.no_chat_template)
+    chat = not template.is_plain
+    ids_of_prompts = [prompt.token_ids for prompt in tokenized(read, template)]
     if chat:
         ids_of_prompts = [ids for ids in ids_of_prompts if len(ids) <= config.max_prompt_tokens]
     if not ids_of_prompts:
@@ -65,10 +65,12 @@ def simulate(
             "shorter ones or a larger max_prompt_tokens",
         )
     ids_of_prompts = [ids[-config.max_prompt_tokens :] for ids in ids_of_prompts]
-    _check_ids(ids_of_prompts, frozen)
+    _check_ids(ids_of_prompts, target_config.get_text_config().vocab_size, len(tokenizer))
     if text := beyond_training(module.config, max(map(len, ids_of_prompts)) + config.max_tokens):
         print(f"Warning: {text}", file=sys.stderr)
-    stops = end_ids(target, frozen.config, frozen.tokenizer, revision=revision) if chat else frozenset()
+    stops = end_ids(target, target_config, tokenizer, revision=revision) if chat else frozenset()
+    frozen = FrozenTarget.load(target, dtype="float32", **source)
+    module.to(frozen.device)
 
     def run(k: int, temperature: float) -> list[Simulated]:
         return generate_all(
@@ -100,7 +102,7 @@ def simulate(
             "target": frozen.name,
             "draft": draft.name,
             "prompts": prompts.name,
-            "config": asdict(config),
+            "config": config.stored(),
             "chat_template": chat,
             "num_left_out": len(read) - len(ids_of_prompts),
         }
@@ -108,14 +110,14 @@ def simulate(
     return int(any(row["num_identical"] not in (None, row["num_prompts"]) for row in rows))
 
 
-def _check_ids(ids_of_prompts: Sequence[Sequence[int]], frozen: FrozenTarget) -> None:
+def _check_ids(ids_of_prompts: Sequence[Sequence[int]], vocab_size: int, num_tokens: int) -> None:
     """Refuses tokens that the target has no embedding for."""
     largest = max(max(ids, default=0) for ids in ids_of_prompts)
-    if largest >= frozen.vocab_size:
+    if largest >= vocab_size:
         raise InputError(
             "prompts",
-            f"token {largest} is in them, and the target's embedding has rows 0 to {frozen.vocab_size - 1}: its "
-            f"tokenizer has {len(frozen.tokenizer)} tokens. Serving refuses such a token as well; leave it out of the "
+            f"token {largest} is in them, and the target's embedding has rows 0 to {vocab_size - 1}: its "
+            f"tokenizer has {num_tokens} tokens. Serving refuses such a token as well; leave it out of the "
             "prompts, or of the tokenizer",
         )
 

@@ -344,20 +344,21 @@ def test_clients_that_go_away(server: Server, expected: dict[str, list[dict[str,
             for _ in range(num_chunks):
                 next(lines)
 
-    def give_up(timeout_s: float) -> None:
-        with pytest.raises(httpx.TimeoutException):
-            httpx.post(
-                f"{server.url}/v1/completions",
-                json={"model": "target", "prompt": LONG, "max_tokens": 200, "ignore_eos": True},
-                timeout=timeout_s,
-                trust_env=False,
-            )
+    def give_up(timeout_s: float) -> bool:
+        """Whether the client left before its answer came, which on a fast machine may come within the longer times."""
+        request = {"model": "target", "prompt": LONG, "max_tokens": 200, "ignore_eos": True}
+        try:
+            httpx.post(f"{server.url}/v1/completions", json=request, timeout=timeout_s, trust_env=False)
+        except httpx.TimeoutException:
+            return True
+        return False
 
     with ThreadPoolExecutor(16) as pool:
         left = [pool.submit(leave, num_chunks) for num_chunks in (1, 2, 3, 5, 8, 13) * 2]
-        left += [pool.submit(give_up, timeout_s) for timeout_s in (0.01, 0.05, 0.2, 0.5)]
+        given_up = [pool.submit(give_up, timeout_s) for timeout_s in (0.01, 0.05, 0.2, 0.5)]
         stayed = [pool.submit(ask, server, REQUESTS[name]) for name in ("plain", "long prompt", "adapter")]
     for future in left:
         future.result()
+    assert True in [future.result() for future in given_up]
     for future, name in zip(stayed, ("plain", "long prompt", "adapter"), strict=True):
         assert same(future.result(), expected[name])

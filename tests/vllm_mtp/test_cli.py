@@ -9,11 +9,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from vllm_mtp.benchmarks.demo import smollm2, stdlib
-from vllm_mtp.cli import main, make_parser
+from vllm_mtp.cli import evaluate, main, make_parser, train, vocab
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -72,6 +74,24 @@ def test_a_choice_is_refused_where_it_is_read(
     with pytest.raises(SystemExit, match="2"):
         main([*command, flag, "int8"])
     assert f"argument {flag}: invalid choice: 'int8'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "advice"),
+    [
+        (train, ["train", "t", "--data", "x", "--output", "out"], "goes on"),
+        (evaluate, ["eval", "t", "--draft", "d", "--prompts", "p"], "starts anew"),
+        (vocab, ["vocab", "t", "--data", "x", "--size", "9", "--output", "out"], "starts anew"),
+    ],
+)
+def test_what_a_command_that_was_cut_short_does_next(
+    module: Any, command: list[str], advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a promise to go on by a command that keeps nothing."""
+    for error, said in ((KeyboardInterrupt(), "interrupted; "), (MemoryError(), "out of memory; ")):
+        monkeypatch.setattr(module, "run", Mock(side_effect=error))
+        assert main(command) in (2, 130)
+        assert f"{said}the same command {advice}" in capsys.readouterr().err
 
 
 def test_an_unknown_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.dialog import Message
 from vllm_mtp.training.data.chat.layouts import user_dialog
 from vllm_mtp.training.data.chat.render import RenderedPrompt, render_prompts
+from vllm_mtp.training.data.chat.said import answer_message
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.conversations import Conversation
 from vllm_mtp.training.data.generate_config import GenerateConfig
@@ -48,20 +49,21 @@ class _Talk:
         self.rows.append(Conversation(ids=ids, prompt_length=length, temperature=self.temperature, given=given))
         self.num_answers += 1
 
-    def ask_next(self, template: ChatTemplate, said: tuple[int, ...]) -> bool:
+    def ask_next(self, template: ChatTemplate, answer: tuple[int, ...], *, ended: bool) -> bool:
         """Whether there is a further turn to be answered; puts it behind what was said.
 
         Args:
             template: the target's.
-            said: the answer without the token that ended it, as the server gives it back.
+            answer: what the target said last.
+            ended: whether its last token ended it.
 
         Raises:
             InputError: if the template refuses what was said.
         """
         if self.num_answers == len(self.prompt.rounds):
             return False
-        text = template.tokenizer.decode(said, skip_special_tokens=True)
-        self.messages += [{"role": "assistant", "content": text}, *self.prompt.rounds[self.num_answers]]
+        said = answer_message(template.tokenizer, answer, ended=ended)
+        self.messages += [said, *self.prompt.rounds[self.num_answers]]
         self.ids = tuple(template.prompt_ids(self.prompt.dialog, self.messages))
         return True
 
@@ -130,7 +132,7 @@ def _answer_round(
             continue
         talk.take(answer)
         try:
-            if talk.ask_next(template, answer[:-1] if output.finish_reason == "stop" else answer):
+            if talk.ask_next(template, answer, ended=output.finish_reason == "stop"):
                 waiting.append(talk)
         except InputError:  # the template takes other answers, so not the file is at fault
             counts["unfinished"] += 1

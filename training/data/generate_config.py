@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.engine_options import ROOM, EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES, differences
@@ -74,18 +74,17 @@ class GenerateConfig:
 
     def stored(self) -> dict[str, Any]:
         """What run_info.json keeps of it: what decides the data; options only where there are any."""
-        groups = {"template": self.template.stored(), "engine_options": _deciding(self.engine_options.stored())}
+        groups = {"template": self.template.stored(), "engine_options": self.engine_options.stored()}
         own = {name: value for name, value in asdict(self).items() if name not in (*groups, "skip_bad")}
         return own | {name: options for name, options in groups.items() if options}
 
 
-def _deciding(engine_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that decide the data, so not how much memory there is for it."""
-    return {name: value for name, value in engine_options.items() if name != "gpu_memory_utilization"}
-
-
 def config_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings in which two stored configs differ; the first may have the names of an earlier version."""
-    known: dict[str, Any] = _BEFORE | {_RENAMED.get(name, name): value for name, value in stored.items()}
-    known["engine_options"] = _deciding(known.get("engine_options") or {}) or None
-    return differences(sorted({*now, "engine_options", "template"}), known, now)
+    """Settings in which two stored configs differ; the first may be as an earlier version stored it."""
+    options = stored.get("engine_options") or {}
+    as_now = {
+        **_BEFORE,
+        **{_RENAMED.get(name, name): value for name, value in stored.items()},
+        "engine_options": {name: value for name, value in options.items() if name not in ROOM} or None,
+    }
+    return differences(sorted({*now, "engine_options", "template"}), as_now, now)

@@ -43,11 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         said = " ".join(str(error).split())
-        print(
-            f"vllm-mtp {args.command}: out of memory; the same command goes on where more is free {said}".rstrip(),
-            file=sys.stderr,
-        )
+        advice = f"; the same command {_does_what(args)} where more is free"
+        print(f"vllm-mtp {args.command}: out of memory{advice} {said}".rstrip(), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"vllm-mtp {args.command}: interrupted; the same command goes on", file=sys.stderr)
+        print(f"vllm-mtp {args.command}: interrupted; the same command {_does_what(args)}", file=sys.stderr)
         return 130
+
+
+def _does_what(args: argparse.Namespace) -> str:
+    """What a command does that is given again after it was cut short."""
+    return "goes on" if getattr(args, "goes_on", False) else "starts anew"

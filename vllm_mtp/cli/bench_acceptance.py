@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_target
+from vllm_mtp.cli.target import PROMPTS_HELP, add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -12,12 +12,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     add_target(parser, "Folder or Hub id of the drafter's target.")
     parser.add_argument("--draft", required=True, type=Path, help="Folder of the drafter.")
-    parser.add_argument(
-        "--prompts", required=True, type=Path, help='Text, or JSONL with "prompt", "messages" or "turns" (Spec-Bench).'
-    )
+    parser.add_argument("--prompts", required=True, type=Path, help=PROMPTS_HELP)
     parser.add_argument("--output", required=True, type=Path, help="Folder; rows found in it are not measured again.")
     add_fields(parser, AcceptanceConfig)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--draft-vocab", type=Path, help="Draft vocabulary of every arm except the one with the full vocabulary."
     )
     add_fields(parser, ClaimsConfig)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_source, add_target
+from vllm_mtp.cli.target import PROMPTS_HELP, add_source, add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -12,9 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     add_target(parser, "Folder or Hub id of the drafter's target.")
     parser.add_argument("--draft", required=True, type=Path, help="Folder of the drafter.")
-    parser.add_argument(
-        "--prompts", required=True, type=Path, help='Text with prompts between lines "-----", or JSONL as for generate.'
-    )
+    parser.add_argument("--prompts", required=True, type=Path, help=PROMPTS_HELP)
     parser.add_argument("--engine", choices=("torch",), default="torch", help="Plain PyTorch, batch 1, exact.")
     parser.add_argument("--output", type=Path, help="JSON file for the figures (default: they are only printed)")
     add_source(parser)

@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="Folder for the conversations.")
     add_fields(parser, GenerateConfig)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,12 @@ import argparse
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.flags import add_hidden
 
+PROMPTS_HELP = (
+    'Text with prompts between lines "-----", a JSON, JSONL or Parquet file of prompts or conversations, a folder of '
+    "these, or hf://OWNER/NAME[:[CONFIG:]SPLIT] of the Hub."
+)
+"""Of commands that measure on one set of prompts."""
+
 
 def add_target(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
     """TARGET and `--target`; without a default one of them must be given."""

@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, TrainConfig)
     add_fields(parser.add_argument_group("Conversations that exist"), TemplateOptions)
     add_hidden(parser, "answers_only", dest="loss_on", action="store_const", const="answers", default=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, object_of, setting
 
+ROOM = frozenset(("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "cpu_offload_gb"))
+"""Arguments that say how much memory there is: they may decide a speed, and no text."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
@@ -48,17 +51,21 @@ class EngineOptions:
         return {name: value for name, value in given.items() if value not in (None, False)} | self._further()
 
     def stored(self) -> dict[str, Any]:
-        """What of it decides figures and texts, to be kept beside them; empty where nothing was given."""
-        return {name: value for name, value in self.engine_args().items() if name != "trust_remote_code"}
+        """What of it decides texts, to be kept beside them; empty where nothing was given."""
+        return {name: value for name, value in self._deciding().items() if name not in ROOM}
 
     def settings(self) -> dict[str, Any]:
-        """`stored` as settings that say nothing where nothing was given, as those did that were stored before."""
-        options = self.stored()
+        """What of it decides figures, speeds among them; without a word where nothing was given, as figures were
+        stored before there were options."""
+        options = self._deciding()
         return {"engine_options": options} if options else {}
 
     def source(self) -> dict[str, Any]:
         """Which files of a target are read, and whether its code runs, for those who read it beside the engine."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _deciding(self) -> dict[str, Any]:
+        return {name: value for name, value in self.engine_args().items() if name != "trust_remote_code"}
 
     def _further(self) -> dict[str, Any]:
         return object_of("vllm_args", self.vllm_args)

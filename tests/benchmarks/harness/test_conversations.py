@@ -32,12 +32,16 @@ def tokenizer(target_dir: Path) -> Any:
 
 @pytest.fixture
 def conversations(tokenizer: Any, tmp_path: Path) -> Any:
-    def make(num_turns: int, template: str = CHATML, lines: Any = LINES, **options: Any) -> Conversations:
+    def make(
+        num_turns: int, template: str = CHATML, lines: Any = LINES, end_ids: Any = (), **options: Any
+    ) -> Conversations:
         file, path = tmp_path / "prompts.jsonl", tmp_path / "template.jinja"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         path.write_text(template)
         chosen = ChatTemplate(tokenizer, TemplateOptions(chat_template=str(path), **options))
-        return Conversations(dialogs=read_prompts([file]), template=chosen, num_turns=num_turns)
+        return Conversations(
+            dialogs=read_prompts([file]), template=chosen, num_turns=num_turns, end_ids=frozenset(end_ids)
+        )
 
     return make
 
@@ -77,6 +81,16 @@ def test_every_turn_after_the_targets_own_answer(conversations: Any, tokenizer: 
     assert [one.turn for one in second] == [2, 2]
     assert texts(tokenizer, two.prompts(2, {4: answers[4]})) == {5: asked("One.", "other", "Two.")}
     assert two.prompts(3, answers) == []
+
+
+def test_what_ends_an_answer_is_no_part_of_it(conversations: Any, tokenizer: Any) -> None:
+    """As the server gives an answer back. Catches an end of turn twice where that is no special token."""
+    [end] = tokenizer("!").input_ids
+    ids = tokenizer("mine").input_ids
+    two = conversations(2, end_ids=[end])
+    for answer in ([*ids, end], ids):
+        assert texts(tokenizer, two.prompts(2, {0: answer})) == {1: asked("Write.", "mine", "Shorten it.")}
+    assert texts(tokenizer, two.prompts(2, {0: [end]})) == {1: asked("Write.", "", "Shorten it.")}
 
 
 def test_variables_and_tools_of_the_template(conversations: Any, tokenizer: Any, tmp_path: Path) -> None:

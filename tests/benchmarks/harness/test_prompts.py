@@ -11,6 +11,7 @@ from vllm_mtp.benchmarks.harness.prompts import (
     task_of,
     tokenized,
 )
+from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
 
 
@@ -45,7 +46,7 @@ def test_spec_bench_categories_and_tasks(tmp_path: Path) -> None:
         '{"question_id": 161, "category": "math_reasoning", "turns": ["three"]}\n'
         '{"prompt": "no category"}\n'
     )
-    found = tokenized(read_prompts([path]), WordTokenizer(), chat=False)
+    found = tokenized(read_prompts([path]), ChatTemplate(WordTokenizer(), plain=True))
     assert [(one.category, one.task, one.token_ids) for one in found] == [
         ("math", "mt_bench", (3, 3)),
         ("math_reasoning", "math_reasoning", (5,)),
@@ -56,8 +57,8 @@ def test_spec_bench_categories_and_tasks(tmp_path: Path) -> None:
 def test_the_chat_template_is_applied_unless_switched_off(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "four"}, {"role": "assistant", "content": "gone"}]}\n')
-    [with_template] = tokenized(read_prompts([path]), WordTokenizer(), chat=True)
-    [without] = tokenized(read_prompts([path]), WordTokenizer(), chat=False)
+    [with_template] = tokenized(read_prompts([path]), ChatTemplate(WordTokenizer()))
+    [without] = tokenized(read_prompts([path]), ChatTemplate(WordTokenizer(), plain=True))
     assert (with_template.token_ids, without.token_ids) == ((1, 4, 1), (4,))
     assert sha256_of_tokens([with_template]) != sha256_of_tokens([without]), "rows of one are not those of the other"
 

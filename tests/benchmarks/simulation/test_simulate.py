@@ -48,6 +48,47 @@ def test_eval_asks_as_the_target_is_served(
     assert "all 2 are longer than 1 tokens in the target's chat template" in capsys.readouterr().err
 
 
+def test_the_template_that_the_target_is_served_with(
+    target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches figures of another template than that of training and serving, and one that is not said in them."""
+    template, tools, prompts = tmp_path / "chat.jinja", tmp_path / "tools.json", tmp_path / "prompts.jsonl"
+    template.write_text(
+        "{{ style }}{% for tool in tools %} {{ tool.function.name }}{% endfor %} {{ messages[0].content }}"
+    )
+    tools.write_text('[{"name": "save"}]')
+    prompts.write_text('{"prompt": "x"}\n')
+    figures, draft = tmp_path / "figures.json", write_random_draft(tmp_path / "draft", config_for(target_dir))
+    asked: list[str] = []
+
+    def recorded(target: FrozenTarget, module: Any, ids_P: torch.Tensor, **how: Any) -> Simulated:
+        asked.append(target.tokenizer.decode(ids_P))
+        return Simulated(token_ids=[1])
+
+    monkeypatch.setattr(speculate, "generate", recorded)
+    command = ["eval", str(target_dir), "--draft", str(draft), "--prompts", str(prompts), "--output", str(figures)]
+    command += ["--spec-tokens", "1", "--temperature", "1", "--chat-template", str(template)]
+    assert main([*command, "--chat-template-kwargs", '{"style": "short"}', "--tools", str(tools)]) == 0
+    assert asked == ["short save x"]
+    config = json.loads(figures.read_text())["config"]
+    assert config["template"].keys() == {"chat_template_sha256", "chat_template_kwargs", "tools_sha256"}
+    assert main([*command, "--no-chat-template"]) == 2
+    assert "--no-chat-template: expected no options of a template beside it" in capsys.readouterr().err
+
+
+def test_a_prompt_that_the_template_refuses_is_met_before_the_weights_are_loaded(
+    target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template, prompts = tmp_path / "chat.jinja", tmp_path / "prompts.jsonl"
+    template.write_text("{{ raise_exception('no') }}")
+    prompts.write_text('{"prompt": "x"}\n')
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
+    monkeypatch.setattr(FrozenTarget, "load", lambda *_, **__: pytest.fail("the weights were loaded"))
+    command = ["eval", str(target_dir), "--draft", str(draft), "--prompts", str(prompts)]
+    assert main([*command, "--chat-template", str(template)]) == 2
+    assert "prompts.jsonl:1: expected messages that the target's chat template takes" in capsys.readouterr().err
+
+
 def test_a_token_without_embedding_is_one_line(
     target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

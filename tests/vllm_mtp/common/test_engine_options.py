@@ -15,6 +15,13 @@ def test_only_what_was_given_goes_through() -> None:
     assert given.stored() == {"quantization": "fp8", "block_size": 32}
 
 
+def test_how_much_memory_there_is_decides_no_text() -> None:
+    """Catches a run that ended for want of memory and is refused with less; figures may be speeds, and keep it."""
+    given = EngineOptions(quantization="fp8", gpu_memory_utilization=0.5, vllm_args='{"cpu_offload_gb": 4}')
+    assert given.stored() == {"quantization": "fp8"}
+    assert given.settings()["engine_options"].keys() == {"quantization", "gpu_memory_utilization", "cpu_offload_gb"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
