@@ -77,7 +77,7 @@ def test_a_damaged_target_is_one_line(target_dir: Path, tmp_path: Path, capsys: 
     target = llama(tmp_path / "target", target_dir)
     weights = Path(target) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    (tmp_path / "text.txt").write_text("some text " * 500)
+    (tmp_path / "text.txt").write_text("some text " * 2000)
     data, output = str(tmp_path / "text.txt"), str(tmp_path / "draft")
     assert main(["train", target, "--data", data, "--output", output, "--tokens", "8192"]) == 2
     errors = capsys.readouterr().err.strip().splitlines()
