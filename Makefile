@@ -29,7 +29,7 @@ $(READY_EXAMPLES): $(READY)
 
 # Two processes: a test file uses one core.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What every commit passes: lint, format, types, fast tests.
 check: lint

@@ -22,7 +22,6 @@ from tests.scripts import load_script
 ROOT = Path(__file__).resolve().parent.parent
 MAX_PROMPT_TOKENS = 64
 NUM_TRAINING_TOKENS = 98_304
-CHILD_FOLDERS = ("interpreter", "ahead_of_time")  # tests/kernels/conftest.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,16 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what cannot run here and what was not asked for; names what two test processes may not share.
-
-    Files stay whole, so that the engines in them start once; so do folders of tests that have a child of their own.
-    """
+    """Skips what cannot run here and what was not asked for."""
     no_vllm = importlib.util.find_spec("vllm") is None
-    parallel = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if parallel:
-            whole = item.path.parent if item.path.parent.name in CHILD_FOLDERS else item.path
-            item.add_marker(pytest.mark.xdist_group(str(whole.relative_to(ROOT))))
         if no_vllm and item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
         if item.get_closest_marker("extended") and not config.getoption("--extended"):

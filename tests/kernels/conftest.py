@@ -1,7 +1,7 @@
 """Triton decides when it decorates a kernel whether it is interpreted or compiled: each kind of test has its process.
 
-The tests in interpreter/ and ahead_of_time/ are ordinary tests, but their bodies run in a child, one for each folder,
-which is given all selected items of the folder when the first is due; here, every item takes its outcome there.
+The tests in interpreter/ and ahead_of_time/ are ordinary tests, but their bodies run in a child, one for each file,
+which is given all selected items of the file when the first is due; here, every item takes its outcome there.
 """
 
 import json
@@ -39,9 +39,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     stash = pyfuncitem.session.stash
     if _outcomes not in stash:
         stash[_outcomes] = {}
-    if _node_id(pyfuncitem) not in stash[_outcomes]:
-        stash[_outcomes] |= _run_child(folder, pyfuncitem.session)
-    outcome = stash[_outcomes][_node_id(pyfuncitem)]
+    if pyfuncitem.nodeid not in stash[_outcomes]:
+        stash[_outcomes] |= _run_child(folder, pyfuncitem)
+    outcome = stash[_outcomes][pyfuncitem.nodeid]
     if outcome["outcome"] == "failed":
         pytest.fail(outcome["text"], pytrace=False)
     if outcome["outcome"] == "skipped":
@@ -63,15 +63,10 @@ def _folder(item: pytest.Item) -> str | None:
     return folder.name if folder.parent == HERE and folder.name in ENVIRONMENTS else None
 
 
-def _node_id(item: pytest.Item) -> str:
-    """The item's id without the group that pytest-xdist appends to it."""
-    group = item.get_closest_marker("xdist_group")
-    return item.nodeid.removesuffix(f"@{group.args[0]}") if group else item.nodeid
-
-
-def _run_child(folder: str, session: pytest.Session) -> dict[str, dict[str, Any]]:
-    """Outcomes of the session's items of a folder, by node id; an item without one died with the child."""
-    nodeids = [_node_id(item) for item in session.items if _folder(item) == folder]
+def _run_child(folder: str, first: pytest.Item) -> dict[str, dict[str, Any]]:
+    """Outcomes of the session's items of the first one's file, by node id; an item without one died with the child."""
+    session = first.session
+    nodeids = [item.nodeid for item in session.items if item.path == first.path]
     environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENTS[folder]}
     environment |= {name: value for name, value in ENVIRONMENTS[folder].items() if value is not None}
     with tempfile.TemporaryDirectory() as temporary:

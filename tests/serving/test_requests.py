@@ -121,6 +121,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
 }
 STRUCTURED = [name for name in REQUESTS if "schema" in name]
+SHORT = ("regex", "choice", "grammar", "structural tag")
+"""Answers that may be over before anything is drafted that their constraint allows."""
 
 
 def ask(server: Server, request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -259,7 +261,8 @@ def test_the_same_answer(server: Server, expected: dict[str, list[dict[str, Any]
     drafts = server.metric("spec_decode_num_drafts_total")
     found = ask(server, REQUESTS[name])
     assert same(found, expected[name]), f"{found}\n{expected[name]}"
-    assert server.metric("spec_decode_num_drafts_total") > drafts, "nothing was drafted"
+    if name not in SHORT:
+        assert server.metric("spec_decode_num_drafts_total") > drafts, "nothing was drafted"
 
 
 def test_what_is_expected_is_what_was_asked_for(expected: dict[str, list[dict[str, Any]]]) -> None:
@@ -284,7 +287,8 @@ def test_the_same_answers_at_once(server: Server, expected: dict[str, list[dict[
     """In batches of different kinds, with and without an adapter, that do not fit into the KV cache."""
     before = server.metric("num_preemptions_total")
     # prompt_logprobs beside an adapter ends vLLM 0.32 on a CPU: it takes the sampled rows' adapters for the prompt's.
-    names = [name for name in REQUESTS if name != "prompt_logprobs"] * 2
+    # An echo with logprobs asks for them too.
+    names = [name for name in REQUESTS if name not in ("prompt_logprobs", "echo")] * 2
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda name: ask(server, REQUESTS[name]), names))
     assert [name for name, found in zip(names, answers, strict=True) if not same(found, expected[name])] == []
