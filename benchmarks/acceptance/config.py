@@ -6,7 +6,7 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import check_at_least, check_choices, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_share, setting
 from vllm_mtp.training.config import DTYPES
 from vllm_mtp.training.data.chat.options import TemplateOptions
 
@@ -75,8 +75,7 @@ class AcceptanceConfig:
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
         if self.no_chat_template and (self.turns > 1 or self.template_options != TemplateOptions()):
             raise InputError("no_chat_template", "expected no turns and no options of a template beside it")
-        if not 0 < self.top_p <= 1:
-            raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")
+        check_share(self, "top_p")
         check_at_least(self, turns=1, top_k=0, speed_prompts_per_task=0, speed_batch=1, speed_pairs=1)
         baselines(self.baselines)
         lookups(self.lookup)

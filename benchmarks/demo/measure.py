@@ -56,7 +56,7 @@ def faster_dtype(target: Path, options: EngineOptions) -> str:
     """The dtype in which both sides are measured: bfloat16 on a GPU, on a CPU what is faster there."""
     from vllm_mtp.training.frozen.target import serving_dtype
 
-    dtype = serving_dtype(str(target), "auto", trust_remote_code=options.trust_remote_code)
+    dtype = serving_dtype(str(target), "auto", **options.source())
     return "bfloat16" if dtype == "auto" else dtype
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import check_at_least, setting
+from vllm_mtp.common.settings import check_at_least, check_share, setting
 from vllm_mtp.training.data.chat.options import TemplateOptions
 
 
@@ -32,8 +32,7 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=1, max_prompt_tokens=1)
         check_at_least(self, top_k=0)
-        if not 0 < self.top_p <= 1:
-            raise InputError("top_p", f"expected more than 0 and at most 1, got {self.top_p}")
+        check_share(self, "top_p")
         if self.no_chat_template and self.template != TemplateOptions():
             raise InputError("no_chat_template", "expected no options of a template beside it")
 

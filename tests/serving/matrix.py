@@ -1,7 +1,7 @@
 """Runs tests of serving on several versions of vLLM, each in an environment of its own, and keeps what came out.
 
-    python -m tests.serving.matrix run 0.26.0 0.29.0 0.32.0 --environments /tmp/versions
-    python -m tests.serving.matrix run vllm-0.33.0-*.whl --kernels-of 0.32.0 --environments /tmp/versions
+    python -m tests.serving.matrix run 0.26.0 0.29.0 0.32.0 --environments runs/versions
+    python -m tests.serving.matrix run vllm-0.33.0-*.whl --kernels-of 0.32.0 --environments runs/versions
     python -m tests.serving.matrix read vllm-0.33.0-*.whl       # a version that does not run here: names, features
     python -m tests.serving.matrix table                        # docs/versions.md from what was kept
 

@@ -9,7 +9,8 @@ from vllm_mtp.training.data.chat.dialog import Dialog
 from vllm_mtp.training.data.chat.layouts import check_unicode, dialog_of, user_dialog
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.layouts import with_known_names
-from vllm_mtp.training.data.records import BadRecords, data_files, is_text, read_records, read_text
+from vllm_mtp.training.data.record_formats import read_text
+from vllm_mtp.training.data.records import BadRecords, data_files, is_text, read_records
 
 SEPARATOR = "-----"
 Prompt = Dialog

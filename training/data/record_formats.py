@@ -66,7 +66,7 @@ def content(path: Path, field: str) -> str:
     return text
 
 
-def text_that_is_no_json(path: Path, field: str) -> str:
+def read_text(path: Path, field: str) -> str:
     """`content` of a text file, with the line ends of any system made \\n.
 
     Raises:

@@ -19,7 +19,6 @@ from vllm_mtp.training.data.record_formats import (
     json_rows,
     parquet_rows,
     shown,
-    text_that_is_no_json,
 )
 
 _JSON = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl")
@@ -126,15 +125,6 @@ def _files_of(path: Path, field: str) -> list[Path]:
 def is_text(path: Path) -> bool:
     """Whether a file holds text, not records, by its name."""
     return not is_hub(path) and _ending(path) not in (*_JSON, *PARQUET)
-
-
-def read_text(path: Path, field: str) -> str:
-    """The text of a file.
-
-    Raises:
-        InputError: if it is empty, not UTF-8, or holds JSON under a name that says text.
-    """
-    return text_that_is_no_json(path, field)
 
 
 def read_records(path: Path, field: str, bad: BadRecords | None = None) -> Iterator[Record]:

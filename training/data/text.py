@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data.chat.layouts import check_unicode
-from vllm_mtp.training.data.records import OpenRecords, Record, read_text
+from vllm_mtp.training.data.record_formats import read_text
+from vllm_mtp.training.data.records import OpenRecords, Record
 from vllm_mtp.training.data.rows import Row, Source
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import check_at_least, object_of, setting
+from vllm_mtp.common.settings import check_at_least, check_share, object_of, setting
 
 ROOM = frozenset(("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "cpu_offload_gb"))
 """Arguments that say how much memory there is: they may decide a speed, and no text."""
@@ -36,9 +36,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check_at_least(self, tensor_parallel_size=1)
-        if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
-            found = self.gpu_memory_utilization
-            raise InputError("gpu_memory_utilization", f"expected more than 0 and at most 1, got {found}")
+        check_share(self, "gpu_memory_utilization")
         own = {name for name in asdict(self) if name != "vllm_args"}
         for name in self._further():
             if name in own or name in self.decided:

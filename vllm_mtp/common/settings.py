@@ -77,6 +77,17 @@ def check_at_least(config: Any, **least: float) -> None:
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
 
 
+def check_share(config: Any, name: str) -> None:
+    """Refuses a field's number outside (0, 1]; None is left alone.
+
+    Raises:
+        InputError: naming the field and what came.
+    """
+    value = getattr(config, name)
+    if value is not None and not 0 < value <= 1:
+        raise InputError(name, f"expected more than 0 and at most 1, got {value}")
+
+
 def object_of(name: str, text: str | None) -> dict[str, Any]:
     """The JSON object of a field that is one; empty where it was not given.
 

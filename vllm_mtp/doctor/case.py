@@ -40,8 +40,7 @@ class Case:
     def _read(self) -> tuple[Any, Any]:
         from vllm_mtp.training.frozen.target import config_and_tokenizer
 
-        options = self.config.engine_options
-        return config_and_tokenizer(self.target, revision=options.revision, trust_remote_code=options.trust_remote_code)
+        return config_and_tokenizer(self.target, **self.config.engine_options.source())
 
     @property
     def target_config(self) -> Any:

@@ -62,13 +62,9 @@ class Dialog:
             raise InputError(field, f"{self.at}expected a message of the user to be answered, got only {roles}")
         given = self.messages[: asking[-1] + 1]
         if self.unanswered:
-            return _cut_behind(given, lambda message: message["role"] in ASKING_ROLES)
+            stops = [place + 1 for place in asking]
+            return tuple(given[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
         return (given,) if answered == "last" else _without_answers(given)
-
-
-def _cut_behind(messages: tuple[Message, ...], ends: Any) -> tuple[tuple[Message, ...], ...]:
-    places = [place + 1 for place, message in enumerate(messages) if ends(message)]
-    return tuple(messages[start:stop] for start, stop in zip([0, *places], places, strict=False))
 
 
 def _without_answers(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], ...]:
