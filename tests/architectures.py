@@ -355,9 +355,9 @@ attention. Beside experts its MLP is as wide as those that a token passes throug
 latent attention (MLA) it has at most eight key-value heads.
 
 **Quantized targets.** AWQ and GPTQ (2, 4 and 8 bits) are made plain while they load, fp8, mxfp4 and compressed-tensors
-by transformers; other kinds need the library that the error names. In memory they are as large as plain ones. For
-training and `eval` the head must be plain: the drafter shares it. Served beside a quantized head, a drafter of the
-plain target works.
+by transformers; other kinds need the library that the error names. In memory they are as large as plain ones. Or vLLM
+computes their hidden states as it serves them: `train --hidden-states vllm --store DIR`. For training and `eval` the
+head must be plain: the drafter shares it. Served beside a quantized head, a drafter of the plain target works.
 
 **Recurrent states** (linear attention, Mamba, convolutions) cannot be cut back to the accepted tokens. There `eval`
 reads token by token: as exact, and as slow as without a drafter.

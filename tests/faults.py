@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm import tqdm
 
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir")
 _LONGEST = 300  # seconds
@@ -209,6 +210,7 @@ def _run_here(command: Command, folder: Path, moments: Moments, done: int, error
         os.dup2(error, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         torch.set_num_threads(1)
+        tqdm.set_lock(threading.RLock())  # its own is shared between processes: one that is killed may hold it for ever
         command.prepare(lambda number: os.write(done, f"{number} ".encode()) and None, moments)
         sys.addaudithook(moments.note_event)
         with _Operations(moments) if moments.kind in ("", "operation") else contextlib.nullcontext():

@@ -10,6 +10,7 @@ from vllm_mtp.common.settings import check_at_least, check_choices, setting
 OBJECTIVES = ("kl", "lm")
 OPTIMIZERS = ("muon", "adamw")
 LOSS_ON = ("all", "answers")
+HIDDEN_STATES = ("transformers", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
@@ -73,6 +74,12 @@ class TrainConfig:
         "probe. Beside a target in float16 the module's own products are in float32.",
         choices=DTYPES,
     )
+    hidden_states: str = setting(
+        "transformers",
+        "What computes the target's hidden states. vllm: a target that transformers cannot load, or as it is served; "
+        "needs a store.",
+        choices=HIDDEN_STATES,
+    )
     seed: int = setting(0, "Seed of initial weights and of the order of the data.")
     checkpoint_every: int = setting(100, "Steps between checkpoints; a killed run goes on from the last one.")
 
@@ -100,6 +107,11 @@ class TrainConfig:
                 "tokens",
                 f"expected at least one batch of {self.batch_size} x {self.sequence_length} tokens, got {self.tokens}",
             )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether vLLM computes the target's hidden states."""
+        return self.hidden_states == "vllm"
 
     @property
     def num_steps(self) -> int:
@@ -130,7 +142,9 @@ class TrainConfig:
         0 once stood for today's None, and `answers_only` for a loss on answers.
         """
         now = asdict(self)
-        stored = {n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()}
+        stored = {"hidden_states": HIDDEN_STATES[0]} | {
+            n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
+        }
         if stored.get("answers_only"):
             stored["loss_on"] = "answers"
         return differences(now, stored, now)

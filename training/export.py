@@ -53,6 +53,7 @@ def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
         "data_tokens": sum(num_tokens(source.rows) for source in run.sources),
         "bad_records": sum(source.num_bad for source in run.sources),
         **run.inputs.template.stored(),
+        **run.inputs.engine_options.settings(),
         "tokens_seen": run.batches.tokens_seen(run.config.num_steps),
         "seconds_of_last_run": round(seconds, 1),
         "tokens_per_second": {

@@ -16,7 +16,7 @@ from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
-from vllm_mtp.training.loss.loss import compare, held_out, tokens_at_checkpoints
+from vllm_mtp.training.loss.loss import compare, held_out
 from vllm_mtp.training.loss.objective import Distillation
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
@@ -184,10 +184,9 @@ def _update(run: Run, index: int) -> None:
 
 
 def _measure(run: Run, index: int) -> HeldOut:
-    """The held-out measures after a step: of everything after the last one, which are kept; of less on the way."""
+    """The held-out measures after a step; those after the last one are kept."""
     is_last = index + 1 == run.config.num_steps
-    max_tokens = None if is_last else tokens_at_checkpoints(run.loss, run.config)
-    measures = held_out(run.module, run.loss, run.batches, run.config, max_tokens=max_tokens)
+    measures = held_out(run.module, run.loss, run.held_out_batches(is_last=is_last), run.states.hidden, run.config)
     _check_number(run, index, "held-out loss", measures.loss)
     agreement = " ".join(f"{share:.3f}" for share in measures.agreement_per_position)
     run.inputs.say(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
@@ -19,15 +20,16 @@ from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import Checkpoint, check_same_run, load_checkpoint, load_run_info
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.rows import Source
 from vllm_mtp.training.data.sources import check_files, read_sources
+from vllm_mtp.training.frozen.served import ServedTarget
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
 from vllm_mtp.training.initial import draft_config_for, initial_tensors, initialize, trained_length
-from vllm_mtp.training.loss.loss import Loss
+from vllm_mtp.training.loss.loss import Loss, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.record import Entry, RunIdentity
 
@@ -56,10 +58,8 @@ class TrainInputs:
     """How conversations that exist are rendered."""
     skip_bad: bool = False
     """Leave out and count records that cannot be used; False: the first is an error."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub id."""
-    trust_remote_code: bool = False
-    """Run code that comes with the target."""
+    engine_options: EngineOptions = EngineOptions()
+    """Revision and code of the target; with hidden states of vLLM, its engine's options."""
     argv: Sequence[str] = ()
     """The command, for run_info.json."""
     show_progress: bool = True
@@ -123,6 +123,10 @@ class Run:
         self.checkpoint = None
         self.inputs.say(f"{self.inputs.output} goes on after step {self.first_step}")
 
+    def held_out_batches(self, *, is_last: bool) -> list[Batch]:
+        """What is measured at a checkpoint: everything that is held out at the last one, less on the way."""
+        return _held_out(self.batches, self.loss, self.config, is_last)
+
     def state(self) -> Checkpoint:
         """The state after the last entry of the log."""
         return Checkpoint(
@@ -143,6 +147,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     Raises:
         ValueError: for a target, data or output that cannot be used, or an output that holds another run.
     """
+    _check_hidden_states(config, inputs)
     check_files(inputs.data)
     info = load_run_info(inputs.output)
     checkpoint = load_checkpoint(inputs.output) if info is None else None
@@ -150,8 +155,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     # The probe behind "auto" may decide otherwise next time: a run keeps the dtype that it began with.
     dtype = config.dtype if earlier is None else earlier.dtype
     # Before the target's weights, so that what is wrong with other inputs is found at once.
-    source: dict[str, Any] = {"revision": inputs.revision, "trust_remote_code": inputs.trust_remote_code}
-    whole_config, tokenizer = config_and_tokenizer(inputs.target, **source)
+    source = inputs.engine_options.source()
+    whole_config, tokenizer = config_and_tokenizer(inputs.target, is_served=config.is_served, **source)
     text_config = whole_config.get_text_config()
     draft_ids_J = _draft_ids(inputs.draft_vocab, text_config.vocab_size, tokenizer)
     initial_sha256 = None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE)
@@ -159,7 +164,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     sources = _read(config, inputs, tokenizer, text_config.vocab_size)
     for one in sources:
         one.check_enough()
-    target = FrozenTarget.load(inputs.target, name=inputs.target_name, device=inputs.device, dtype=dtype, **source)
+    target = _target(config, inputs, dtype)
     fingerprint = target.fingerprint()
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
@@ -189,6 +194,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         with_teacher=loss.uses_mean_embedding,
         store=inputs.store,
         draft_ids_J=draft_ids_J,
+        held_out=[batch for is_last in (False, True) for batch in _held_out(batches, loss, config, is_last)],
     )
     return Run(
         config=config,
@@ -203,6 +209,25 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         states=states,
         checkpoint=checkpoint,
     )
+
+
+def _check_hidden_states(config: TrainConfig, inputs: TrainInputs) -> None:
+    if config.is_served and inputs.store is None:
+        raise InputError("hidden_states", "vllm needs a store, from which the steps read them: expected one, got none")
+    given = inputs.engine_options.engine_args().keys() - inputs.engine_options.source().keys()
+    if given and not config.is_served:
+        raise InputError(min(given), "is of vLLM's engine: expected hidden_states vllm beside it, got transformers")
+
+
+def _target(config: TrainConfig, inputs: TrainInputs, dtype: str) -> FrozenTarget:
+    how: dict[str, Any] = {"name": inputs.target_name, "device": inputs.device, "dtype": dtype}
+    if config.is_served:
+        return ServedTarget.open(inputs.target, inputs.engine_options, config.sequence_length + 1, **how)
+    return FrozenTarget.load(inputs.target, **how, **inputs.engine_options.source())
+
+
+def _held_out(batches: Batches, loss: Loss, config: TrainConfig, is_last: bool) -> list[Batch]:
+    return batches.held_out(None if is_last else tokens_at_checkpoints(loss, config))
 
 
 def _earlier_identity(info: dict[str, Any] | None, checkpoint: Checkpoint | None) -> RunIdentity | None:

@@ -8,6 +8,7 @@ from typing import Any
 from vllm_mtp.benchmarks.claims.arms import DRAFT, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 from vllm_mtp.benchmarks.claims.setup import Study
+from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.contract.checkpoint import write_lookup
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batches
@@ -50,7 +51,7 @@ def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
             draft_vocab=data.draft_vocab if arm.vocabulary == DRAFT else None,
             initial=draft,
             store=study.output / "store",
-            **study.config.engine_options.source(),
+            engine_options=EngineOptions(**study.config.engine_options.source()),
         )
         infos.append(train(_train_config(study, arm, seed, data.text[stage]), inputs))
         draft = folder

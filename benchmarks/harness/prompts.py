@@ -6,6 +6,7 @@ them, MT-Bench, is spread over eight categories.
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -42,7 +43,9 @@ def task_of(category: str) -> str:
 
 
 def tokenized(prompts: Sequence[Prompt], template: ChatTemplate) -> list[BenchmarkPrompt]:
-    """Token ids up to where the answer begins."""
+    """Token ids up to where the answer begins; says what of the prompts the template does not read."""
+    if note := template.note_of_passed_over(prompts):
+        print(note, file=sys.stderr)
     return [
         BenchmarkPrompt(
             number=number,

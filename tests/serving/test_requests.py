@@ -309,19 +309,21 @@ def test_prefix_hits(server: Server, expected: dict[str, list[dict[str, Any]]]) 
 @pytest.mark.usefixtures("as_before")
 def test_seeds(server: Server) -> None:
     """With the prompt read in parts, alone and beside others."""
-    # Prompts of their own: a prefix hit changes what is drafted, and with it which draws are used.
-    prompts = [f"{number} = {number}\n" + LONG for number in range(4)]
+    # A prefix hit or a preemption changes what is drafted, and with it which draws are used: each request has less than
+    # one block, so that nothing is hit and all have room.
+    prompts = [f"{number} = {number}\n" + LONG[:215] for number in range(4)]
+    hits, preemptions = server.metric("prefix_cache_hits_total"), server.metric("num_preemptions_total")
 
     def drawn(seed: int, number: int) -> str:
         return str(ask(server, {"prompt": prompts[number], "temperature": 1.0, "seed": seed})[0]["text"])
 
-    for number in range(4):
-        drawn(9, number)  # from now on all prompts are hits
     alone = [drawn(seed, number) for number in range(4) for seed in (1, 2)]
     assert all(one != two for one, two in zip(alone[::2], alone[1::2], strict=True)), "seeds that decide nothing"
     with ThreadPoolExecutor(8) as pool:
         together = pool.map(drawn, [1, 2] * 4, [number for number in range(4) for _ in range(2)])
-    assert list(together) == alone
+    answers = list(together)
+    assert (server.metric("prefix_cache_hits_total"), server.metric("num_preemptions_total")) == (hits, preemptions)
+    assert answers == alone
 
 
 @pytest.mark.parametrize("field", ["logit_bias", "min_p"])

@@ -43,6 +43,7 @@ from vllm_mtp.training.data.generate_config import GenerateConfig, config_differ
 from vllm_mtp.training.data.prompts import read_prompts, user_turn_prefix
 from vllm_mtp.training.data.questions import batches_of
 from vllm_mtp.training.data.records import BadRecords
+from vllm_mtp.training.engine import vllm_engine
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
 
@@ -317,29 +318,9 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
     differ.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    try:
-        from vllm import LLM
-    except ImportError as error:
-        raise ValueError("expected vLLM in this environment, found none (`make setup`, or pip install vllm)") from error
-    try:
-        llm = LLM(
-            model=target,
-            dtype=dtype,
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            enforce_eager=not torch.cuda.is_available(),
-            seed=config.seed,
-            **config.engine_options.engine_args(),
-        )
-    except Exception as error:  # vLLM's, PyTorch's and those of the target's code have no common class
-        reason = next(iter(str(error).strip().splitlines()), "")
-        raise ValueError(f"vLLM does not start with {target}: {type(error).__name__}: {reason}") from error
-    try:
+    decided = {"dtype": dtype, "max_model_len": config.max_model_len, "max_num_seqs": config.max_num_seqs}
+    with vllm_engine(target, config.engine_options, seed=config.seed, **decided) as llm:
         yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
 
 
 def _finish(

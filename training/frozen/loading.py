@@ -11,17 +11,21 @@ from vllm_mtp.training.frozen.quantized import dequantized_tensors, is_dequantiz
 _NO_LM_HEAD = re.compile(
     r"For(SequenceClassification|TokenClassification|QuestionAnswering|MaskedLM|MultipleChoice|.*Reward)"
 )
+_BY_VLLM = "If vLLM serves it, `vllm-mtp train --hidden-states vllm` trains a drafter for it."
 _WITH_DEQUANTIZE = ("compressed-tensors", "fp8", "mxfp4")
 """Kinds of quantized checkpoints that transformers makes plain weights of where their config says `dequantize`."""
 
 
-def load_config(target: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_config(
+    target: str, *, revision: str | None = None, trust_remote_code: bool = False, is_served: bool = False
+) -> Any:
     """A target's transformers config, without its weights.
 
     Args:
         target: folder or Hub id.
         revision: branch, tag or commit of a Hub id; None: its default branch.
         trust_remote_code: run code that comes with the target.
+        is_served: vLLM computes it, so that transformers need not have its class.
 
     Raises:
         InputError: if there is no such model, or no drafter can be trained for one of its kind.
@@ -32,7 +36,7 @@ def load_config(target: str, *, revision: str | None = None, trust_remote_code: 
         config = AutoConfig.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # of any kind where the target brings code of its own
         raise not_a_target(target, error) from error
-    _refuse(target, config)
+    _refuse(target, config, is_served)
     return config
 
 
@@ -75,10 +79,11 @@ def load_model(
             model, loading = _class_of(target, config, revision).from_pretrained(None, **how)
         else:
             model, loading = _auto_class(config).from_pretrained(target, config=_dequantizing(config), **how)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(error.field, f"{error.message}. {_BY_VLLM}") from error
     except Exception as error:
-        raise not_a_target(target, error) from error
+        refusal = not_a_target(target, error)
+        raise InputError(refusal.field, f"{refusal.message}. {_BY_VLLM}") from error
     if missing := sorted(loading["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError("target", f"{target} lacks {missing[0]}{more}: expected a whole causal LM, its head included")
@@ -97,7 +102,7 @@ def not_a_target(target: str, error: Exception) -> InputError:
     return InputError("target", f"expected a causal LM's folder or Hub id, got {target}: {reason}")
 
 
-def _refuse(target: str, config: Any) -> None:
+def _refuse(target: str, config: Any, is_served: bool) -> None:
     """Refuses what can be told from the config alone to be no causal LM."""
     kind = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     if getattr(config, "is_encoder_decoder", False):
@@ -106,8 +111,8 @@ def _refuse(target: str, config: Any) -> None:
         kind.endswith("Model") and not kind.endswith("LMHeadModel") and _is_known(config)
     ):
         reason = "without an LM head, which a drafter shares"
-    elif not _is_known(config) and not getattr(config, "auto_map", None):
-        reason = f"of a kind ({config.model_type}) for which transformers has no causal LM"
+    elif not is_served and not _is_known(config) and not getattr(config, "auto_map", None):
+        reason = f"of a kind ({config.model_type}) for which transformers has no causal LM. {_BY_VLLM}"
     else:
         return
     raise InputError("target", f"expected a causal LM, got {target}, which is {kind}, {reason}")

@@ -1,9 +1,9 @@
 """What the frozen target says of each batch, made once: its hidden states and, for the KL loss, the teacher.
 
 Kept in memory while the data repeats and it fits, or on disk (`store`), where every further run on the same
-rows finds it. A stored batch is a safetensors file named by the hash of its rows, in a folder named by target, dtype
-and draft vocabulary: read through a memory map, written whole or not at all, never out of date. It has the teacher of
-every position, so that runs which count all of the text and runs which count the answers share it.
+rows finds it, held-out rows too. A stored batch is a safetensors file named by the hash of its rows, in a folder named
+by target, dtype and draft vocabulary: read through a memory map, written whole or not at all, never out of date. It has
+the teacher of every position, so that runs which count all of the text and runs which count the answers share it.
 """
 
 # Shapes: B sequences, S tokens, D hidden size, N teacher rows.
@@ -13,6 +13,7 @@ import hashlib
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ class TargetStates:
         with_teacher: compute the teacher for the mean-embedding loss too.
         store: folder to keep everything in; None: in memory, where the data repeats and it fits.
         draft_ids_J: the draft vocabulary, which the teacher depends on.
+        held_out: batches that are measured besides, whose hidden states the store keeps too.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class TargetStates:
         with_teacher: bool,
         store: Path | None = None,
         draft_ids_J: Tensor | None = None,
+        held_out: Sequence[Batch] = (),
     ) -> None:
         self._target, self._batches, self._head, self._with_teacher = target, batches, head, with_teacher
+        self._held_out = held_out
         self._kept: dict[int, BatchStates] | None = None
         self._folder: Path | None = None
         num_bytes = batches.num_tokens * self.bytes_per_token
@@ -78,6 +82,7 @@ class TargetStates:
             identity = "-".join(
                 str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
             )
+            identity += target.computed_by
             name = hashlib.sha256(f"{identity}-{with_teacher}".encode()).hexdigest()[:12]
             self._folder = store / f"{target.dtype_name}-{name}"
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -110,10 +115,11 @@ class TargetStates:
         if self._folder is None:
             return None
         remove_leftovers(self._folder)
-        missing = [index for index in range(len(self._batches)) if not self._has(self._batches[index])]
+        batches = [*(self._batches[index] for index in range(len(self._batches))), *self._held_out]
+        missing = list({self._path(batch): batch for batch in batches if not self._has(batch)}.values())
         if not missing:
             return None
-        num_bytes = self._batches.num_tokens * self.bytes_per_token * len(missing) // len(self._batches)
+        num_bytes = sum(batch.text_BS.numel() for batch in missing) * self.bytes_per_token
         free = shutil.disk_usage(self._folder).free
         if num_bytes > 0.95 * free:
             raise InputError(
@@ -125,25 +131,36 @@ class TargetStates:
             tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
         bar = tqdm(missing, desc="target", unit="batch", disable=not show_progress, mininterval=5)
-        for index in bar:
-            batch = self._batches[index]
-            self._make(batch)
-            num_tokens += batch.ids_BL.numel()
-            bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
+        with self._target.reading():
+            for batch in bar:
+                self._make(batch)
+                num_tokens += batch.ids_BL.numel()
+                bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
         return num_tokens / (time.perf_counter() - started)
 
     def __call__(self, index: int) -> BatchStates:
         """The target's side of a batch, on the target's device."""
         batch = self._batches[index]
         if self._folder is not None:
-            if not self._has(batch):
-                self._make(batch)
-            return _counted(self._load(self._path(batch)), batch)
+            return _counted(self._stored(batch), batch)
         if self._kept is None:
             return self._compute(batch, batch.mask_BS)
         if index not in self._kept:
             self._kept[index] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
         return _moved(self._kept[index], self._target.device)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states of any batch, [B, S, D], from the store where there is one."""
+        if self._folder is None:
+            return self._target.hidden_states(batch.ids_BL[:, :-1])
+        return self._stored(batch).hidden_BSD
+
+    def _stored(self, batch: Batch) -> BatchStates:
+        """What the store has of a batch, made where it has nothing."""
+        if not self._has(batch):
+            with self._target.reading():
+                self._make(batch)
+        return self._load(self._path(batch))
 
     def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
         """Hidden states of a batch, and the teacher at the positions of the mask."""

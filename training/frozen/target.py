@@ -3,6 +3,8 @@
 # Shapes: B sequences, T tokens, D hidden size, V vocabulary.
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from vllm_mtp.contract.fingerprint import (
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 from vllm_mtp.training.frozen.loading import as_torch_dtype, load_config, load_model, load_tokenizer
 
-_PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _NUM_PROBED = 16
 _MAX_DIFFERENCE = 0.05
 
@@ -68,17 +70,15 @@ class FrozenTarget:
             ValueError: if the target cannot be loaded, or its logits are not its head applied to its last hidden
                 states (with soft cap and scale), which is what vLLM gives a drafter.
         """
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device", "expected a CUDA GPU, torch finds none. Leave it out, or give cpu.")
-        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        where = chosen_device(device)
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = load_config(path, **source)
         model = load_model(path, config, torch.float32 if where.type == "cpu" else "auto", **source)
         tokenizer = load_tokenizer(path, **source)
         model = model.eval().requires_grad_(False).to(where)
-        model = model.to(_choose_dtype(model, where, dtype))
+        model = model.to(chosen_dtype(dtype, where, config))
         target = cls(
-            name=name or _name_of(path),
+            name=name or name_of(path),
             model=model,
             tokenizer=tokenizer,
             head=_head_of(model),
@@ -90,9 +90,14 @@ class FrozenTarget:
         return target
 
     @property
+    def whole_config(self) -> Any:
+        """transformers' config, with the parts of it that are no text model's."""
+        return self.model.config
+
+    @property
     def config(self) -> Any:
         """The text model's config."""
-        return self.model.config.get_text_config()
+        return self.whole_config.get_text_config()
 
     @property
     def vocab_size(self) -> int:
@@ -113,6 +118,16 @@ class FrozenTarget:
         )
         return next((one for one in found if one is not None and one is not model), model)
 
+    @property
+    def computed_by(self) -> str:
+        """What computes the hidden states, where that is not transformers."""
+        return ""
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While hidden states are asked for again and again; what is needed for them alone goes afterwards."""
+        yield
+
     @torch.no_grad()
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
         """Hidden states after the final norm, [B, T, D], in the target's dtype."""
@@ -123,7 +138,7 @@ class FrozenTarget:
         """What config.json of a drafter says of its target."""
         return target_fingerprint(
             name=self.name,
-            architecture=self.model.config.architectures[0] if self.model.config.architectures else "unknown",
+            architecture=self.whole_config.architectures[0] if self.whole_config.architectures else "unknown",
             hidden_size=self.config.hidden_size,
             vocab_size=self.vocab_size,
             vocabulary=self.tokenizer.get_vocab(),
@@ -178,7 +193,7 @@ def _head_of(model: Any) -> SharedHead:
     embedding = model.get_input_embeddings()
     for layer, name in ((embedding, "embedding"), (output, "LM head")):
         weight = getattr(layer, "weight", None)
-        if weight is None or weight.ndim != 2 or weight.dtype not in _PLAIN_DTYPES:
+        if weight is None or weight.ndim != 2 or weight.dtype not in PLAIN_DTYPES:
             raise InputError(
                 "target", f"the {name} of {kind} is quantized, and a drafter shares it: quantize all but the {name}"
             )
@@ -190,15 +205,28 @@ def _head_of(model: Any) -> SharedHead:
     )
 
 
-def _name_of(path: str) -> str:
+def name_of(path: str) -> str:
+    """What a target is called: its Hub id, or its folder's name."""
     return Path(path).resolve().name if Path(path).exists() else path
 
 
-def _choose_dtype(model: Any, device: torch.device, dtype: str) -> torch.dtype:
+def chosen_device(device: str) -> torch.device:
+    """The device of "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: for a GPU that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", "expected a CUDA GPU, torch finds none. Leave it out, or give cpu.")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def chosen_dtype(dtype: str, device: torch.device, config: Any) -> torch.dtype:
+    """The torch dtype of a target's name for one, "auto" among them, on a device."""
     if dtype != "auto":
         return as_torch_dtype(dtype)
     if device.type == "cpu":
-        return faster_cpu_dtype(model.config.get_text_config().hidden_size)
+        return faster_cpu_dtype(config.get_text_config().hidden_size)
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
@@ -229,7 +257,7 @@ def faster_cpu_dtype(hidden_size: int, num_tokens: int = 256) -> torch.dtype:
 
 
 def config_and_tokenizer(
-    target: str, *, revision: str | None = None, trust_remote_code: bool = False
+    target: str, *, revision: str | None = None, trust_remote_code: bool = False, is_served: bool = False
 ) -> tuple[Any, Any]:
     """A target's transformers config and tokenizer, without its weights.
 
@@ -237,12 +265,13 @@ def config_and_tokenizer(
         target: folder or Hub id.
         revision: branch, tag or commit of a Hub id; None: its default branch.
         trust_remote_code: run code that comes with the target.
+        is_served: vLLM computes it, so that transformers need not have its class.
 
     Raises:
         ValueError: if there is no such model.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return load_config(target, **source), load_tokenizer(target, **source)
+    return load_config(target, is_served=is_served, **source), load_tokenizer(target, **source)
 
 
 def end_ids(target: str, config: Any, tokenizer: Any, *, revision: str | None = None) -> frozenset[int]:
@@ -284,7 +313,7 @@ def fingerprint_of(target: str, config: Any, tokenizer: Any, *, revision: str | 
         raise InputError("target", f"expected {names} in safetensors files of {target}, found none")
     head_RD = stored_rows(target, HEAD_NAMES, vocab_size, revision=revision)
     return target_fingerprint(
-        name=_name_of(target),
+        name=name_of(target),
         architecture=config.architectures[0] if config.architectures else "unknown",
         hidden_size=text_config.hidden_size,
         vocab_size=vocab_size,

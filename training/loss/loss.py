@@ -5,7 +5,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
-from vllm_mtp.training.data.batches import Batch, Batches
+from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
@@ -113,17 +113,22 @@ def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
 
 @torch.no_grad()
 def held_out(
-    module: MTPModule, loss: Loss, batches: Batches, config: TrainConfig, *, max_tokens: int | None = None
+    module: MTPModule, loss: Loss, batches: Sequence[Batch], hidden_of: Callable[[Batch], Tensor], config: TrainConfig
 ) -> HeldOut:
     """Loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least, on held-out rows.
 
-    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary. All
-    positions are measured, or, with max_tokens, about as many.
+    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary.
+
+    Args:
+        module, loss: what is measured.
+        batches: of held-out rows; all their positions are.
+        hidden_of: the target's hidden states of a batch, [B, S, D].
+        config: says how many steps were trained, and what each weighs.
     """
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
     parts, sizes = [], []
-    for batch in batches.held_out(max_tokens):
-        hidden_BSD = loss.target.hidden_states(batch.ids_BL[:, :-1])
+    for batch in batches:
+        hidden_BSD = hidden_of(batch)
         states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
         measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
         assert measured.overlap_K is not None

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_source, add_target
+from vllm_mtp.cli.target import add_target
 from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.common.engine_options import EngineOptions
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
 
@@ -30,14 +31,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one."
     )
-    add_source(parser)
     add_fields(parser, TrainConfig)
+    add_fields(
+        parser.add_argument_group("The target's files, and vLLM's engine of --hidden-states vllm"), EngineOptions
+    )
     add_fields(parser.add_argument_group("Conversations that exist"), TemplateOptions)
     add_hidden(parser, "answers_only", dest="loss_on", action="store_const", const="answers", default=argparse.SUPPRESS)
     parser.set_defaults(run=run, goes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:
+    from vllm_mtp.common.engine_options import EngineOptions
     from vllm_mtp.common.provenance import command_line
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
@@ -55,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
-        revision=args.revision,
-        trust_remote_code=args.trust_remote_code,
+        engine_options=config_of(EngineOptions, args),
         argv=command_line(args.argv),
     )
     info = train(config_of(TrainConfig, args), inputs)

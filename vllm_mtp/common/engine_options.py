@@ -23,6 +23,9 @@ class EngineOptions:
         "enforce_eager",
         "enable_prefix_caching",
         "speculative_config",
+        "runner",
+        "convert",
+        "pooler_config",
     )
     """Arguments of `vllm.LLM` that the command gives."""
     tensor_parallel_size: int | None = setting(None, "GPUs that share the target.", none="1")

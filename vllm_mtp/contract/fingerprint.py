@@ -89,17 +89,24 @@ def stored_rows(
     from safetensors import SafetensorError
 
     try:
-        found = {
-            name: table
-            for name, table in stored_tensors(model, download=download, revision=revision, cache_dir=cache_dir)
-            if name.endswith(suffix) and len(table.get_shape()) == 2 and table.get_shape()[0] >= vocab_size
-        }
-        if not found:
-            return None
-        table = found[min(found, key=len)]
-        return torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
+        table = stored_table(model, suffix, vocab_size, download=download, revision=revision, cache_dir=cache_dir)
+        return None if table is None else torch.cat([table[row : row + 1] for row in fingerprint_rows(vocab_size)])
     except SafetensorError:  # a damaged file, or a pointer to one
         return None
+
+
+def stored_table(model: str, suffix: str | tuple[str, ...], vocab_size: int, **source: Any) -> Any:
+    """The slice of a target's tensor that `stored_rows` reads rows of; None where there is none.
+
+    Raises:
+        SafetensorError: for a damaged file.
+    """
+    found = {
+        name: table
+        for name, table in stored_tensors(model, **source)
+        if name.endswith(suffix) and len(table.get_shape()) == 2 and table.get_shape()[0] >= vocab_size
+    }
+    return found[min(found, key=len)] if found else None
 
 
 def stored_weights_sha256(model: str, *, revision: str | None = None) -> str:

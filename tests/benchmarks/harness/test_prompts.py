@@ -63,6 +63,13 @@ def test_the_chat_template_is_applied_unless_switched_off(tmp_path: Path) -> Non
     assert sha256_of_tokens([with_template]) != sha256_of_tokens([without]), "rows of one are not those of the other"
 
 
+def test_what_the_template_does_not_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "four", "tools": [{"name": "f", "parameters": {}}]}\n')
+    tokenized(read_prompts([path]), ChatTemplate(WordTokenizer()))
+    assert "the chat template reads no tools" in capsys.readouterr().err
+
+
 def test_a_limit_takes_from_every_category_of_a_task() -> None:
     """The first six of MT-Bench's file would all be about writing."""
     prompts = [prompt(number, "writing" if number < 10 else "coding") for number in range(20)]

@@ -7,6 +7,8 @@ vocabulary's states, a killed run's half a file taken for whole, a full disk fou
 import errno
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +37,12 @@ class CountingTarget:
         self.config = SimpleNamespace(hidden_size=D)
         self.dtype, self.dtype_name, self.device = torch.float32, "float32", torch.device("cpu")
         self.name, self.weights_sha256, self.num_calls = name, weights_sha256, 0
+
+    computed_by = ""
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        yield
 
     def hidden_states(self, ids_BT: torch.Tensor) -> torch.Tensor:
         self.num_calls += 1
