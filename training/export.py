@@ -107,6 +107,11 @@ def model_card(info: dict[str, Any]) -> str:
     """README.md of the drafter's folder; it speaks of this drafter and its target alone."""
     name, size = info["target"]["name"], info["draft_vocab_size"]
     vocabulary = "all" if size is None else f"{size:,}"
+    cut = info.get("cut_after_training")
+    before_the_cut = ""
+    if cut is not None:
+        trained_on = "all tokens" if cut["trained_on"] is None else f"{cut['trained_on']:,} tokens"
+        before_the_cut = f", as it was trained: on {trained_on}"
     rows = "\n".join(
         f"| {position} | {agreement:.3f} | {overlap:.3f} |"
         for position, (agreement, overlap) in enumerate(
@@ -151,8 +156,9 @@ Where the text repeats itself, the drafter copies from it instead of asking the 
 
 ## Measured on held-out text
 
-Teacher-forced, with the attention that serving has. Agreement is how often the drafter's most likely token is the
-target's. Overlap, the sum of min(p, q), is the acceptance of a sampled draft token at temperature 1.
+Teacher-forced, with the attention that serving has{before_the_cut}.
+Agreement is how often the drafter's most likely token is the target's. Overlap, the sum of min(p, q), is the acceptance
+of a sampled draft token at temperature 1.
 
 | position | agreement | overlap |
 |---|---|---|

@@ -10,7 +10,6 @@ from typing import Any
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.harness.conversations import Conversations
-from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt, limited, sha256_of, sha256_of_tokens
@@ -19,6 +18,7 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
+from vllm_mtp.training.frozen.pair import check_pair
 
 _KV_CACHE_GIB = (1, 4)  # at least, at most, on a CPU
 _ROOM_FOR_DRAFTS = 16

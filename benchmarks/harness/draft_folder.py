@@ -5,14 +5,10 @@ And the check that it is a drafter of the target, before anything is measured.
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import DRAFTER, OFF, Method
-from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.checkpoint import read_config, write_lookup
-from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
-from vllm_mtp.contract.pair import why_another_target
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 
 
@@ -44,26 +40,3 @@ def draft_folder(method: Method, draft: Path, output: Path) -> Path:
         shutil.copyfile(draft / WEIGHTS_FILE, weights)
     write_lookup(variant, wanted)
     return variant
-
-
-def check_pair(draft: MTPConfig, target: str, target_config: Any, tokenizer: Any) -> None:
-    """Refuses a drafter of another target.
-
-    Args:
-        draft: the drafter's config.
-        target: folder or Hub id.
-        target_config, tokenizer: the target's (`training.frozen.target.config_and_tokenizer`).
-
-    Raises:
-        InputError: for another hidden size, vocabulary size or tokenizer.
-    """
-    text_config = target_config.get_text_config()
-    fault = why_another_target(
-        draft,
-        target=target,
-        hidden_size=text_config.hidden_size,
-        vocab_size=text_config.vocab_size,
-        vocabulary=tokenizer.get_vocab(),
-    )
-    if fault:
-        raise InputError("draft", fault)

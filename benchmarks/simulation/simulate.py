@@ -16,7 +16,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vllm_mtp.benchmarks.harness.draft_folder import check_pair
 from vllm_mtp.benchmarks.harness.figures import figures
 from vllm_mtp.benchmarks.harness.prompts import tokenized
 from vllm_mtp.benchmarks.simulation.config import SimulationConfig
@@ -27,6 +26,7 @@ from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.pair import beyond_training
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
+from vllm_mtp.training.frozen.pair import check_pair
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, end_ids
 
 

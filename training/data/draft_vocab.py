@@ -82,22 +82,31 @@ def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
     return ids_J
 
 
-def make_draft_vocab(
+def make_draft_vocab(*, output: Path, **asked: Any) -> int:
+    """Writes the draft vocabulary that `count_draft_vocab` chooses, with the same arguments; returns 0."""
+    draft_ids_J, info = count_draft_vocab(**asked)
+    save_draft_vocab(output, draft_ids_J, info)
+    return 0
+
+
+def count_draft_vocab(
     *,
     target: str,
     data: Sequence[Path],
     size: int,
-    output: Path,
     max_tokens: int,
     template: TemplateOptions | None = None,
     skip_bad: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> int:
-    """Counts, prints the coverage of several sizes, and writes the draft vocabulary; returns 0.
+) -> tuple[Tensor, dict[str, Any]]:
+    """Counts, and prints the coverage of several sizes.
 
     Every twentieth row is not counted: what the printed coverage is of, so that it holds for other text too. Of
     conversations the answers are counted.
+
+    Returns:
+        Target ids of the draft vocabulary, [J] int64, ascending, and what is kept beside them.
 
     Raises:
         ValueError: for data, a target or a size that cannot be used.
@@ -129,7 +138,7 @@ def make_draft_vocab(
     sizes = {n for n in PRINTED_SIZES if max(1, len(special_ids)) <= n < vocab_size} | {size}
     for num_ids in sorted(sizes):
         share = coverage(other_V, choose_draft_ids(counts_V, num_ids, special_ids))
-        print(f"{num_ids:>8,} ids cover {share:.2%} of other text{'  <- written' if num_ids == size else ''}")
+        print(f"{num_ids:>8,} ids cover {share:.2%} of other text{'  <- taken' if num_ids == size else ''}")
     unseen = draft_ids_J[counts_V[draft_ids_J] == 0].tolist()
     num_blind = sum(token not in special_ids for token in unseen)
     if num_blind:
@@ -142,5 +151,4 @@ def make_draft_vocab(
         "coverage": round(coverage(other_V, draft_ids_J), 5),
         "num_tokens": int(counts_V.sum()),
     }
-    save_draft_vocab(output, draft_ids_J, info)
-    return 0
+    return draft_ids_J, info

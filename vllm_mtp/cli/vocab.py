@@ -13,7 +13,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_target(parser, "Folder or Hub id of the target; its tokenizer is used.")
     parser.add_argument("--data", required=True, nargs="+", type=Path, help="What `vllm-mtp train --data` takes.")
     parser.add_argument("--size", type=int, required=True, help="Tokens of the draft vocabulary.")
-    parser.add_argument("--output", required=True, type=Path, help="JSON file for `vllm-mtp train --draft-vocab`.")
+    parser.add_argument(
+        "--draft", type=Path, help="Folder of a finished drafter that is to have this vocabulary (default: none)"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path,
+        help="JSON file for `vllm-mtp train --draft-vocab`; with --draft the folder of the new drafter.",
+    )  # fmt: skip
     parser.add_argument("--max-tokens", type=int, default=20_000_000, help="Most tokens to count (default: 20,000,000)")
     parser.add_argument("--skip-bad", action="store_true", help="Leave out and count records that cannot be used.")
     add_source(parser)
@@ -22,17 +28,25 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from vllm_mtp.training.cut import check_draft, cut_draft
     from vllm_mtp.training.data.chat.options import TemplateOptions
-    from vllm_mtp.training.data.draft_vocab import make_draft_vocab
+    from vllm_mtp.training.data.draft_vocab import count_draft_vocab, save_draft_vocab
 
-    return make_draft_vocab(
+    source = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    if args.draft is not None:
+        check_draft(args.draft, args.target, args.output, **source)
+    draft_ids_J, info = count_draft_vocab(
         target=args.target,
         data=args.data,
         size=args.size,
-        output=args.output,
         max_tokens=args.max_tokens,
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
-        revision=args.revision,
-        trust_remote_code=args.trust_remote_code,
+        **source,
     )
+    if args.draft is None:
+        save_draft_vocab(args.output, draft_ids_J, info)
+    else:
+        cut_draft(args.draft, draft_ids_J, args.output, info)
+        print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
+    return 0
