@@ -1,8 +1,10 @@
 """`vllm-mtp train`: distils an MTP module from a frozen target, resumably."""
 
 import math
+import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +16,9 @@ from vllm_mtp.training.checkpoint import remove_checkpoint, save_checkpoint
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
-from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import compare, held_out
-from vllm_mtp.training.loss.objective import Distillation
+from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
 
@@ -40,9 +41,12 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     Raises:
         ValueError: for a target, data or output that cannot be used, before any training.
     """
-    run = prepare(config, inputs)
+    ranks = Ranks.join(inputs.device)
+    inputs = replace(inputs, show_progress=inputs.show_progress and ranks.is_first)
+    run = prepare(config, inputs, ranks)
     if isinstance(run, Finished):
-        remove_checkpoint(inputs.output)
+        if ranks.is_first:
+            remove_checkpoint(inputs.output)
         inputs.say(f"{inputs.output} holds this run, finished: nothing to do")
         return run.info
     run.resume()
@@ -52,13 +56,13 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         for index in bar:
             entry = step(run, index)
             _show(bar, run, entry)
-            if interrupt.number is not None:
-                save_checkpoint(inputs.output, run.state())
+            if ranks.any(interrupt.number is not None, run.target.device):
+                _save(run)
                 inputs.say(f"checkpoint after step {entry.step}")
                 break
-    if interrupt.number is not None:
-        leave(interrupt.number)
-    return finish(run)
+        else:
+            return finish(run)
+    leave(interrupt.number or signal.SIGTERM)
 
 
 def step(run: Run, index: int) -> Entry:
@@ -73,18 +77,18 @@ def step(run: Run, index: int) -> Entry:
     """
     batch_index = run.batches.index(index)
     batch = run.batches[batch_index]
-    value, result = _loss_and_gradient(run, index, batch, run.states(batch_index))
+    value, agreement_K = _loss_and_gradient(run, index, batch, batch_index)
     _update(run, index)
     is_checkpoint = (index + 1) % run.config.checkpoint_every == 0 or index + 1 == run.config.num_steps
     entry = Entry(
         step=index + 1,
         loss=value,
-        agreement_per_position=[round(share, 4) for share in result.agreement_K.tolist()],
+        agreement_per_position=[round(share, 4) for share in agreement_K.tolist()],
         held_out=_measure(run, index) if is_checkpoint else None,
     )
     run.log.append(entry)
     if is_checkpoint:
-        save_checkpoint(run.inputs.output, run.state())
+        _save(run)
     run.num_tokens += batch.num_tokens
     return entry
 
@@ -96,9 +100,16 @@ def finish(run: Run) -> dict[str, Any]:
         The content of run_info.json.
     """
     info = run_info(run, seconds=time.perf_counter() - run.started)
-    export(run.inputs.output, run.module, info, run.log)
-    remove_checkpoint(run.inputs.output)
+    if run.ranks.is_first:
+        export(run.inputs.output, run.module, info, run.log)
+        remove_checkpoint(run.inputs.output)
+    run.ranks.wait()
     return info
+
+
+def _save(run: Run) -> None:
+    if run.ranks.is_first:
+        save_checkpoint(run.inputs.output, run.state())
 
 
 def _start(run: Run) -> None:
@@ -136,25 +147,34 @@ def _show(bar: Any, run: Run, entry: Entry) -> None:
     )
 
 
-def _loss_and_gradient(run: Run, index: int, batch: Batch, states: BatchStates) -> tuple[float, Distillation]:
-    """Loss of a batch over its draft steps by their weights, with the gradient in the module's parameters."""
+def _loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> tuple[float, Tensor]:
+    """Loss of a batch over its draft steps by their weights, with the gradient in the module's parameters, and its
+    agreement at each step, [K]. Every process computes some of its parts."""
     num_steps = run.config.steps_unrolled_at(index)
+    weights_K = torch.tensor(run.config.step_weights(num_steps), device=run.target.device)
+    total_K = run.loss.counts(batch, num_steps).clamp(min=1)
+    sums_2K = torch.zeros(2, num_steps, device=run.target.device)
     try:
-        result = compare(run.module, run.loss, batch, states, num_steps)
-        loss = _weighted(result.loss_K, run.config.step_weights(num_steps))
-        value = float(loss.detach())
-        _check_number(run, index, "loss", value)
-        loss.backward()
+        for part in run.ranks.mine(batch.parts(run.ranks.size * run.inputs.accumulate)):
+            rows = batch.rows(part)
+            share_K = (run.loss.counts(rows, num_steps) / total_K).to(run.target.device)
+            result = compare(run.module, run.loss, rows, run.states(batch_index, part), num_steps)
+            loss = (result.loss_K * share_K * weights_K).sum()
+            _check_number(run, index, "loss", float(loss.detach()))
+            loss.backward()
+            sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
+        run.ranks.add(sums_2K)
+        run.ranks.add_gradients(run.module.parameters())
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         where = "GPU memory" if run.target.device.type == "cuda" else "memory"
         raise ValueError(
             f"out of {where} at step {index + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: the "
-            "same command goes on where more is free; or give a smaller batch_size or sequence_length, and another "
-            "output"
+            "same command goes on where more is free, or with more parts of a batch (accumulate); or give a smaller "
+            "batch_size or sequence_length, and another output"
         ) from error
-    return value, result
+    return float((sums_2K[0] * weights_K).sum()), sums_2K[1]
 
 
 def _check_number(run: Run, index: int, name: str, value: float) -> None:
@@ -166,10 +186,6 @@ def _check_number(run: Run, index: int, name: str, value: float) -> None:
         f"was; if it ends at this step again, lower the learning rate (now {run.config.peak_learning_rate:g}), with "
         "another output"
     )
-
-
-def _weighted(loss_K: Tensor, weights: list[float]) -> Tensor:
-    return (loss_K * torch.tensor(weights, device=loss_K.device)).sum()
 
 
 def _update(run: Run, index: int) -> None:
@@ -186,7 +202,9 @@ def _update(run: Run, index: int) -> None:
 def _measure(run: Run, index: int) -> HeldOut:
     """The held-out measures after a step; those after the last one are kept."""
     is_last = index + 1 == run.config.num_steps
-    measures = held_out(run.module, run.loss, run.held_out_batches(is_last=is_last), run.states.hidden, run.config)
+    measures = held_out(
+        run.module, run.loss, run.held_out_batches(is_last=is_last), run.states.hidden, run.config, run.ranks
+    )
     _check_number(run, index, "held-out loss", measures.loss)
     agreement = " ".join(f"{share:.3f}" for share in measures.agreement_per_position)
     run.inputs.say(

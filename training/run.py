@@ -31,6 +31,7 @@ from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
 from vllm_mtp.training.initial import draft_config_for, initial_tensors, initialize, trained_length
 from vllm_mtp.training.loss.loss import Loss, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
+from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, RunIdentity
 
 
@@ -58,6 +59,8 @@ class TrainInputs:
     """How conversations that exist are rendered."""
     skip_bad: bool = False
     """Leave out and count records that cannot be used; False: the first is an error."""
+    accumulate: int = 1
+    """Parts that each batch is computed in, one after another."""
     engine_options: EngineOptions = EngineOptions()
     """Revision and code of the target; with hidden states of vLLM, its engine's options."""
     argv: Sequence[str] = ()
@@ -93,6 +96,8 @@ class Run:
     optimizers: list[torch.optim.Optimizer]
     loss: Loss
     states: TargetStates
+    ranks: Ranks
+    """The processes that share every batch."""
     checkpoint: Checkpoint | None
     """Where an earlier process was killed; None once it is taken up."""
     first_step: int = 0
@@ -138,8 +143,13 @@ class Run:
         )
 
 
-def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
+def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None) -> Run | Finished:
     """Reads and checks everything that a run needs, before any training.
+
+    Args:
+        config: what decides the outcome.
+        inputs: what is read, and where the drafter goes.
+        ranks: this process among those of the run; None: the only one.
 
     Returns:
         The run at its first step, to be resumed; or what the output folder has of it, finished.
@@ -147,6 +157,9 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
     Raises:
         ValueError: for a target, data or output that cannot be used, or an output that holds another run.
     """
+    ranks = ranks or Ranks()
+    if inputs.accumulate < 1:
+        raise InputError("accumulate", f"expected at least 1, got {inputs.accumulate}")
     _check_hidden_states(config, inputs)
     check_files(inputs.data)
     info = load_run_info(inputs.output)
@@ -178,6 +191,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         initial_sha256=initial_sha256,
         dtype=target.dtype_name,
     )
+    ranks.check_same(asdict(identity))
     if earlier is not None:
         check_same_run(earlier, identity, config=config, folder=inputs.output, is_finished=info is not None)
     if info is not None:
@@ -195,6 +209,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         store=inputs.store,
         draft_ids_J=draft_ids_J,
         held_out=[batch for is_last in (False, True) for batch in _held_out(batches, loss, config, is_last)],
+        ranks=ranks,
     )
     return Run(
         config=config,
@@ -207,6 +222,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs) -> Run | Finished:
         optimizers=make_optimizers(module, config),
         loss=loss,
         states=states,
+        ranks=ranks,
         checkpoint=checkpoint,
     )
 

@@ -28,6 +28,16 @@ class Batch(NamedTuple):
         """Positions that count."""
         return int(self.mask_BS.sum())
 
+    def rows(self, part: slice) -> "Batch":
+        """Some of its rows, as they are padded here."""
+        return Batch(*(tensor[part] for tensor in self))
+
+    def parts(self, num_parts: int) -> list[slice]:
+        """Its rows in parts as equal as can be, fewer where there are fewer rows."""
+        num_parts = min(num_parts, len(self.ids_BL))
+        ends = [len(self.ids_BL) * part // num_parts for part in range(num_parts + 1)]
+        return [slice(*ends[part : part + 2]) for part in range(num_parts)]
+
 
 class Batches:
     """Training batches and held-out batches of one or several sources.

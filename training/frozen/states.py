@@ -29,6 +29,7 @@ from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
+from vllm_mtp.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class TargetStates:
         store: folder to keep everything in; None: in memory, where the data repeats and it fits.
         draft_ids_J: the draft vocabulary, which the teacher depends on.
         held_out: batches that are measured besides, whose hidden states the store keeps too.
+        ranks: the processes that fill the store together.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class TargetStates:
         store: Path | None = None,
         draft_ids_J: Tensor | None = None,
         held_out: Sequence[Batch] = (),
+        ranks: Ranks | None = None,
     ) -> None:
         self._target, self._batches, self._head, self._with_teacher = target, batches, head, with_teacher
-        self._held_out = held_out
-        self._kept: dict[int, BatchStates] | None = None
+        self._held_out, self._ranks = held_out, ranks or Ranks()
+        self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
         num_bytes = batches.num_tokens * self.bytes_per_token
         if store is not None:
@@ -104,7 +107,7 @@ class TargetStates:
         return int(hidden_size * self._target.dtype.itemsize + self._with_teacher * (2 * hidden_size + 8))
 
     def fill(self, show_progress: bool) -> float | None:
-        """Runs the target over every batch that the store does not have yet.
+        """Runs the target over every batch that the store does not have yet, each in one of the processes.
 
         Returns:
             Tokens per second, or None where there was nothing to do or there is no store.
@@ -115,10 +118,18 @@ class TargetStates:
         if self._folder is None:
             return None
         remove_leftovers(self._folder)
+        rate = self._make_missing(show_progress)
+        self._ranks.wait()
+        return rate
+
+    def _make_missing(self, show_progress: bool) -> float | None:
+        assert self._folder is not None
         batches = [*(self._batches[index] for index in range(len(self._batches))), *self._held_out]
-        missing = list({self._path(batch): batch for batch in batches if not self._has(batch)}.values())
+        mine = self._ranks.mine(list({self._path(batch): batch for batch in batches}.values()))
+        missing = [batch for batch in mine if not self._has(batch)]
         if not missing:
             return None
+        self._check_many_processes()
         num_bytes = sum(batch.text_BS.numel() for batch in missing) * self.bytes_per_token
         free = shutil.disk_usage(self._folder).free
         if num_bytes > 0.95 * free:
@@ -138,16 +149,32 @@ class TargetStates:
                 bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
         return num_tokens / (time.perf_counter() - started)
 
-    def __call__(self, index: int) -> BatchStates:
-        """The target's side of a batch, on the target's device."""
-        batch = self._batches[index]
+    def _check_many_processes(self) -> None:
+        if self._ranks.size > 1 and self._target.computed_by:
+            raise InputError(
+                "store",
+                "expected the hidden states of vLLM there already: give the same command to one process first, "
+                "until its first step; vLLM itself takes several GPUs (--tensor-parallel-size)",
+            )
+
+    def __call__(self, index: int, part: slice | None = None) -> BatchStates:
+        """The target's side of a batch, on the target's device.
+
+        Args:
+            index: of the batch.
+            part: of its rows (`Batch.parts`); None: all of them.
+        """
+        whole = self._batches[index]
+        part = part or slice(0, len(whole.ids_BL))
+        batch = whole.rows(part)
         if self._folder is not None:
-            return _counted(self._stored(batch), batch)
+            return _counted(_cut(self._stored(whole), whole, part), batch)
         if self._kept is None:
             return self._compute(batch, batch.mask_BS)
-        if index not in self._kept:
-            self._kept[index] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
-        return _moved(self._kept[index], self._target.device)
+        key = (index, part.start, part.stop)
+        if key not in self._kept:
+            self._kept[key] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
+        return _moved(self._kept[key], self._target.device)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states of any batch, [B, S, D], from the store where there is one."""
@@ -235,6 +262,17 @@ class TargetStates:
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())
         return BatchStates(tensors["hidden"], teacher)
+
+
+def _cut(states: BatchStates, batch: Batch, part: slice) -> BatchStates:
+    """What was stored of a batch, of some of its rows."""
+    if part.stop - part.start == len(batch.ids_BL):
+        return states
+    teacher = states.teacher
+    if teacher is not None:
+        first, num = (len(teacher_rows(batch.text_BS[rows])) for rows in (slice(0, part.start), part))
+        teacher = Teacher(*(tensor[first : first + num] for tensor in teacher))
+    return BatchStates(states.hidden_BSD[part], teacher)
 
 
 def _counted(states: BatchStates, batch: Batch) -> BatchStates:

@@ -21,8 +21,15 @@ from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
-from vllm_mtp.training.loss.objective import Distillation, WholeHead, distillation, teacher_rows
+from vllm_mtp.training.loss.objective import (
+    Distillation,
+    WholeHead,
+    distillation,
+    student_rows,
+    teacher_rows,
+)
 from vllm_mtp.training.loss.unroll import unroll
+from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import HeldOut
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
@@ -69,6 +76,16 @@ class Loss:
         rows_N = teacher_rows(batch.mask_BS).to(states_KBTD.device)
         return mean_embedding_kl(states_KBTD, rows_N, states.teacher, self.head, linear_kl=self._linear_kl)
 
+    def counts(self, batch: Batch, num_steps: int) -> Tensor:
+        """How many positions each of num_steps draft steps is scored at, [K]."""
+        mask_BS = batch.mask_BS
+        if self.objective == "lm" and self._row_of_id_V is not None:
+            mask_BS = mask_BS & (self._row_of_id_V[batch.ids_BL[:, 1:].to(self._row_of_id_V.device)] >= 0).cpu()
+        rows_N, num_teacher_positions = teacher_rows(mask_BS), mask_BS.size(1)
+        num_positions = num_teacher_positions - num_steps
+        exists = (student_rows(rows_N, k, num_teacher_positions, num_positions)[0] for k in range(1, num_steps + 1))
+        return torch.stack([exists_N.sum() for exists_N in exists]).float()
+
     def plain(
         self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False
     ) -> Distillation:
@@ -113,7 +130,12 @@ def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
 
 @torch.no_grad()
 def held_out(
-    module: MTPModule, loss: Loss, batches: Sequence[Batch], hidden_of: Callable[[Batch], Tensor], config: TrainConfig
+    module: MTPModule,
+    loss: Loss,
+    batches: Sequence[Batch],
+    hidden_of: Callable[[Batch], Tensor],
+    config: TrainConfig,
+    ranks: Ranks | None = None,
 ) -> HeldOut:
     """Loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least, on held-out rows.
 
@@ -124,24 +146,27 @@ def held_out(
         batches: of held-out rows; all their positions are.
         hidden_of: the target's hidden states of a batch, [B, S, D].
         config: says how many steps were trained, and what each weighs.
+        ranks: processes that share the batches.
     """
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
-    parts, sizes = [], []
-    for batch in batches:
+    ranks = ranks or Ranks()
+    total = sum(batch.num_tokens for batch in batches)
+    measures_3K = torch.zeros(3, num_steps, device=loss.target.device)
+    for batch in ranks.mine(batches):
         hidden_BSD = hidden_of(batch)
         states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
         measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
         assert measured.overlap_K is not None
-        parts.append(torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K]))
-        sizes.append(batch.num_tokens)
-    weights_N = torch.tensor(sizes, device=loss.target.device) / sum(sizes)
-    loss_K, agreement_K, overlap_K = (torch.stack(parts) * weights_N[:, None, None]).sum(0)
+        found_3K = torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K])
+        measures_3K += found_3K * (batch.num_tokens / total)
+    ranks.add(measures_3K)
+    loss_K, agreement_K, overlap_K = measures_3K
     weights_K = torch.tensor(config.step_weights(config.num_steps_unrolled), device=loss.target.device)
     return HeldOut(
         loss=round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
         agreement_per_position=[round(value, 4) for value in agreement_K.tolist()],
         overlap_per_position=[round(value, 4) for value in overlap_K.tolist()],
-        positions=sum(sizes),
+        positions=total,
     )
 
 

@@ -1,6 +1,7 @@
 """`vllm-mtp train`: distil a drafter from a frozen target."""
 
 import argparse
+import os
 from pathlib import Path
 
 from vllm_mtp.cli.target import add_target
@@ -31,6 +32,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one."
     )
+    parser.add_argument(
+        "--accumulate", type=int, default=1,
+        help="Parts that each step's batch is computed in, one after another, where memory is short (default: 1)",
+    )  # fmt: skip
     add_fields(parser, TrainConfig)
     add_fields(
         parser.add_argument_group("The target's files, and vLLM's engine of --hidden-states vllm"), EngineOptions
@@ -59,10 +64,13 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
+        accumulate=args.accumulate,
         engine_options=config_of(EngineOptions, args),
         argv=command_line(args.argv),
     )
     info = train(config_of(TrainConfig, args), inputs)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
     print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
     print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")

@@ -1,0 +1,95 @@
+"""One run in several processes or parts: the loss of one, row for row.
+
+Catches: means of means where parts count other numbers of positions, rows left out or seen twice, a store that two
+processes fill with each other's batches, ranks that update by themselves.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.test_loop import SENTENCE, STEP, TINY, curve, files, run_train, save_target
+from vllm_mtp.common.flags import words_of
+from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.data.batches import Batch
+
+CONFIG = TrainConfig(tokens=6 * STEP, checkpoint_every=3, single_step_fraction=0.4, **TINY)
+LM = TrainConfig(tokens=3 * STEP, objective="lm", **TINY)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_target(tmp_path_factory.mktemp("target") / "tiny", tied=True)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of unequal length, so that parts count unequal numbers of positions."""
+    path = tmp_path_factory.mktemp("data") / "text.jsonl"
+    lines = (SENTENCE[: 14 + 3 * number % 60] for number in range(120))
+    path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(target: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("alone") / "draft"
+    run_train(CONFIG, target, text, output)
+    return output
+
+
+def same_but_for_rounding(found: Path, expected: Path) -> None:
+    for one, other in zip(curve(found), curve(expected), strict=True):
+        assert one == pytest.approx(other, rel=2e-4, abs=2e-4)
+    tensors, others = load_draft(found)[1], load_draft(expected)[1]
+    for name in others:
+        torch.testing.assert_close(tensors[name].float(), others[name].float(), rtol=0.05, atol=5e-3)
+
+
+def test_parts_of_a_batch_have_every_row_once() -> None:
+    ids_BL = torch.arange(7)[:, None].repeat(1, 3)
+    batch = Batch(ids_BL, ids_BL[:, 1:] >= 0, ids_BL[:, 1:] >= 0)
+    for num_parts in range(1, 10):
+        parts = [batch.rows(part).ids_BL[:, 0].tolist() for part in batch.parts(num_parts)]
+        assert [row for part in parts for row in part] == list(range(7))
+        assert len(parts) == min(num_parts, 7)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["in memory", "with a store"])
+def test_parts_after_one_another(target: Path, text: Path, alone: Path, tmp_path: Path, store: bool) -> None:
+    more: dict[str, Any] = {"store": tmp_path / "store"} if store else {}
+    run_train(CONFIG, target, text, tmp_path / "draft", accumulate=3, **more)
+    same_but_for_rounding(tmp_path / "draft", alone)
+
+
+def test_parts_of_a_loss_that_leaves_tokens_out(target: Path, text: Path, tmp_path: Path) -> None:
+    from vllm_mtp.training.data.draft_vocab import save_draft_vocab
+
+    save_draft_vocab(tmp_path / "vocab.json", torch.arange(0, 260, 2), {})
+    for number in (1, 3):
+        run_train(LM, target, text, tmp_path / f"{number}", accumulate=number, draft_vocab=tmp_path / "vocab.json")
+    same_but_for_rounding(tmp_path / "3", tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run(target: Path, text: Path, alone: Path, tmp_path: Path) -> None:
+    """Real ones, over gloo; the first checkpoint is gone on with by one process."""
+    output, store = tmp_path / "draft", tmp_path / "store"
+    words = ["train", str(target), "--data", str(text), "--output", str(output), "--store", str(store)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "vllm_mtp.cli", *words, "--device", "cpu", *words_of(CONFIG)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.count("Serve it:") == 1
+    same_but_for_rounding(output, alone)
+    run_train(CONFIG, target, text, tmp_path / "again", store=store)
+    assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
+    assert torch.equal(load_draft(tmp_path / "again")[1]["norm.weight"], load_draft(alone)[1]["norm.weight"])

@@ -1,0 +1,97 @@
+"""Several processes of one run, as `torchrun` starts them: each computes a share of every batch's rows.
+
+Which rows a step sees does not depend on how many there are. Gradients are added up before the update, which every
+process then makes by itself, alike. The first one writes, and says what is to be said.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vllm_mtp.common.errors import InputError
+
+_LONGEST_WAIT = timedelta(days=7)  # one waits while another lets the target run over the data
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """This process among those of its run; by default the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: str) -> "Ranks":
+        """Waits for the others of this run, where there are any, and takes the GPU that is this process's own.
+
+        Args:
+            device: "auto", "cpu" or "cuda".
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        on_gpu = device != "cpu" and torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_LONGEST_WAIT)
+        return cls(rank=torch.distributed.get_rank(), size=size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def mine(self, shares: Sequence[T]) -> list[T]:
+        """This process's part of what is shared out."""
+        return list(shares[self.rank :: self.size])
+
+    def add(self, tensor: Tensor) -> None:
+        """Adds up what every process has, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds up every process's gradients; one without any has zeros."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+
+    def any(self, value: bool, device: torch.device) -> bool:
+        """Whether it is so in any process."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(int(value), device=device)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def check_same(self, what: object) -> None:
+        """Refuses processes that were given other runs.
+
+        Raises:
+            InputError: where data, settings or the chosen dtype are not the same everywhere.
+        """
+        if self.size == 1:
+            return
+        found: list[object] = [None] * self.size
+        torch.distributed.all_gather_object(found, what)
+        if any(other != found[0] for other in found):
+            raise InputError(
+                "output",
+                f"expected one run in all {self.size} processes, got different ones: the same command, data and "
+                "versions on every machine, and a dtype",
+            )
