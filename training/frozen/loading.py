@@ -78,7 +78,7 @@ def load_model(
             how |= {"state_dict": tensors, "config": without_quantization(config)}
             model, loading = _class_of(target, config, revision).from_pretrained(None, **how)
         else:
-            model, loading = _auto_class(config).from_pretrained(target, config=_dequantizing(config), **how)
+            model, loading = auto_class(config).from_pretrained(target, config=_dequantizing(config), **how)
     except InputError as error:
         raise InputError(error.field, f"{error.message}. {_BY_VLLM}") from error
     except Exception as error:
@@ -129,7 +129,7 @@ def _is_known(config: Any) -> bool:
     return any(type(config) in auto._model_mapping for auto in _classes())
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
     """The class that loads a config: a causal LM's, else that of a model that reads pictures or sound besides text."""
     classes = _classes()
     return next((auto for auto in classes if type(config) in auto._model_mapping), classes[0])
@@ -139,7 +139,7 @@ def _class_of(target: str, config: Any, revision: str | None) -> Any:
     """The model's own class."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    auto = _auto_class(config)
+    auto = auto_class(config)
     if type(config) in auto._model_mapping:
         return auto._model_mapping[type(config)]
     return get_class_from_dynamic_module(config.auto_map["AutoModelForCausalLM"], target, revision=revision)
