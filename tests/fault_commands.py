@@ -42,6 +42,7 @@ def training(target: Path, data: Path) -> Command:
     def result(folder: Path) -> dict[str, bytes]:
         found = files(folder)
         found.pop("draft/run_info.json")  # has times
+        found.pop("draft/log/steps.jsonl", None)  # so has this
         # What a killed writer left in a store, which others may write to, goes after an hour.
         return {name: content for name, content in found.items() if not name.startswith("store/") or ".tmp" not in name}
 

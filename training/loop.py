@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from vllm_mtp.training.loss.loss import compare, held_out
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
+from vllm_mtp.training.watch import check_reports, values_of, watch
 
 _GRADIENT_NORM = 1.0
 
@@ -51,11 +52,13 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         return run.info
     run.resume()
     _start(run)
-    with interrupt_held_back() as interrupt:
+    reports = check_reports(inputs.report_to) if ranks.is_first else ()
+    with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
         bar = _progress_bar(run)
         for index in bar:
             entry = step(run, index)
             _show(bar, run, entry)
+            show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
             if ranks.any(interrupt.number is not None, run.target.device):
                 _save(run)
                 inputs.say(f"checkpoint after step {entry.step}")
@@ -142,9 +145,13 @@ def _show(bar: Any, run: Run, entry: Entry) -> None:
     bar.set_postfix(
         loss=f"{entry.loss:.3f}",
         agreement=f"{entry.agreement_per_position[0]:.2f}",
-        tokens_per_s=f"{run.num_tokens / (time.perf_counter() - run.started):.0f}",
+        tokens_per_s=f"{_tokens_per_second(run):.0f}",
         refresh=False,
     )
+
+
+def _tokens_per_second(run: Run) -> float:
+    return run.num_tokens / (time.perf_counter() - run.started)
 
 
 def _loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> tuple[float, Tensor]:

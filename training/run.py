@@ -33,6 +33,7 @@ from vllm_mtp.training.loss.loss import Loss, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, RunIdentity
+from vllm_mtp.training.watch import check_reports
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,8 @@ class TrainInputs:
     """How conversations that exist are rendered."""
     skip_bad: bool = False
     """Leave out and count records that cannot be used; False: the first is an error."""
+    report_to: tuple[str, ...] | None = None
+    """What shows the run while it runs (watch.py); None: JSON lines, and TensorBoard where it is installed."""
     accumulate: int = 1
     """Parts that each batch is computed in, one after another."""
     engine_options: EngineOptions = EngineOptions()
@@ -160,6 +163,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     ranks = ranks or Ranks()
     if inputs.accumulate < 1:
         raise InputError("accumulate", f"expected at least 1, got {inputs.accumulate}")
+    check_reports(inputs.report_to)
     _check_hidden_states(config, inputs)
     check_files(inputs.data)
     info = load_run_info(inputs.output)

@@ -12,6 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.common.engine_options import EngineOptions
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
+    from vllm_mtp.training.watch import REPORTS
 
     add_target(parser, "Folder or Hub id of a causal LM.")
     parser.add_argument(
@@ -35,6 +36,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accumulate", type=int, default=1,
         help="Parts that each step's batch is computed in, one after another, where memory is short (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report-to", nargs="+", choices=REPORTS,
+        help="What shows the run while it runs (default: jsonl in DRAFT_DIR/log, and tensorboard if it is installed)",
     )  # fmt: skip
     add_fields(parser, TrainConfig)
     add_fields(
@@ -65,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
         accumulate=args.accumulate,
+        report_to=None if args.report_to is None else tuple(args.report_to),
         engine_options=config_of(EngineOptions, args),
         argv=command_line(args.argv),
     )
