@@ -87,6 +87,7 @@ def test_core_dependencies_are_few_and_open(wheel: Path) -> None:
     required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
     core = [requirement for requirement in required if "extra ==" not in requirement]
     assert {re.split(r"[^\w-]", requirement)[0] for requirement in core} <= {
+        "accelerate",
         "numpy",
         "safetensors",
         "torch",

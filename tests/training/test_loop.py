@@ -80,6 +80,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def run_train(config: TrainConfig, target: Path, data: Path, output: Path, **more: Any) -> dict[str, Any]:
+    more = {"report_to": ("jsonl",)} | more  # TensorBoard's file has another name every time
     inputs = TrainInputs(target=str(target), data=[data], output=output, device="cpu", show_progress=False, **more)
     return train(config, inputs)
 
@@ -350,7 +351,7 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
 
 def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
     names = {"config.json", "model.safetensors", "run_info.json", "training_curve.csv", "README.md"}
-    assert files(finished).keys() == names
+    assert files(finished).keys() == names | {"log/steps.jsonl"}
     info = json.loads((finished / "run_info.json").read_text())
     assert 11 * STEP < info["tokens_seen"] <= 12 * STEP
     assert info["versions"].keys() >= {"python", "torch", "transformers"}
@@ -627,7 +628,7 @@ def test_a_handler_that_comes_back_finishes_no_run(
             run_train(TrainConfig(tokens=12 * STEP, **TINY), tiny_target, text, output)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert [path.name for path in output.iterdir()] == ["training"]
+    assert sorted(path.name for path in output.iterdir()) == ["log", "training"]
     assert [path.name for path in (output / "training").iterdir()] == ["checkpoint-00000001.pt"]
 
 
