@@ -1,0 +1,56 @@
+"""A step by its parts: the real step, and an arithmetic that is that of its products.
+
+Catches: a floor above what the products need, a part that is timed and does nothing.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vllm_mtp.benchmarks.training.bench import PARTS, floors, make_step
+from vllm_mtp.benchmarks.training.config import StepConfig
+from vllm_mtp.cli import main
+from vllm_mtp.training.frozen.target import FrozenTarget
+
+SMALL = StepConfig(num_steps_unrolled=(2,), sequence_length=64, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def target(target_dir: Path) -> FrozenTarget:
+    return FrozenTarget.load(str(target_dir), device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("part", ["target", "module", "loss", "backward"])
+def test_the_floor_is_what_is_multiplied(target: FrozenTarget, part: str) -> None:
+    """As torch counts it, which leaves out attention on a CPU."""
+    step = make_step(target, SMALL, 2)
+    step.run(*PARTS[: PARTS.index(part)])
+    with FlopCounterMode(display=False) as counter:
+        step.run(part)
+    assert 0.9 < counter.get_total_flops() / floors(step)[part] < 1.6
+
+
+def test_a_step_learns(target: FrozenTarget) -> None:
+    step = make_step(target, SMALL, 2)
+    step.run(*PARTS)
+    before = step.value
+    for _ in range(3):
+        step.run(*PARTS)
+    assert before is not None
+    assert step.value is not None
+    assert step.value < before
+
+
+def test_the_command(target_dir: Path, tmp_path: Path) -> None:
+    words = ["--sequence-length", "32", "--batch-size", "2", "--repeats", "1", "--num-steps-unrolled", "1", "2"]
+    vocabulary = ["--draft-vocab-size", "100", "--dtype", "float32"]
+    assert main(["bench", "training", str(target_dir), "--output", str(tmp_path), *words, *vocabulary]) == 0
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert [row["part"] for row in result["rows"]] == [*PARTS, "step"] * 2
+    assert all(row["time_ms"] > 0 and row["floor_ms"] >= 0 for row in result["rows"])
+    text = (tmp_path / "table.md").read_text()
+    assert "draft vocabulary: 100" in text
+    assert torch.tensor([row["floor_flops"] for row in result["rows"]]).gt(0).all()
