@@ -6,13 +6,17 @@ be deleted.
 
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.files import write_atomically
 from vllm_mtp.training.record import Entry
+
+logger = logging.getLogger(__name__)
 
 REPORTS = ("jsonl", "tensorboard", "wandb", "trackio")
 LOG_FOLDER = "log"
@@ -46,14 +50,24 @@ def watch(names: Sequence[str], output: Path, first_step: int, config: Mapping[s
         first_step: steps that are done already; what was shown of later ones is taken back, as far as that can be.
         config: of the run, shown beside it.
     """
-    with ExitStack() as ends:
-        shows = [_OPENERS[name](ends, output, first_step, config) for name in names]
+    shows: dict[str, Show] = {}
 
-        def show(step: int, values: Mapping[str, float]) -> None:
-            for one in shows:
+    def show(step: int, values: Mapping[str, float]) -> None:
+        for name, one in list(shows.items()):
+            try:
                 one(step, values)
+            except OSError as error:  # a full disk ends the run at its next checkpoint; what is shown is not worth that
+                logger.warning("%s shows no more of this run: %s", name, error)
+                del shows[name]
 
+    ends = ExitStack()
+    try:
+        for name in names:
+            shows[name] = _OPENERS[name](ends, output, first_step, config)
         yield show
+    finally:
+        with suppress(OSError):
+            ends.close()
 
 
 def values_of(entry: Entry, learning_rate_factor: float, tokens_per_second: float) -> dict[str, float]:
@@ -80,14 +94,12 @@ def _jsonl(ends: ExitStack, output: Path, first_step: int, config: Mapping[str, 
     path = output / LOG_FOLDER / _STEPS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = [line for line in _lines(path) if line["step"] <= first_step]
-    file = ends.enter_context(path.open("w", encoding="utf-8"))
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def show(step: int, values: Mapping[str, float]) -> None:
-        file.write(json.dumps({"step": step, **values}) + "\n")
-        file.flush()
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
 
-    for line in kept:
-        show(line.pop("step"), line)
     return show
 
 

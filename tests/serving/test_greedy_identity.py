@@ -116,7 +116,7 @@ def with_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draft_model, "ReplicatedLinear", Unpacked)
 
 
-@pytest.mark.parametrize("vocabulary", ["all tokens", "draft vocabulary"])
+@pytest.mark.parametrize("vocabulary", [pytest.param("all tokens", marks=pytest.mark.extended), "draft vocabulary"])
 def test_operators_draft_what_vllms_layers_draft(
     target_dir: Path,
     draft_dir: Path,
@@ -141,7 +141,7 @@ def test_operators_draft_what_vllms_layers_draft(
     assert counted[0].acceptance_length > 1.2
 
 
-@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+@pytest.mark.parametrize("dtype", [pytest.param("fp8", marks=pytest.mark.extended), "int8"])
 def test_draft_head_in_8_bits(
     target_dir: Path,
     draft_dir: Path,

@@ -152,7 +152,9 @@ def arguments(target: Path, data: Path, output: Path, *more: str) -> list[str]:
     """The command line of the run that `finished` is."""
     flags = f"--sequence-length 32 --batch-size 4 --warmup-steps 2 --dtype float32 --tokens {12 * STEP}"
     paths = ["--target", str(target), "--data", str(data), "--output", str(output)]
-    return [*paths, *flags.split(), "--checkpoint-every", "5", "--device", "cpu", *more]
+    # TensorBoard's file has another name every time.
+    watched = ["--report-to", "jsonl"]
+    return [*paths, *flags.split(), "--checkpoint-every", "5", "--device", "cpu", *watched, *more]
 
 
 @pytest.mark.slow

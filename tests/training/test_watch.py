@@ -4,6 +4,7 @@ Catches: steps that are shown twice after a kill, half a line taken for a broken
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,17 @@ def test_what_a_killed_run_showed_beyond_its_checkpoint_is_taken_back(tmp_path: 
         show(6, {"train/loss": 0.5})
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)][-2:] == [(5, 1.0), (6, 0.5)]
     assert len(lines(tmp_path)) == 6
+
+
+def test_what_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with watch(["jsonl"], tmp_path, 0, {}) as show:
+        show(1, {"train/loss": 1.0})
+        shutil.rmtree(tmp_path / "log")
+        show(2, {"train/loss": 1.0})
+        show(3, {"train/loss": 1.0})
+    assert caplog.text.count("jsonl shows no more of this run") == 1
+    with pytest.raises(OSError, match="of the run"), watch(["jsonl"], tmp_path, 0, {}):
+        raise OSError("of the run")
 
 
 def test_values() -> None:

@@ -6,7 +6,8 @@ loading. module/mtp.py is the same computation in plain PyTorch and the oracle o
 
 import logging
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -174,6 +175,8 @@ class MTPPredictor(nn.Module):
         super().__init__()
         config: MTPConfig = vllm_config.speculative_config.draft_model_config.hf_config
         quant_config = get_draft_quant_config(vllm_config)
+        # The target's takes its place once weights are loaded; vLLM 0.26 asks for the weight of what was there before.
+        self.embed_tokens = cast(VocabParallelEmbedding, SimpleNamespace(weight=None))
         self.enorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.hnorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.eh_proj = ReplicatedLinear(

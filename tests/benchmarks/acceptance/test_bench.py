@@ -231,6 +231,7 @@ def test_acceptance_of_a_batch_adds_up(target_dir: Path, draft_dir: Path, prompt
 
 
 @pytest.mark.vllm
+@pytest.mark.extended
 def test_bench_goes_on_where_it_was(
     target_dir: Path, draft_dir: Path, tmp_path: Path, prompts: list[list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:

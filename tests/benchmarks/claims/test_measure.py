@@ -26,6 +26,7 @@ def study_of(target: Path, prompts: list[list[int]], engine: str = "vllm") -> An
     )
 
 
+@pytest.mark.extended
 def test_vllm_counts_what_the_plain_loop_counts(
     target_dir: Path, draft_dir: Path, prompts: list[list[int]], tmp_path: Path
 ) -> None:
@@ -40,6 +41,7 @@ def test_vllm_counts_what_the_plain_loop_counts(
     assert total(torch).num_accepted_tokens > 0
 
 
+@pytest.mark.extended
 def test_both_drafters_are_timed_on_every_prompt(
     target_dir: Path, draft_dir: Path, prompts: list[list[int]], tmp_path: Path
 ) -> None:
