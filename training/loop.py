@@ -54,18 +54,18 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     _start(run)
     reports = check_reports(inputs.report_to) if ranks.is_first else ()
     with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
-        bar = _progress_bar(run)
+        bar, is_interrupted = _progress_bar(run), False
         for index in bar:
             entry = step(run, index)
             _show(bar, run, entry)
             show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
-            if ranks.any(interrupt.number is not None, run.target.device):
+            if is_interrupted := ranks.any(interrupt.number is not None, run.target.device):
                 _save(run)
                 inputs.say(f"checkpoint after step {entry.step}")
                 break
-        else:
-            return finish(run)
-    leave(interrupt.number or signal.SIGTERM)
+    if is_interrupted:
+        leave(interrupt.number or signal.SIGTERM)
+    return finish(run)
 
 
 def step(run: Run, index: int) -> Entry:

@@ -278,7 +278,7 @@ def test_the_same_command_goes_on_from_its_checkpoint(
     assert curve(unfinished) == curve(finished)
     assert weights(unfinished) == weights(finished)
     assert found["argv"][:2] == ["vllm-mtp", "train"]
-    assert found["argv"][-2:] == ["--device", "cpu"]
+    assert found["argv"][-2:] == ["--report-to", "jsonl"]
 
 
 @pytest.mark.parametrize("state", ["unfinished", "finished"])
