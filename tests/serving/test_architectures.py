@@ -27,10 +27,20 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 _DIVIDES_STATES = ("MiniCPM 3",)
 """Whose logits are scaled by dividing the hidden states, in vLLM before they leave the model."""
 _BY_DEFAULT = ("Llama", "Gemma 2", "Granite")
+_IN_CI = (
+    "Llama, tied head", "Qwen 2", "Qwen 3", "Mistral, sliding window", "Ministral 3", "Phi 3", "Gemma 3", "Gemma 4",
+    "Cohere 2", "OLMoE", "Qwen 3 MoE",
+)  # fmt: skip
+
+
+def marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    if name in _BY_DEFAULT:
+        return ()
+    return (pytest.mark.extended,) if name in _IN_CI else (pytest.mark.extended, pytest.mark.alone)
+
+
 CASES = [
-    pytest.param(one, id=one.name, marks=() if one.name in _BY_DEFAULT else pytest.mark.extended)
-    for one in ALL
-    if SERVED.get(one.name, "").startswith("yes")
+    pytest.param(one, id=one.name, marks=marks(one.name)) for one in ALL if SERVED.get(one.name, "").startswith("yes")
 ]
 
 

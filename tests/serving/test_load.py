@@ -43,7 +43,7 @@ from tests.serving.server import MAX_STOP_S, Server, free_port, living_processes
 from vllm_mtp.common.files import compact_json, write_atomically
 from vllm_mtp.common.provenance import provenance
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended, pytest.mark.alone]
 
 LOAD_SECONDS = float(os.environ.get("MTP_LOAD_SECONDS", "60"))
 OUTPUT = os.environ.get("MTP_LOAD_OUTPUT")

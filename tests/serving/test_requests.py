@@ -23,7 +23,7 @@ import torch
 
 from tests.serving.server import MAX_REQUEST_S, Server, served
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended, pytest.mark.alone]
 
 NUM_BLOCKS = 13  # of 128 tokens, one of them vLLM's own
 MAX_IDLE_S = 60
