@@ -50,7 +50,7 @@ def training(target: Path, data: Path) -> Command:
 
 
 def _prepare_training(done: Callable[[int], None], moments: Moments) -> None:
-    step, clip = loop.step, loop.nn.utils.clip_grad_norm_
+    step, clip = loop.step, torch.nn.utils.clip_grad_norm_
 
     def noted(run: Any, index: int) -> Any:
         entry = step(run, index)
@@ -65,7 +65,7 @@ def _prepare_training(done: Callable[[int], None], moments: Moments) -> None:
 
     loop.step = noted
     if moments.kind in ("", "step"):
-        loop.nn.utils.clip_grad_norm_ = spoiled
+        torch.nn.utils.clip_grad_norm_ = spoiled
 
 
 def generating(target: Path, prompts: Path, engine: Any) -> Command:

@@ -20,8 +20,7 @@ from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.tensors import D2T
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.export import CURVE_FILE, model_card
-from vllm_mtp.training.frozen.pair import check_pair
-from vllm_mtp.training.frozen.target import config_and_tokenizer
+from vllm_mtp.training.frozen.pair import load_draft_of
 
 
 def check_draft(draft: Path, target: str, output: Path, **source: Any) -> None:
@@ -36,11 +35,7 @@ def check_draft(draft: Path, target: str, output: Path, **source: Any) -> None:
     Raises:
         InputError: for a folder that is no drafter's, a drafter of another target, or an output that has something.
     """
-    try:
-        found, _ = load_draft(draft)
-    except ValueError as error:
-        raise InputError("draft", str(error)) from error
-    check_pair(found, target, *config_and_tokenizer(target, **source))
+    load_draft_of(target, draft, **source)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError("output", f"expected no such folder or an empty one for the drafter, got {output}")
 

@@ -51,6 +51,18 @@ def draft_config_for(
     return draft
 
 
+def make_module(
+    draft_config: MTPConfig, draft_ids_J: Tensor | None, seed: int, initial: dict[str, Tensor] | None = None
+) -> MTPModule:
+    """A module with random weights, or with those of `initial_tensors`."""
+    torch.manual_seed(seed)
+    module = MTPModule(draft_config)
+    initialize(module, draft_ids_J)
+    if initial is not None:
+        module.load_state_dict(initial)
+    return module
+
+
 @torch.no_grad()
 def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
     """Normal weights of deviation fan-in^-1/2, half of that for projections into the residual stream; unit norms."""

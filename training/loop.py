@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import is_out_of_memory
@@ -18,12 +18,11 @@ from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import compare, held_out
+from vllm_mtp.training.optimizers import clip_gradient, update
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
 from vllm_mtp.training.watch import check_reports, values_of, watch
-
-_GRADIENT_NORM = 1.0
 
 
 def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
@@ -197,13 +196,8 @@ def _check_number(run: Run, index: int, name: str, value: float) -> None:
 
 def _update(run: Run, index: int) -> None:
     """Clips the gradient, and takes a step of every optimizer at this step's learning rate."""
-    norm = nn.utils.clip_grad_norm_(run.module.parameters(), _GRADIENT_NORM)
-    _check_number(run, index, "gradient", float(norm))
-    for optimizer in run.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * run.config.learning_rate_factor(index)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    _check_number(run, index, "gradient", float(clip_gradient(run.module)))
+    update(run.optimizers, run.config.learning_rate_factor(index))
 
 
 def _measure(run: Run, index: int) -> HeldOut:

@@ -1,9 +1,14 @@
 """The optimizers of a run."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor, nn
 
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
+
+_GRADIENT_NORM = 1.0
 
 
 def make_optimizers(module: MTPModule, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -24,3 +29,17 @@ def make_optimizers(module: MTPModule, config: TrainConfig) -> list[torch.optim.
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
+
+
+def clip_gradient(module: MTPModule) -> Tensor:
+    """Scales the gradient down to a norm of one; returns the norm that it had."""
+    return nn.utils.clip_grad_norm_(module.parameters(), _GRADIENT_NORM)
+
+
+def update(optimizers: Sequence[torch.optim.Optimizer], learning_rate_factor: float) -> None:
+    """Takes a step of every optimizer at its peak learning rate times a factor; no gradient is left."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * learning_rate_factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ from vllm_mtp.training.data.sources import check_files, read_sources
 from vllm_mtp.training.frozen.served import ServedTarget
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
-from vllm_mtp.training.initial import draft_config_for, initial_tensors, initialize, trained_length
+from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, trained_length
 from vllm_mtp.training.loss.loss import Loss, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
@@ -202,7 +202,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         return Finished(info=info)
     rows = (row.ids_L for source in sources for row in source.rows)
     draft_config.trained_length = trained_length(rows, inputs.initial)
-    module = _make_module(draft_config, draft_ids_J, config.seed, initial).to(target.device)
+    module = make_module(draft_config, draft_ids_J, config.seed, initial).to(target.device)
     loss = Loss(target, draft_ids_J, config)
     states = TargetStates(
         target,
@@ -282,17 +282,6 @@ def _read(config: TrainConfig, inputs: TrainInputs, tokenizer: Any, vocab_size: 
         skip_bad=inputs.skip_bad,
         show_progress=inputs.show_progress,
     )
-
-
-def _make_module(
-    draft_config: MTPConfig, draft_ids_J: Tensor | None, seed: int, initial: dict[str, Tensor] | None
-) -> MTPModule:
-    torch.manual_seed(seed)
-    module = MTPModule(draft_config)
-    initialize(module, draft_ids_J)
-    if initial is not None:
-        module.load_state_dict(initial)
-    return module
 
 
 def _sha256(tensors: Iterable[Tensor]) -> str:

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
-from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.contract.tensors import D2T
 from vllm_mtp.training.frozen.loading import auto_class
-from vllm_mtp.training.frozen.pair import check_pair
+from vllm_mtp.training.frozen.pair import load_draft_of
 from vllm_mtp.training.frozen.shape import TargetShape
-from vllm_mtp.training.frozen.target import config_and_tokenizer
 
 _LAYER, _FINAL_NORM = "layer.", "norm."
 
@@ -41,12 +39,7 @@ def export_to_transformers(draft: Path, target: str, output: Path, **source: Any
     """
     from safetensors.torch import save
 
-    try:
-        draft_config, tensors = load_draft(draft)
-    except ValueError as error:
-        raise InputError("draft", str(error)) from error
-    config, tokenizer = config_and_tokenizer(target, **source)
-    check_pair(draft_config, target, config, tokenizer)
+    _, tensors, config = load_draft_of(target, draft, **source)
     tensors.pop(D2T, None)
     _check_layer({name: tensor.shape for name, tensor in tensors.items() if name.startswith(_LAYER)}, target, config)
     prefix = f"model.layers.{TargetShape.of(config.get_text_config()).num_hidden_layers}."

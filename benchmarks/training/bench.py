@@ -27,11 +27,11 @@ from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.shape import TargetShape
 from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for, initialize
+from vllm_mtp.training.initial import draft_config_for, make_module
 from vllm_mtp.training.loss.loss import Loss, draft
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
-from vllm_mtp.training.optimizers import make_optimizers
+from vllm_mtp.training.optimizers import clip_gradient, make_optimizers, update
 
 PARTS = ("target", "teacher", "module", "loss", "backward", "update")
 _PRODUCT_WIDTH = {"cuda": 8192, "cpu": 1024}
@@ -81,10 +81,8 @@ class Step:
         self.value.backward()
 
     def _update(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        clip_gradient(self.module)
+        update(self.optimizers, 1.0)
 
 
 def bench(config: StepConfig, *, target: str, output: Path, device: str, command: str, **source: Any) -> int:
@@ -131,10 +129,7 @@ def make_step(target: FrozenTarget, config: StepConfig, num_steps: int) -> Step:
     )
     draft_ids_J = None if config.draft_vocab_size is None else torch.arange(config.draft_vocab_size)
     draft_config = draft_config_for(target.config, train, target.fingerprint(), draft_ids_J)
-    torch.manual_seed(0)
-    module = MTPModule(draft_config)
-    initialize(module, draft_ids_J)
-    module.to(target.device)
+    module = make_module(draft_config, draft_ids_J, train.seed).to(target.device)
     ids_BL = torch.randint(target.vocab_size, (config.batch_size, config.sequence_length + 1))
     mask_BS = torch.ones(config.batch_size, config.sequence_length, dtype=torch.bool)
     return Step(

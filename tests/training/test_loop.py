@@ -22,7 +22,7 @@ import torch
 from tests.drafts import small_config, write_random_draft
 from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft
-from vllm_mtp.training import loop
+from vllm_mtp.training import initial, loop
 from vllm_mtp.training import run as run_file
 from vllm_mtp.training.checkpoint import load_checkpoint
 from vllm_mtp.training.config import TrainConfig
@@ -375,8 +375,8 @@ def test_another_process_reads_the_trained_weights(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = []
-    initialize = run_file.initialize
-    monkeypatch.setattr(run_file, "initialize", lambda module, ids: (initialize(module, ids), modules.append(module)))
+    initialize = initial.initialize
+    monkeypatch.setattr(initial, "initialize", lambda module, ids: (initialize(module, ids), modules.append(module)))
     run_train(TrainConfig(tokens=3 * STEP, qk_norm=True, **TINY), tiny_target, text, tmp_path / "draft")
     script = (
         "import sys; from pathlib import Path; import torch; from vllm_mtp.contract.checkpoint import load_draft;"
@@ -572,7 +572,7 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
 ) -> None:
     """Catches a module of NaN in the checkpoint, which every further command would go on from."""
     config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
-    clip = loop.nn.utils.clip_grad_norm_
+    clip = torch.nn.utils.clip_grad_norm_
 
     def spoiled(parameters: Any, most: float) -> torch.Tensor:
         parameters = list(parameters)
@@ -580,7 +580,7 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
         return clip(parameters, most)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.nn.utils, "clip_grad_norm_", spoiled)
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", spoiled)
         with pytest.raises(ValueError, match=r"the gradient of step 6 is nan. .* goes on from the last checkpoint"):
             run_train(config, tiny_target, text, unfinished)
     run_train(config, tiny_target, text, unfinished)

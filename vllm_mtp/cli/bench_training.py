@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_source, add_target
+from vllm_mtp.cli.target import add_source, add_target, source_of
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -31,6 +31,5 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         device=args.device,
         command=shown_command(args.argv),
-        revision=args.revision,
-        trust_remote_code=args.trust_remote_code,
+        **source_of(args),
     )

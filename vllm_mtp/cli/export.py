@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_source, add_target
+from vllm_mtp.cli.target import add_source, add_target, source_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.training.transformers_layout import export_to_transformers
 
-    source = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    tensors = export_to_transformers(args.draft, args.target, args.output, **source)
+    tensors = export_to_transformers(args.draft, args.target, args.output, **source_of(args))
     print(f"{args.output}: {len(tensors)} tensors, {min(tensors)} and so on; the config needs num_mtp_layers 1")
     return 0

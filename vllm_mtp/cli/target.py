@@ -4,6 +4,7 @@ Commands that load it by transformers take `--revision` and `--trust-remote-code
 """
 
 import argparse
+from typing import Any
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.flags import add_hidden
@@ -28,6 +29,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """`--revision` and `--trust-remote-code`, in vLLM's words."""
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id (default: its default branch)")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the target.")
+
+
+def source_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of `add_source` say, as those who read a target take it."""
+    return {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
 
 
 def take_last_word(args: argparse.Namespace, rest: list[str]) -> list[str]:

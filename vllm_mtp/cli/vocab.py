@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_source, add_target
+from vllm_mtp.cli.target import add_source, add_target, source_of
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -32,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mtp.training.data.chat.options import TemplateOptions
     from vllm_mtp.training.data.draft_vocab import count_draft_vocab, save_draft_vocab
 
-    source = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
     if args.draft is not None:
-        check_draft(args.draft, args.target, args.output, **source)
+        check_draft(args.draft, args.target, args.output, **source_of(args))
     draft_ids_J, info = count_draft_vocab(
         target=args.target,
         data=args.data,
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
-        **source,
+        **source_of(args),
     )
     if args.draft is None:
         save_draft_vocab(args.output, draft_ids_J, info)
