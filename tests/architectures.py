@@ -331,7 +331,7 @@ def write_target(folder: Path, architecture: Architecture, tokenizer_from: Path)
     return folder
 
 
-_EMBEDDING = "no: vLLM finds no `model.embed_tokens` to share"
+NOTHING_TO_SHARE = "no: vLLM finds no `model.embed_tokens` to share"
 _GPU = "not tried: vLLM's kernels for it need a GPU"
 _MLA_BLOCKS = "no: on a CPU vLLM has no size of blocks that MLA and a drafter's attention share"
 _PICTURES = "not tried: vLLM imports torchvision for it, which these tests do without"
@@ -348,7 +348,7 @@ SERVED: Mapping[str, str] = {
         ),
         "yes",
     ),
-    **dict.fromkeys(("Falcon", "GPT-2", "GPT-J", "OPT", "BLOOM", "Mamba 2"), _EMBEDDING),
+    **dict.fromkeys(("Falcon", "GPT-2", "GPT-J", "OPT", "BLOOM", "Mamba 2"), NOTHING_TO_SHARE),
     **dict.fromkeys(("Jamba", "Mamba", "Falcon Mamba", "OLMo Hybrid"), _GPU),
     **dict.fromkeys(("Granite 4 hybrid", "Zamba 2", "Nemotron H", "LFM 2"), _GPU),
     "GPT-NeoX": "no: the process dies",

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.architectures import ALL, ROOT, Architecture, page, write_target
+from tests.architectures import ALL, NOTHING_TO_SHARE, ROOT, SERVED, Architecture, page, write_target
 from vllm_mtp.benchmarks.simulation.speculate import Sampler, generate, load_module, reading_of
+from vllm_mtp.contract.pair import why_not_served
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, fingerprint_of
 from vllm_mtp.training.loop import train
@@ -40,6 +41,9 @@ def test_what_is_tried_by_default_is_in_the_list() -> None:
 def test_it_trains_and_is_simulated(architecture: Architecture, target_dir: Path, tmp_path: Path) -> None:
     """One step of training, then greedy output with drafts, which is that of whole passes without any cache."""
     folder = str(write_target(tmp_path / "target", architecture, tokenizer_from=target_dir))
+    is_told_by = {"yes": False, NOTHING_TO_SHARE: True}
+    is_told = why_not_served(folder) is not None
+    assert is_told == is_told_by.get(SERVED.get(architecture.name, "not tried"), is_told)
     target = FrozenTarget.load(folder, device="cpu", dtype="float32")
     fingerprint = fingerprint_of(folder, *config_and_tokenizer(folder))
     assert fingerprint == target.fingerprint(), "read from the files, as when it is served"

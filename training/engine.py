@@ -31,9 +31,17 @@ def vllm_engine(target: str, options: EngineOptions, **decided: Any) -> Iterator
     try:
         llm = LLM(model=target, enforce_eager=not torch.cuda.is_available(), **decided, **options.engine_args())
     except Exception as error:  # vLLM's, PyTorch's and those of the target's code have no common class
-        reason = next(iter(str(error).strip().splitlines()), "")
-        raise ValueError(f"vLLM does not start with {target}: {type(error).__name__}: {reason}") from error
+        raise ValueError(f"vLLM does not start with {target}: {type(error).__name__}: {_reason(error)}") from error
     try:
         yield llm
     finally:
         llm.llm_engine.engine_core.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line; of a config that vLLM's pydantic refuses, what is wrong with it."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return "; ".join(found["msg"] for found in error.errors())
+    return next(iter(str(error).strip().splitlines()), "")

@@ -16,6 +16,7 @@ from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
+from vllm_mtp.contract.pair import why_not_served
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import Checkpoint, check_same_run, load_checkpoint, load_run_info
@@ -173,7 +174,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     dtype = config.dtype if earlier is None else earlier.dtype
     # Before the target's weights, so that what is wrong with other inputs is found at once.
     source = inputs.engine_options.source()
-    whole_config, tokenizer = config_and_tokenizer(inputs.target, is_served=config.is_served, **source)
+    whole_config, tokenizer = config_and_tokenizer(inputs.target, by_transformers=not config.is_served, **source)
     text_config = whole_config.get_text_config()
     draft_ids_J = _draft_ids(inputs.draft_vocab, text_config.vocab_size, tokenizer)
     initial_sha256 = None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE)
@@ -182,6 +183,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     for one in sources:
         one.check_enough()
     target = _target(config, inputs, dtype)
+    if reason := why_not_served(inputs.target, revision=inputs.engine_options.revision):
+        inputs.say(reason)
     fingerprint = target.fingerprint()
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)

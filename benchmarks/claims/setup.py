@@ -59,7 +59,7 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
     wanted = comparisons(config.claims, config.num_steps_unrolled, DRAFT if sources.draft_vocab else FULL)
     source, revision = config.engine_options.source(), config.engine_options.revision
     dtype = serving_dtype_of(output, config.dtype, target, **source)
-    whole_config, tokenizer = config_and_tokenizer(target, **source)
+    whole_config, tokenizer = config_and_tokenizer(target, by_transformers=True, **source)
     data = prepare(
         replace(config, dtype=dtype), sources, arms_of(wanted), target=target, tokenizer=tokenizer, output=output
     )

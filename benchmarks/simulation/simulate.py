@@ -51,7 +51,7 @@ def simulate(
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     read = read_prompts([prompts])
     module = load_module(draft)
-    target_config, tokenizer = config_and_tokenizer(target, **source)
+    target_config, tokenizer = config_and_tokenizer(target, by_transformers=True, **source)
     check_pair(module.config, target, target_config, tokenizer)
     template = ChatTemplate(tokenizer, config.template, plain=config.no_chat_template)
     chat = not template.is_plain

@@ -110,8 +110,19 @@ def drafter_fixture(
 
 @pytest.fixture(scope="module")
 def llm(target_dir: Path, drafter: Path) -> Iterator[Any]:
-    with engine(target_dir, drafter, NUM_SPECULATIVE_TOKENS) as llm:
-        yield llm
+    from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
+
+    share = SpecDecodeBaseProposer._maybe_share_embeddings
+
+    def as_in_vllm_0_26(proposer: Any, target: Any) -> None:
+        """That version reads the draft model's own weight before it shares the target's."""
+        assert proposer.model.model.embed_tokens.weight is None
+        share(proposer, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SpecDecodeBaseProposer, "_maybe_share_embeddings", as_in_vllm_0_26)
+        with engine(target_dir, drafter, NUM_SPECULATIVE_TOKENS) as llm:
+            yield llm
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ _WITH_DEQUANTIZE = ("compressed-tensors", "fp8", "mxfp4")
 
 
 def load_config(
-    target: str, *, revision: str | None = None, trust_remote_code: bool = False, is_served: bool = False
+    target: str, *, revision: str | None = None, trust_remote_code: bool = False, by_transformers: bool = False
 ) -> Any:
     """A target's transformers config, without its weights.
 
@@ -25,7 +25,7 @@ def load_config(
         target: folder or Hub id.
         revision: branch, tag or commit of a Hub id; None: its default branch.
         trust_remote_code: run code that comes with the target.
-        is_served: vLLM computes it, so that transformers need not have its class.
+        by_transformers: refuse what transformers cannot load, rather than vLLM.
 
     Raises:
         InputError: if there is no such model, or no drafter can be trained for one of its kind.
@@ -35,9 +35,27 @@ def load_config(
     try:
         config = AutoConfig.from_pretrained(target, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # of any kind where the target brings code of its own
-        raise not_a_target(target, error) from error
-    _refuse(target, config, is_served)
+        is_unknown = _is_unknown(error) and not by_transformers
+        config = _config_of_vllm(target, revision, trust_remote_code) if is_unknown else None
+        if config is None:
+            raise not_a_target(target, error) from error
+    _refuse(target, config, by_transformers)
     return config
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether transformers has no config class for what the target says it is."""
+    return isinstance(error, ValueError) and "model type" in str(error)
+
+
+def _config_of_vllm(target: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """A target's config in a class that vLLM alone has; None where vLLM has none either."""
+    try:
+        from vllm.transformers_utils.config import get_config
+
+        return get_config(target, trust_remote_code, revision)
+    except Exception:  # transformers' refusal says more
+        return None
 
 
 def load_tokenizer(target: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -99,10 +117,12 @@ def not_a_target(target: str, error: Exception) -> InputError:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if not isinstance(error, OSError | ValueError | ImportError):
             reason = f"{type(error).__name__}: {reason}"
+        if _is_unknown(error):
+            reason = f"{reason} {_BY_VLLM}"
     return InputError("target", f"expected a causal LM's folder or Hub id, got {target}: {reason}")
 
 
-def _refuse(target: str, config: Any, is_served: bool) -> None:
+def _refuse(target: str, config: Any, by_transformers: bool) -> None:
     """Refuses what can be told from the config alone to be no causal LM."""
     kind = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     if getattr(config, "is_encoder_decoder", False):
@@ -111,7 +131,7 @@ def _refuse(target: str, config: Any, is_served: bool) -> None:
         kind.endswith("Model") and not kind.endswith("LMHeadModel") and _is_known(config)
     ):
         reason = "without an LM head, which a drafter shares"
-    elif not is_served and not _is_known(config) and not getattr(config, "auto_map", None):
+    elif by_transformers and not _is_known(config) and not getattr(config, "auto_map", None):
         reason = f"of a kind ({config.model_type}) for which transformers has no causal LM. {_BY_VLLM}"
     else:
         return

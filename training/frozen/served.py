@@ -60,7 +60,7 @@ class ServedTarget(FrozenTarget):
             ValueError: for a target without plain embedding and head in safetensors.
         """
         where = chosen_device(device)
-        config = load_config(path, is_served=True, **options.source())
+        config = load_config(path, **options.source())
         torch_dtype = chosen_dtype(dtype, where, config)
         return cls(
             name=name or name_of(path),

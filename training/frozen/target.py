@@ -72,7 +72,7 @@ class FrozenTarget:
         """
         where = chosen_device(device)
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        config = load_config(path, **source)
+        config = load_config(path, by_transformers=True, **source)
         model = load_model(path, config, torch.float32 if where.type == "cpu" else "auto", **source)
         tokenizer = load_tokenizer(path, **source)
         model = model.eval().requires_grad_(False).to(where)
@@ -257,7 +257,7 @@ def faster_cpu_dtype(hidden_size: int, num_tokens: int = 256) -> torch.dtype:
 
 
 def config_and_tokenizer(
-    target: str, *, revision: str | None = None, trust_remote_code: bool = False, is_served: bool = False
+    target: str, *, revision: str | None = None, trust_remote_code: bool = False, by_transformers: bool = False
 ) -> tuple[Any, Any]:
     """A target's transformers config and tokenizer, without its weights.
 
@@ -265,13 +265,13 @@ def config_and_tokenizer(
         target: folder or Hub id.
         revision: branch, tag or commit of a Hub id; None: its default branch.
         trust_remote_code: run code that comes with the target.
-        is_served: vLLM computes it, so that transformers need not have its class.
+        by_transformers: refuse what transformers cannot load, rather than vLLM.
 
     Raises:
         ValueError: if there is no such model.
     """
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return load_config(target, is_served=is_served, **source), load_tokenizer(target, **source)
+    return load_config(target, by_transformers=by_transformers, **source), load_tokenizer(target, **source)
 
 
 def end_ids(target: str, config: Any, tokenizer: Any, *, revision: str | None = None) -> frozenset[int]:

@@ -5,13 +5,13 @@ KV cache holds after verification) and to its own chain's keys of steps 2..k, ne
 positions. Token embeddings are the text's (teacher forcing); hidden states are the module's own from step 2 on.
 """
 
-# Shapes: B sequences, T positions, K draft steps, D hidden size, A query heads, G key-value heads, C head size.
+# Shapes: B sequences, T positions, K draft steps, D hidden size, A query heads, C head size.
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.loss.chain_attention import Keys, chain_attention
 
 
 def unroll(module: MTPModule, hidden_BTD: Tensor, embeddings_KBTD: Tensor) -> Tensor:
@@ -25,25 +25,14 @@ def unroll(module: MTPModule, hidden_BTD: Tensor, embeddings_KBTD: Tensor) -> Te
     Returns:
         The module's outputs, [K, B, T, D]: index k - 1 at position t predicts x_{t+k+1}.
     """
-    num_positions = hidden_BTD.size(1)
-    positions_T = torch.arange(num_positions, device=hidden_BTD.device)
-    context_TT = positions_T <= positions_T[:, None]
-    own_TT = positions_T == positions_T[:, None]
-    groups = module.config.num_attention_heads // module.config.num_key_value_heads
-
-    keys, values, outputs = [], [], []
+    positions_T = torch.arange(hidden_BTD.size(1), device=hidden_BTD.device)
+    steps: list[Keys] = []
+    outputs = []
     for k, embedding_BTD in enumerate(embeddings_KBTD):
         u_BTD = module.fuse(embedding_BTD, hidden_BTD)
-        q_BTAC, k_BTGC, v_BTGC = module.layer.queries_keys_values(u_BTD, positions_T + k)
-        keys.append(k_BTGC.repeat_interleave(groups, dim=2).transpose(1, 2))
-        values.append(v_BTGC.repeat_interleave(groups, dim=2).transpose(1, 2))
-        attended_BATC = F.scaled_dot_product_attention(
-            q_BTAC.transpose(1, 2),
-            torch.cat(keys, dim=2),
-            torch.cat(values, dim=2),
-            attn_mask=torch.cat([context_TT] + [own_TT] * k, dim=1) if k else None,
-            is_causal=k == 0,
-        )
-        hidden_BTD = module.norm(module.layer.finish(u_BTD, attended_BATC.transpose(1, 2)))
+        q_BTAC, *keys = module.layer.queries_keys_values(u_BTD, positions_T + k)
+        steps.append(Keys(*keys) if steps else Keys(*keys).by_head(q_BTAC.size(2)))
+        attended_BTAC = chain_attention(q_BTAC, steps[0], steps[1:])
+        hidden_BTD = module.norm(module.layer.finish(u_BTD, attended_BTAC))
         outputs.append(hidden_BTD)
     return torch.stack(outputs)

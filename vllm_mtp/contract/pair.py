@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.fingerprint import EMBEDDING_NAMES, HEAD_NAMES, stored_rows, tokenizer_sha256, weights_sha256
+from vllm_mtp.contract.fingerprint import (
+    EMBEDDING_NAMES,
+    HEAD_NAMES,
+    stored_rows,
+    stored_tensors,
+    tokenizer_sha256,
+    weights_sha256,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +26,9 @@ OTHER_WEIGHTS = (
     "log or in /metrics with the drafter's model card; `vllm-mtp train` adapts the drafter."
 )
 """A warning; the target's name is to be put in."""
+
+
+_SHARED_NAME = "embed_tokens.weight"
 
 
 def why_another_target(
@@ -53,6 +63,26 @@ def why_another_target(
     return (
         f"This drafter was made for another target ({fingerprint.get('name', 'not named')}): {'; '.join(faults)}. "
         f"Use it with its own target, or train one for {target} (`vllm-mtp train`)."
+    )
+
+
+def why_not_served(target: str, *, revision: str | None = None) -> str | None:
+    """Why vLLM may not start with any drafter for this target, by the name of its embedding; None: nothing known.
+
+    vLLM's draft models share what its class of the target calls `model.embed_tokens` or `model.embedding`.
+
+    Args:
+        target: folder, or Hub id that is in the cache.
+        revision: of a Hub id.
+    """
+    names = [name for name, _ in stored_tensors(target, revision=revision) if name.endswith(EMBEDDING_NAMES)]
+    name = min(names, key=len, default=_SHARED_NAME)
+    if name.endswith(_SHARED_NAME) and ".decoder." not in name:
+        return None
+    return (
+        f"the target's embedding is {name}: where vLLM's class of the target has no model.embed_tokens (Falcon, GPT-2, "
+        "GPT-J, OPT, BLOOM, Mamba 2), vLLM ends when it is given a drafter. Before a long training, see whether it "
+        "starts with a drafter of a few steps"
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vllm_mtp.contract.pair import OTHER_WEIGHTS, has_the_weights, why_another_target
+from vllm_mtp.contract.pair import OTHER_WEIGHTS, has_the_weights, why_another_target, why_not_served
 from vllm_mtp.doctor.case import Case
 from vllm_mtp.doctor.finding import Finding, error, ok, warning
 
@@ -18,6 +18,8 @@ def target_is_read(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok(f"{architecture}, {rows:,} tokens")
+    if reason := why_not_served(case.target, revision=case.config.engine_options.revision):
+        yield warning(reason)
     if _has_images(case.text_config):
         yield warning(
             "M-RoPE: behind an image, vLLM's V1 model runner gives draft steps wrong positions, and few are accepted "

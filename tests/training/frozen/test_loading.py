@@ -65,10 +65,24 @@ def test_a_model_that_sees_what_follows_is_refused(target_dir: Path, tmp_path: P
 def test_a_kind_that_transformers_does_not_know_is_refused(target_dir: Path, tmp_path: Path) -> None:
     target = llama(tmp_path, target_dir)
     change(target, model_type="llama99")
-    with pytest.raises(InputError, match="llama99"):
-        load_config(target)
+    with pytest.raises(InputError, match=r"llama99.*--hidden-states vllm"):
+        load_config(target, by_transformers=True)
     change(target, model_type="vit", architectures=["ViTForImageClassification"])
     with pytest.raises(InputError, match=r"of a kind \(vit\) for which transformers has no causal LM"):
+        load_config(target, by_transformers=True)
+
+
+@pytest.mark.vllm
+def test_a_kind_that_vllm_alone_knows_is_read(target_dir: Path, tmp_path: Path) -> None:
+    """Catches `generate`, `doctor` or `train --hidden-states vllm` asking transformers for what vLLM serves."""
+    target = llama(tmp_path, target_dir)
+    fields = {"model_type": "RefinedWebModel", "architectures": ["FalconForCausalLM"], "n_head": 4}
+    (Path(target) / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"RefinedWebModel.*--hidden-states vllm"):
+        load_config(target, by_transformers=True)
+    assert load_config(target).num_attention_heads == 4, "vLLM's class gives n_head this name"
+    (Path(target) / "config.json").write_text(json.dumps({"model_type": "llama99"}))
+    with pytest.raises(InputError, match="llama99"):
         load_config(target)
 
 

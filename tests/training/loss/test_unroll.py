@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.module.mtp import KVCache, MTPModule
+from vllm_mtp.training.loss import chain_attention
 from vllm_mtp.training.loss import unroll as unroll_file
 from vllm_mtp.training.loss.unroll import unroll
 
@@ -117,16 +118,11 @@ def test_another_mask_is_not_what_is_served(
     module, num_steps = random_module(2), 3
     hidden_BTD, text_BTD = random_text(num_steps)
     expected_KTD = served(module, hidden_BTD[0], text_BTD[0], num_steps)
-    attention = unroll_file.F.scaled_dot_product_attention
-
-    def spoiled(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-        if attn_mask is None:  # the first step, whose mask none of these changes
-            return attention(query, key, value, is_causal=is_causal)
-        return attention(query, key, value, attn_mask=spoil(attn_mask))
-
-    # Of the file alone: the cached loop keeps the right attention.
-    functional = type("F", (), {"scaled_dot_product_attention": staticmethod(spoiled)})
-    monkeypatch.setattr(unroll_file, "F", functional)
+    mask_of = chain_attention.chain_mask
+    monkeypatch.setattr(unroll_file, "chain_attention", chain_attention.masked_attention)
+    torch.testing.assert_close(unrolled(module, hidden_BTD, text_BTD, num_steps)[:, 0], expected_KTD)
+    # The first step's mask none of these changes.
+    monkeypatch.setattr(chain_attention, "chain_mask", lambda *sizes: spoil(mask_of(*sizes)))
     found_KTD = unrolled(module, hidden_BTD, text_BTD, num_steps)[:, 0]
     torch.testing.assert_close(found_KTD[:first_wrong_step], expected_KTD[:first_wrong_step], rtol=1e-9, atol=1e-9)
     assert (found_KTD[first_wrong_step] - expected_KTD[first_wrong_step]).abs().max() > 0.05

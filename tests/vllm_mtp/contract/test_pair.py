@@ -1,10 +1,14 @@
 """Drafter and target: refused in the same words wherever they meet, and contexts beyond the training."""
 
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.drafts import small_config
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
-from vllm_mtp.contract.pair import beyond_training, why_another_target
+from vllm_mtp.contract.pair import beyond_training, why_another_target, why_not_served
 
 TOKENS = {"a": 0, "b": 1}
 OWN = {"target": "tiny", "hidden_size": 16, "vocab_size": 50, "vocabulary": TOKENS}
@@ -44,3 +48,22 @@ def test_contexts_beyond_the_training(trained: int | None, context: int, warns: 
     text = beyond_training(small_config(trained_length=trained), context)
     assert bool(text) is warns
     assert text is None or ("up to 64 tokens" in text and "--sequence-length 65" in text)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_told"),
+    [
+        ("model.embed_tokens.weight", False),
+        ("model.language_model.embed_tokens.weight", False),
+        ("transformer.wte.weight", True),
+        ("model.decoder.embed_tokens.weight", True),
+    ],
+)
+def test_an_embedding_that_vllm_does_not_share(tmp_path: Path, name: str, is_told: bool) -> None:
+    """Catches a drafter trained for hours for a target that vLLM starts with none for."""
+    save_file(
+        {name: torch.zeros(4, 2), "model.layers.99.embed_tokens.weight": torch.zeros(4, 2)}, tmp_path / "a.safetensors"
+    )
+    reason = why_not_served(str(tmp_path))
+    assert (reason is not None) == is_told
+    assert reason is None or name in reason
