@@ -4,6 +4,8 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from vllm_mtp.training.optimizers import clip_gradient, update
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
+from vllm_mtp.training.transfer import to_device
 from vllm_mtp.training.watch import check_reports, values_of, watch
 
 
@@ -79,13 +82,19 @@ def step(run: Run, index: int) -> Entry:
     """
     batch_index = run.batches.index(index)
     batch = run.batches[batch_index]
-    value, agreement_K = _loss_and_gradient(run, index, batch, batch_index)
-    _update(run, index)
+    with _memory_is_enough(run, index, batch):
+        norm, *figures = loss_and_gradient(run, index, batch, batch_index).tolist()
+    loss, *agreement = figures
+    if not math.isfinite(loss):
+        run.states.check(run.states.hidden(batch))
+    _check_number(run, index, "loss", loss)
+    _check_number(run, index, "gradient", norm)
+    update(run.optimizers, run.config.learning_rate_factor(index))
     is_checkpoint = (index + 1) % run.config.checkpoint_every == 0 or index + 1 == run.config.num_steps
     entry = Entry(
         step=index + 1,
-        loss=value,
-        agreement_per_position=[round(share, 4) for share in agreement_K.tolist()],
+        loss=loss,
+        agreement_per_position=[round(share, 4) for share in agreement],
         held_out=_measure(run, index) if is_checkpoint else None,
     )
     run.log.append(entry)
@@ -153,34 +162,45 @@ def _tokens_per_second(run: Run) -> float:
     return run.num_tokens / (time.perf_counter() - run.started)
 
 
-def _loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> tuple[float, Tensor]:
-    """Loss of a batch over its draft steps by their weights, with the gradient in the module's parameters, and its
-    agreement at each step, [K]. Every process computes some of its parts."""
-    num_steps = run.config.steps_unrolled_at(index)
-    weights_K = torch.tensor(run.config.step_weights(num_steps), device=run.target.device)
+def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> Tensor:
+    """The gradient of a batch's loss in the module's parameters, clipped. Nothing waits for the device.
+
+    Every process computes some of the batch's parts.
+
+    Returns:
+        The gradient's norm before it was clipped, the loss over the draft steps by their weights, and the agreement at
+        each step, [2 + K].
+    """
+    num_steps, device = run.config.steps_unrolled_at(index), run.target.device
+    weights_K = to_device(torch.tensor(run.config.step_weights(num_steps)), device)
     total_K = run.loss.counts(batch, num_steps).clamp(min=1)
-    sums_2K = torch.zeros(2, num_steps, device=run.target.device)
+    sums_2K = torch.zeros(2, num_steps, device=device)
+    for part in run.ranks.mine(batch.parts(run.ranks.size * run.inputs.accumulate)):
+        rows = batch.rows(part)
+        share_K = to_device(run.loss.counts(rows, num_steps) / total_K, device)
+        result = compare(run.module, run.loss, rows, run.states(batch_index, part), num_steps)
+        (result.loss_K * share_K * weights_K).sum().backward()
+        sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
+    run.ranks.add(sums_2K)
+    run.ranks.add_gradients(run.module.parameters())
+    loss_K, agreement_K = sums_2K
+    return torch.cat((clip_gradient(run.module)[None], (loss_K * weights_K).sum()[None], agreement_K))
+
+
+@contextmanager
+def _memory_is_enough(run: Run, index: int, batch: Batch) -> Iterator[None]:
+    """Says in one line what to do where it is not."""
     try:
-        for part in run.ranks.mine(batch.parts(run.ranks.size * run.inputs.accumulate)):
-            rows = batch.rows(part)
-            share_K = (run.loss.counts(rows, num_steps) / total_K).to(run.target.device)
-            result = compare(run.module, run.loss, rows, run.states(batch_index, part), num_steps)
-            loss = (result.loss_K * share_K * weights_K).sum()
-            _check_number(run, index, "loss", float(loss.detach()))
-            loss.backward()
-            sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
-        run.ranks.add(sums_2K)
-        run.ranks.add_gradients(run.module.parameters())
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         where = "GPU memory" if run.target.device.type == "cuda" else "memory"
         raise ValueError(
-            f"out of {where} at step {index + 1}, {num_steps} draft steps over {batch.ids_BL.numel():,} tokens: the "
-            "same command goes on where more is free, or with more parts of a batch (accumulate); or give a smaller "
-            "batch_size or sequence_length, and another output"
+            f"out of {where} at step {index + 1}, {run.config.steps_unrolled_at(index)} draft steps over "
+            f"{batch.ids_BL.numel():,} tokens: the same command goes on where more is free, or with more parts of a "
+            "batch (accumulate); or give a smaller batch_size or sequence_length, and another output"
         ) from error
-    return float((sums_2K[0] * weights_K).sum()), sums_2K[1]
 
 
 def _check_number(run: Run, index: int, name: str, value: float) -> None:
@@ -192,12 +212,6 @@ def _check_number(run: Run, index: int, name: str, value: float) -> None:
         f"was; if it ends at this step again, lower the learning rate (now {run.config.peak_learning_rate:g}), with "
         "another output"
     )
-
-
-def _update(run: Run, index: int) -> None:
-    """Clips the gradient, and takes a step of every optimizer at this step's learning rate."""
-    _check_number(run, index, "gradient", float(clip_gradient(run.module)))
-    update(run.optimizers, run.config.learning_rate_factor(index))
 
 
 def _measure(run: Run, index: int) -> HeldOut:

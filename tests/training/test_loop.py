@@ -562,7 +562,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare = loop.compare
-    monkeypatch.setattr(loop, "compare", lambda *args: compare(*args)._replace(loss_K=torch.tensor(float("nan"))))
+
+    def spoiled(*args: Any) -> Any:
+        result = compare(*args)
+        return result._replace(loss_K=result.loss_K * float("nan"))
+
+    monkeypatch.setattr(loop, "compare", spoiled)
     with pytest.raises(ValueError, match=r"the loss of step 1 is nan. .* lower the learning rate .now 0.02."):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 

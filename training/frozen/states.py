@@ -30,6 +30,7 @@ from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.ranks import Ranks
+from vllm_mtp.training.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,19 @@ class TargetStates:
             return self._target.hidden_states(batch.ids_BL[:, :-1])
         return self._stored(batch).hidden_BSD
 
+    def check(self, hidden_BSD: Tensor) -> None:
+        """Asked of what is kept, and where a loss is no number: the host waits for the answer.
+
+        Raises:
+            InputError: for hidden states that are no numbers.
+        """
+        if not torch.isfinite(hidden_BSD).all():
+            raise InputError(
+                "dtype",
+                f"expected numbers, the target's hidden states hold NaN or infinity in {self._target.dtype_name}: give "
+                "float32, or bfloat16 in place of float16; if that is what it is, the target's weights are damaged",
+            )
+
     def _stored(self, batch: Batch) -> BatchStates:
         """What the store has of a batch, made where it has nothing."""
         if not self._has(batch):
@@ -192,16 +206,10 @@ class TargetStates:
     def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
         """Hidden states of a batch, and the teacher at the positions of the mask."""
         hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
-        if not torch.isfinite(hidden_BSD).all():
-            raise InputError(
-                "dtype",
-                f"expected numbers, the target's hidden states hold NaN or infinity in {self._target.dtype_name}: give "
-                "float32, or bfloat16 in place of float16; if that is what it is, the target's weights are damaged",
-            )
         if not self._with_teacher:
             return BatchStates(hidden_BSD, None)
-        rows_N = teacher_rows(mask_BS).to(hidden_BSD.device)
-        mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], self._head)
+        rows_N = to_device(teacher_rows(mask_BS), hidden_BSD.device)
+        mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1).index_select(0, rows_N), self._head)
         return BatchStates(hidden_BSD, Teacher(mean_ND.half(), constant_N, top_N))
 
     def _path(self, batch: Batch) -> Path:
@@ -243,6 +251,7 @@ class TargetStates:
         from safetensors.torch import save
 
         hidden_BSD, teacher = self._compute(batch, batch.text_BS)
+        self.check(hidden_BSD)
         tensors = {"hidden": hidden_BSD}
         if teacher is not None:
             tensors |= {"mean": teacher.mean_ND, "constant": teacher.constant_N, "top": teacher.top_N.int()}
@@ -279,8 +288,9 @@ def _counted(states: BatchStates, batch: Batch) -> BatchStates:
     """The teacher at the positions that count, out of a stored one at all of them."""
     if states.teacher is None or torch.equal(batch.mask_BS, batch.text_BS):
         return states
-    counts_N = batch.mask_BS.flatten()[teacher_rows(batch.text_BS)].to(states.hidden_BSD.device)
-    return BatchStates(states.hidden_BSD, Teacher(*(tensor[counts_N] for tensor in states.teacher)))
+    counts_N = batch.mask_BS.flatten()[teacher_rows(batch.text_BS)]
+    places_M = to_device(counts_N.nonzero().flatten(), states.hidden_BSD.device)
+    return BatchStates(states.hidden_BSD, Teacher(*(tensor.index_select(0, places_M) for tensor in states.teacher)))
 
 
 def _moved(states: BatchStates, device: torch.device) -> BatchStates:

@@ -23,6 +23,7 @@ from vllm_mtp.contract.fingerprint import (
 )
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 from vllm_mtp.training.frozen.loading import as_torch_dtype, load_config, load_model, load_tokenizer
+from vllm_mtp.training.transfer import to_device
 
 PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _NUM_PROBED = 16
@@ -131,7 +132,7 @@ class FrozenTarget:
     @torch.no_grad()
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
         """Hidden states after the final norm, [B, T, D], in the target's dtype."""
-        output = self.body(input_ids=ids_BT.to(self.device), use_cache=False)
+        output = self.body(input_ids=to_device(ids_BT, self.device), use_cache=False)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def fingerprint(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from vllm_mtp.training.loss.objective import (
 from vllm_mtp.training.loss.unroll import unroll
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import HeldOut
+from vllm_mtp.training.transfer import to_device
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
 """22 to 38 seconds of one core (docs/log.md)."""
@@ -46,10 +47,9 @@ class Loss:
         self._row_of_id_V: Tensor | None = None
         self._whole: WholeHead | None = None
         if draft_ids_J is not None:
-            draft_ids_J = draft_ids_J.to(target.device)
-            self._whole = WholeHead(target.head, draft_ids_J)
-            self._row_of_id_V = torch.full((target.vocab_size,), -1, device=target.device)
-            self._row_of_id_V[draft_ids_J] = torch.arange(len(draft_ids_J), device=target.device)
+            self._whole = WholeHead(target.head, draft_ids_J.to(target.device))
+            self._row_of_id_V = torch.full((target.vocab_size,), -1)
+            self._row_of_id_V[draft_ids_J.cpu()] = torch.arange(len(draft_ids_J))
         self._linear_kl: Callable[..., ops.LinearKL] = ops.linear_kl
         self.note = "plain"
         if self.uses_mean_embedding:
@@ -73,14 +73,15 @@ class Loss:
     def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
         if states.teacher is None:
             return self.plain(states_KBTD, batch, states.hidden_BSD)
-        rows_N = teacher_rows(batch.mask_BS).to(states_KBTD.device)
-        return mean_embedding_kl(states_KBTD, rows_N, states.teacher, self.head, linear_kl=self._linear_kl)
+        return mean_embedding_kl(
+            states_KBTD, teacher_rows(batch.mask_BS), states.teacher, self.head, linear_kl=self._linear_kl
+        )
 
     def counts(self, batch: Batch, num_steps: int) -> Tensor:
         """How many positions each of num_steps draft steps is scored at, [K]."""
         mask_BS = batch.mask_BS
         if self.objective == "lm" and self._row_of_id_V is not None:
-            mask_BS = mask_BS & (self._row_of_id_V[batch.ids_BL[:, 1:].to(self._row_of_id_V.device)] >= 0).cpu()
+            mask_BS = mask_BS & (self._row_of_id_V[batch.ids_BL[:, 1:]] >= 0)
         rows_N, num_teacher_positions = teacher_rows(mask_BS), mask_BS.size(1)
         num_positions = num_teacher_positions - num_steps
         exists = (student_rows(rows_N, k, num_teacher_positions, num_positions)[0] for k in range(1, num_steps + 1))
@@ -90,13 +91,13 @@ class Loss:
         self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False
     ) -> Distillation:
         """The objective by objective.py; agreement and overlap with the target's whole vocabulary if so asked."""
-        labels_BS = batch.ids_BL[:, 1:].to(states_KBTD.device)
+        labels_BS = batch.ids_BL[:, 1:]
         return distillation(
             states_KBTD,
             hidden_BSD,
             labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS],
             self.head,
-            mask_BS=batch.mask_BS.to(states_KBTD.device),
+            mask_BS=batch.mask_BS,
             objective=self.objective,
             whole=self._whole if whole_vocabulary else None,
         )
@@ -109,7 +110,7 @@ def compare(module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, nu
 
 def draft(module: MTPModule, target: FrozenTarget, batch: Batch, hidden_BSD: Tensor, num_steps: int) -> Tensor:
     """The module's outputs at num_steps chained draft steps, [K, B, S - K, D]."""
-    ids_BL = batch.ids_BL.to(target.device)
+    ids_BL = to_device(batch.ids_BL, target.device)
     num_positions = hidden_BSD.size(1) - num_steps
     embeddings_KBTD = torch.stack(
         [target.head.embed(ids_BL[:, k : k + num_positions]) for k in range(1, num_steps + 1)]

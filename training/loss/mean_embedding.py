@@ -17,6 +17,7 @@ from vllm_mtp.kernels import ops
 from vllm_mtp.kernels.ops import LinearKL, Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.loss.objective import Distillation, student_rows
+from vllm_mtp.training.transfer import to_device
 
 
 def teacher_of(hidden_ND: Tensor, head: SharedHead, *, chunk_size: int | None = None) -> Teacher:
@@ -45,7 +46,8 @@ def mean_embedding_kl(
 
     Args:
         states_KBTD: the module's outputs (`unroll`); index k - 1 at position t predicts x_{t+k+1}.
-        rows_N: indices into [B * (T + K)] of the teacher positions that count (`teacher_rows`).
+        rows_N: indices into [B * (T + K)] of the teacher positions that count (`teacher_rows`), on the host, which then
+            need not wait for a GPU to know how many there are.
         teacher: of these rows.
         head: the target's head, cut to the draft vocabulary where there is one.
         linear_kl: that of vllm_mtp.kernels.ops, or its plain twin with a compiled chunk.
@@ -57,10 +59,11 @@ def mean_embedding_kl(
     losses, agreements = [], []
     for step, states_BTD in enumerate(states_KBTD.unbind(), start=1):
         exists_N, index_N = student_rows(rows_N, step, num_positions + num_steps, num_positions)
-        index_M = index_N[exists_N]
+        kept_M = exists_N.nonzero().flatten()
+        index_M, kept_M = (to_device(places_M, states_BTD.device) for places_M in (index_N[kept_M], kept_M))
         found = linear_kl(
             states_BTD.flatten(0, 1).index_select(0, index_M),
-            Teacher(*(tensor[exists_N] for tensor in teacher)),
+            Teacher(*(tensor.index_select(0, kept_M) for tensor in teacher)),
             head.head_VD,
             bias_V=head.bias_V,
             scale=head.transform.scale,

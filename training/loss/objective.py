@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vllm_mtp.kernels.ops import linear_kl
 from vllm_mtp.module.shared_head import SharedHead
+from vllm_mtp.training.transfer import to_device
 
 _CHUNK_SIZE = 128
 
@@ -83,7 +84,8 @@ def distillation(
         states_KBTD: the module's outputs (`unroll`); index k - 1 at position t predicts x_{t+k+1}.
         teacher_hidden_BSD: the target's hidden states of positions 0..T+K-1, post-norm.
         labels_BS: the token that follows each of those positions, x_1..x_{T+K}, as a row of the head; -1 for a token
-            that the draft vocabulary does not have. Used by "lm", which leaves out such positions.
+            that the draft vocabulary does not have. Used by "lm", which leaves out such positions. On the host, as the
+            mask, so that it need not wait for a GPU to know how many positions count.
         head: the target's head, cut to the draft vocabulary where there is one.
         mask_BS: which teacher positions count; None: all.
         objective: "kl" or "lm".
@@ -94,6 +96,7 @@ def distillation(
         Loss (differentiable with respect to states_KBTD), agreement and overlap of each step.
     """
     num_steps, _, num_positions, _ = states_KBTD.shape
+    device = states_KBTD.device
     assert teacher_hidden_BSD.size(1) == labels_BS.size(1) == num_positions + num_steps
     if mask_BS is None:
         mask_BS = torch.ones_like(labels_BS, dtype=torch.bool)
@@ -103,12 +106,12 @@ def distillation(
     states, exists = [], []
     for step, states_BTD in enumerate(states_KBTD.unbind(), start=1):
         exists_N, index_N = student_rows(rows_N, step, num_positions + num_steps, num_positions)
-        states.append(states_BTD.flatten(0, 1).index_select(0, index_N))
+        states.append(states_BTD.flatten(0, 1).index_select(0, to_device(index_N, device)))
         exists.append(exists_N)
-    exists_KN = torch.stack(exists)
+    exists_KN = to_device(torch.stack(exists), device)
     count_K = exists_KN.sum(-1).clamp(min=1)
 
-    hidden_ND = teacher_hidden_BSD.flatten(0, 1)[rows_N]
+    hidden_ND = teacher_hidden_BSD.flatten(0, 1).index_select(0, to_device(rows_N, device))
     log_sum_N = top_N = None
     if whole is not None:
         log_sum_N, top_N = _whole_vocabulary(hidden_ND, whole)
@@ -118,7 +121,7 @@ def distillation(
         head.head_VD,
         objective=objective,
         weights_KT=exists_KN,
-        labels_KT=labels_BS.flatten()[rows_N] if objective == "lm" else None,
+        labels_KT=to_device(labels_BS.flatten()[rows_N], device) if objective == "lm" else None,
         bias_V=head.bias_V,
         scale=head.transform.scale,
         soft_cap=head.transform.soft_cap,

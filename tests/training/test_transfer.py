@@ -1,0 +1,65 @@
+"""A step of training asks its device for nothing, until its figures are read at the end.
+
+Catches: a mask that the device selects by, a number read to decide what comes next: on a GPU the host waits there until
+all that was asked before is done. Tensors of the meta device have no values, so that whoever reads one fails.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from tests.training.test_loop import SENTENCE, STEP, TINY, save_target
+from vllm_mtp.kernels.ops import Teacher
+from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.frozen.states import BatchStates, TargetStates
+from vllm_mtp.training.loop import loss_and_gradient
+from vllm_mtp.training.loss.loss import Loss
+from vllm_mtp.training.optimizers import make_optimizers, update
+from vllm_mtp.training.run import Run, TrainInputs, prepare
+from vllm_mtp.training.transfer import to_device
+
+META = torch.device("meta")
+
+
+def on_meta(run: Run) -> Run:
+    """The same run, its module, optimizers and what it has of its target without values."""
+    head = run.target.head
+    head = replace(head, embedding_VD=head.embedding_VD.to(META), head_VD=head.head_VD.to(META))
+    target = replace(run.target, model=None, head=head, device=META)
+    run.module.to(META)
+
+    def states(index: int, part: slice) -> BatchStates:
+        hidden_BSD, teacher = run.states(index, part)
+        teacher = None if teacher is None else Teacher(*(tensor.to(META) for tensor in teacher))
+        return BatchStates(hidden_BSD.to(META), teacher)
+
+    loss, optimizers = Loss(target, None, run.config), make_optimizers(run.module, run.config)
+    return replace(run, target=target, loss=loss, states=cast(TargetStates, states), optimizers=optimizers)
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "lm"}, {"optimizer": "adamw", "qk_norm": True}])
+def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    target = save_target(tmp_path / "target", tied=False)
+    text = tmp_path / "text.txt"
+    text.write_text(SENTENCE * 10, encoding="utf-8")
+    config = TrainConfig(tokens=4 * STEP, num_steps_unrolled=3, single_step_fraction=0.0, **TINY | settings)
+    inputs = TrainInputs(
+        target=str(target), data=[text], output=tmp_path / "draft", device="cpu", show_progress=False, accumulate=2
+    )
+    run = prepare(config, inputs)
+    assert isinstance(run, Run)
+    run = on_meta(run)
+    figures = loss_and_gradient(run, 0, run.batches[0], 0)
+    assert figures.shape == (2 + 3,)
+    update(run.optimizers, 1.0)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        figures.tolist()
+
+
+def test_a_copy_is_the_same() -> None:
+    tensor = torch.arange(5)
+    assert torch.equal(to_device(tensor, torch.device("cpu")), tensor)
+    assert to_device(tensor, META).device == META
