@@ -14,6 +14,8 @@ HIDDEN_STATES = ("transformers", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
+NUM_SPECULATIVE_TOKENS = 3
+"""Tokens drafted a round where acceptance length is measured on held-out text."""
 _ONCE_ZERO = ("data_tokens", "learning_rate", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _DEFAULT_LEARNING_RATE = {"muon": 0.02, "adamw": 0.001}
 

@@ -1,4 +1,4 @@
-"""A finished drafter: config.json, model.safetensors, run_info.json, training_curve.csv and the model card."""
+"""A finished drafter: config.json, model.safetensors, run_info.json, training_curve.csv, training.png, the model card."""
 
 import csv
 import io
@@ -11,15 +11,19 @@ from typing import Any
 import torch
 
 from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.plots import write_plot
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS
 from vllm_mtp.training.data.rows import num_tokens
-from vllm_mtp.training.record import Entry
+from vllm_mtp.training.plot import plot
+from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Run
 
 CURVE_FILE = "training_curve.csv"
+PLOT_FILE = "training.png"
 _CURVE_EVERY = 10
 """Steps between rows of the curve."""
 
@@ -33,6 +37,7 @@ def export(output: Path, module: MTPModule, info: dict[str, Any], log: Sequence[
     save_draft(output, module.config, tensors)
     write_atomically(output / "README.md", model_card(info))
     write_atomically(output / CURVE_FILE, training_curve(log))
+    write_plot(output / PLOT_FILE, lambda pyplot: plot(log, info, pyplot))
     write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
 
 
@@ -81,6 +86,7 @@ def training_curve(log: Sequence[Entry]) -> str:
     measured = max((len(e.held_out.agreement_per_position) for e in kept if e.held_out is not None), default=0)
     columns = ["step", "loss", *(f"agreement_{position}" for position in range(trained))]
     columns += ["held_out_loss", "held_out_positions"]
+    columns += [f"held_out_acceptance_length{bound}" for bound in ("", "_95_low", "_95_high")]
     columns += [f"held_out_{name}_{position}" for name in ("agreement", "overlap") for position in range(measured)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -94,6 +100,7 @@ def _curve_row(entry: Entry) -> dict[str, float]:
     row |= _columns("agreement", entry.agreement_per_position)
     if entry.held_out is not None:
         row |= {"held_out_loss": entry.held_out.loss, "held_out_positions": entry.held_out.positions}
+        row |= {f"held_out_{name}": value for name, value in entry.held_out.acceptance().items()}
         row |= _columns("held_out_agreement", entry.held_out.agreement_per_position)
         row |= _columns("held_out_overlap", entry.held_out.overlap_per_position)
     return row
@@ -112,11 +119,10 @@ def model_card(info: dict[str, Any]) -> str:
     if cut is not None:
         trained_on = "all tokens" if cut["trained_on"] is None else f"{cut['trained_on']:,} tokens"
         before_the_cut = f", as it was trained: on {trained_on}"
+    held_out = HeldOut(**info["held_out"])
+    measured = zip(held_out.agreement_per_position, held_out.overlap_per_position, strict=True)
     rows = "\n".join(
-        f"| {position} | {agreement:.3f} | {overlap:.3f} |"
-        for position, (agreement, overlap) in enumerate(
-            zip(info["held_out"]["agreement_per_position"], info["held_out"]["overlap_per_position"], strict=True)
-        )
+        f"| {position} | {agreement:.3f} | {overlap:.3f} |" for position, (agreement, overlap) in enumerate(measured)
     )
     return f"""---
 library_name: vllm
@@ -163,6 +169,10 @@ of a sampled draft token at temperature 1.
 | position | agreement | overlap |
 |---|---|---|
 {rows}
+
+Acceptance length, tokens a round at k = {NUM_SPECULATIVE_TOKENS}, with its 95% interval: **{held_out.length_text}**, counted along the text
+without copying. On text that the target wrote greedily it is that of serving at temperature 0; on other text it says how
+long both agree on what comes next.
 
 `run_info.json` has the command, the configuration and versions, `training_curve.csv` the training curve.
 """

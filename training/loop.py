@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.training.checkpoint import remove_checkpoint, save_checkpoint
-from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
@@ -209,7 +209,7 @@ def _measure(run: Run, index: int) -> HeldOut:
     _check_number(run, index, "held-out loss", measures.loss)
     agreement = " ".join(f"{share:.3f}" for share in measures.agreement_per_position)
     run.inputs.say(
-        f"step {index + 1}: held-out loss {measures.loss:.4f}, agreement {agreement} "
-        f"over {measures.positions:,} positions"
+        f"step {index + 1}: held-out loss {measures.loss:.4f}, agreement {agreement}, acceptance length "
+        f"{measures.length_text} at k = {NUM_SPECULATIVE_TOKENS}, over {measures.positions:,} positions"
     )
     return measures
