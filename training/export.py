@@ -1,4 +1,4 @@
-"""A finished drafter: config.json, model.safetensors, run_info.json, training_curve.csv, training.png, the model card."""
+"""A finished drafter: config.json, model.safetensors, run_info.json, training_curve.csv and the model card."""
 
 import csv
 import io
@@ -11,19 +11,16 @@ from typing import Any
 import torch
 
 from vllm_mtp.common.files import write_atomically
-from vllm_mtp.common.plots import write_plot
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS
 from vllm_mtp.training.data.rows import num_tokens
-from vllm_mtp.training.plot import plot
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Run
 
 CURVE_FILE = "training_curve.csv"
-PLOT_FILE = "training.png"
 _CURVE_EVERY = 10
 """Steps between rows of the curve."""
 
@@ -37,18 +34,19 @@ def export(output: Path, module: MTPModule, info: dict[str, Any], log: Sequence[
     save_draft(output, module.config, tensors)
     write_atomically(output / "README.md", model_card(info))
     write_atomically(output / CURVE_FILE, training_curve(log))
-    write_plot(output / PLOT_FILE, lambda pyplot: plot(log, info, pyplot))
     write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
 
 
-def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
+def run_info(run: Run, kept_step: int, held_out: HeldOut, *, seconds: float) -> dict[str, Any]:
     """What made a drafter: the content of run_info.json.
 
     Args:
         run: after its last step.
+        kept_step: the step whose module it is.
+        held_out: measures of that module.
         seconds: how long the steps of this process took.
     """
-    held_out = next((entry.held_out for entry in reversed(run.log) if entry.held_out is not None), None)
+    last = run.log[-1].held_out if run.config.keep == "best" else None
     target_rate = run.target_tokens_per_second
     return {
         "argv": [relative(argument) for argument in run.inputs.argv],
@@ -67,7 +65,9 @@ def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
         },
         "git_revision": git_revision(),
         "versions": versions("vllm-mtp", "torch", "transformers"),
-        "held_out": None if held_out is None else asdict(held_out),
+        "kept_step": kept_step,
+        "held_out": asdict(held_out),
+        **({} if last is None else {"held_out_of_last_step": asdict(last)}),
     }
 
 
@@ -170,9 +170,25 @@ of a sampled draft token at temperature 1.
 |---|---|---|
 {rows}
 
-Acceptance length, tokens a round at k = {NUM_SPECULATIVE_TOKENS}, with its 95% interval: **{held_out.length_text}**, counted along the text
-without copying. On text that the target wrote greedily it is that of serving at temperature 0; on other text it says how
-long both agree on what comes next.
-
+{_acceptance_text(info)}
 `run_info.json` has the command, the configuration and versions, `training_curve.csv` the training curve.
 """
+
+
+def _acceptance_text(info: dict[str, Any]) -> str:
+    """The card's paragraphs on acceptance length; nothing where it was not measured."""
+    held_out = HeldOut(**info["held_out"])
+    if held_out.acceptance_length is None:
+        return ""
+    text = f"""
+Acceptance length at k = {NUM_SPECULATIVE_TOKENS}, with its 95% interval: **{held_out.length_text}** tokens a round.
+It is counted along the text, without copying. On text that the target wrote greedily it is that of serving at
+temperature 0; on other text it says how far drafter and target agree on what comes next.
+"""
+    if "held_out_of_last_step" in info:
+        last = HeldOut(**info["held_out_of_last_step"])
+        text += f"""
+This is the checkpoint of step {info["kept_step"]:,}, the best by held-out acceptance length.
+The last one has {last.length_text}.
+"""
+    return text

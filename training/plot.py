@@ -6,6 +6,8 @@ from typing import Any
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS
 from vllm_mtp.training.record import Entry, HeldOut
 
+PLOT_FILE = "training.png"
+
 
 def plot(log: Sequence[Entry], info: Mapping[str, Any], pyplot: Any) -> Any:
     """Loss, held-out agreement per position, and held-out acceptance length with its interval; None without a step.

@@ -10,7 +10,8 @@ fed what the drafter drafted, and behind the first rejected one nothing counts. 
 target agree when both are given the text: no acceptance that serving would show, but one that rises with it.
 """
 
-# Shapes: B sequences, T positions, K draft tokens, S >= T + K teacher positions, D hidden size, J draft vocabulary, N rows.
+# Shapes: B sequences, T positions, K draft tokens, S teacher positions, at least T + K, D hidden size, J draft
+# vocabulary, N rows.
 
 from collections.abc import Sequence
 

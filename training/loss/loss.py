@@ -104,7 +104,6 @@ class Loss:
             whole=self._whole if whole_vocabulary else None,
         )
 
-
     def rounds(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Tensor:
         """How many tokens the rounds of each row give, and how many rounds those are, [2, B]."""
         mask_BS = batch.mask_BS.to(states_KBTD.device)
