@@ -169,7 +169,6 @@ of a sampled draft token at temperature 1.
 | position | agreement | overlap |
 |---|---|---|
 {rows}
-
 {_acceptance_text(info)}
 `run_info.json` has the command, the configuration and versions, `training_curve.csv` the training curve.
 """

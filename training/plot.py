@@ -55,4 +55,4 @@ def _draw_lengths(axes: Any, measured: Sequence[tuple[float, HeldOut]]) -> None:
     tokens, lengths, lows, highs = zip(*found, strict=True)
     axes.fill_between(tokens, lows, highs, alpha=0.25)
     axes.plot(tokens, lengths, marker="o")
-    axes.set_ylim(1, NUM_SPECULATIVE_TOKENS + 1)
+    axes.set_ylim(bottom=1)

@@ -423,7 +423,7 @@ def test_the_last_checkpoint_measures_all_that_is_held_out(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those before it measure less of it where the vocabulary makes that slow, and say so."""
-    monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 11 * 260)
+    monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
     config = TrainConfig(tokens=4 * STEP, checkpoint_every=2, **TINY)
     inputs = TrainInputs(target=str(tiny_target), data=[text], output=tmp_path / "draft", device="cpu")
     info = train(config, inputs)
@@ -472,7 +472,7 @@ def test_the_best_is_chosen_on_the_rows_that_every_checkpoint_measures(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a last checkpoint that wins or loses by the rows that it alone measures."""
-    monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 11 * 260)
+    monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
     measured, held_out = [], loop.held_out
 
     def noted(module: Any, loss: Any, batches: Any, *more: Any) -> Any:

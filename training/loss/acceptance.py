@@ -6,8 +6,8 @@ that it accepts and one more, and the next round starts behind them.
 
 On text that the target wrote greedily these are the rounds of `vllm-mtp eval` at temperature 0 with lookup off, one for
 one: an accepted token is the text's, so that `unroll`, which feeds the text's tokens and the module's own states, has
-fed what the drafter drafted, and behind the first rejected one nothing counts. On other text it is how long drafter and
-target agree when both are given the text: no acceptance that serving would show, but one that rises with it.
+fed what the drafter drafted, and behind the first rejected one nothing counts. On other text it is how far drafter and
+target agree when both are given the text, a little less than greedy decoding from there would accept (docs/log.md).
 """
 
 # Shapes: B sequences, T positions, K draft tokens, S teacher positions, at least T + K, D hidden size, J draft

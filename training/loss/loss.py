@@ -36,7 +36,7 @@ from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import HeldOut
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
-"""22 to 38 seconds of one core (docs/log.md)."""
+"""22 to 38 seconds of one core, and for the acceptance length up to a quarter more (docs/log.md)."""
 
 
 class Loss:
@@ -193,10 +193,8 @@ def held_out(
 
 def tokens_at_checkpoints(loss: Loss, config: TrainConfig) -> int | None:
     """Held-out tokens measured at a checkpoint before the last one, None for all: on a CPU, as many as make
-    _MAX_LOGITS_AT_CHECKPOINTS logits: of the target's head, and of the loss's for teacher and draft steps, once for the
-    distributions and once for the drafts that are accepted."""
+    _MAX_LOGITS_AT_CHECKPOINTS logits, of the target's head once and of the loss's head for teacher and draft steps."""
     if loss.target.device.type != "cpu":
         return None
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
-    num_drafted = 1 + num_steps + NUM_SPECULATIVE_TOKENS
-    return _MAX_LOGITS_AT_CHECKPOINTS // (2 * loss.target.vocab_size + num_drafted * loss.head.head_VD.size(0))
+    return _MAX_LOGITS_AT_CHECKPOINTS // (loss.target.vocab_size + (1 + num_steps) * loss.head.head_VD.size(0))
