@@ -29,6 +29,17 @@ _KEPT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The best module of a run so far."""
+
+    step: int
+    acceptance_length: float
+    """Of the held-out rows that are measured on the way."""
+    module: dict[str, Tensor]
+    """State of the module."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """The state of a run after a step."""
 
@@ -39,6 +50,8 @@ class Checkpoint:
     optimizers: list[dict[str, Any]]
     """State of each optimizer."""
     identity: RunIdentity
+    best: Best | None = None
+    """None where the last one is kept."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -56,6 +69,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "log": [entry.to_stored() for entry in checkpoint.log],
         **asdict(checkpoint.identity),
     }
+    if (best := checkpoint.best) is not None:
+        state["best"] = {"step": best.step, "acceptance_length": best.acceptance_length, "module": best.module}
     with replacing(path) as temporary:
         _save(state, temporary)
     for older in _paths(folder)[_KEPT:]:
@@ -129,6 +144,7 @@ def _read(path: Path) -> Checkpoint:
             module=dict(state["module"]),
             optimizers=list(state["optimizers"]),
             identity=RunIdentity.from_stored(state),
+            best=Best(**state["best"]) if "best" in state else None,
         )
     except (PermissionError, _DamagedError):
         raise

@@ -11,9 +11,12 @@ OBJECTIVES = ("kl", "lm")
 OPTIMIZERS = ("muon", "adamw")
 LOSS_ON = ("all", "answers")
 HIDDEN_STATES = ("transformers", "vllm")
+KEEP = ("last", "best")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
+NUM_SPECULATIVE_TOKENS = 3
+"""Tokens drafted a round where acceptance length is measured on held-out text."""
 _ONCE_ZERO = ("data_tokens", "learning_rate", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _DEFAULT_LEARNING_RATE = {"muon": 0.02, "adamw": 0.001}
 
@@ -82,6 +85,11 @@ class TrainConfig:
     )
     seed: int = setting(0, "Seed of initial weights and of the order of the data.")
     checkpoint_every: int = setting(100, "Steps between checkpoints; a killed run goes on from the last one.")
+    keep: str = setting(
+        "last",
+        "Which checkpoint becomes the drafter: the last, or that of the best held-out acceptance length.",
+        choices=KEEP,
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -139,10 +147,11 @@ class TrainConfig:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields in which a stored config differs, as "name: stored, now".
 
-        0 once stood for today's None, and `answers_only` for a loss on answers.
+        0 once stood for today's None, and `answers_only` for a loss on answers; what was not stored yet had its first
+        choice.
         """
         now = asdict(self)
-        stored = {"hidden_states": HIDDEN_STATES[0]} | {
+        stored = {"hidden_states": HIDDEN_STATES[0], "keep": KEEP[0]} | {
             n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
         }
         if stored.get("answers_only"):

@@ -15,8 +15,9 @@ from vllm_mtp.common.provenance import git_revision, processor_name, relative, v
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS
 from vllm_mtp.training.data.rows import num_tokens
-from vllm_mtp.training.record import Entry
+from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Run
 
 CURVE_FILE = "training_curve.csv"
@@ -36,14 +37,16 @@ def export(output: Path, module: MTPModule, info: dict[str, Any], log: Sequence[
     write_atomically(output / RUN_INFO, json.dumps(info, indent=1) + "\n")
 
 
-def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
+def run_info(run: Run, kept_step: int, held_out: HeldOut, *, seconds: float) -> dict[str, Any]:
     """What made a drafter: the content of run_info.json.
 
     Args:
         run: after its last step.
+        kept_step: the step whose module it is.
+        held_out: measures of that module.
         seconds: how long the steps of this process took.
     """
-    held_out = next((entry.held_out for entry in reversed(run.log) if entry.held_out is not None), None)
+    last = run.log[-1].held_out if run.config.keep == "best" else None
     target_rate = run.target_tokens_per_second
     return {
         "argv": [relative(argument) for argument in run.inputs.argv],
@@ -62,7 +65,9 @@ def run_info(run: Run, *, seconds: float) -> dict[str, Any]:
         },
         "git_revision": git_revision(),
         "versions": versions("vllm-mtp", "torch", "transformers"),
-        "held_out": None if held_out is None else asdict(held_out),
+        "kept_step": kept_step,
+        "held_out": asdict(held_out),
+        **({} if last is None else {"held_out_of_last_step": asdict(last)}),
     }
 
 
@@ -81,6 +86,7 @@ def training_curve(log: Sequence[Entry]) -> str:
     measured = max((len(e.held_out.agreement_per_position) for e in kept if e.held_out is not None), default=0)
     columns = ["step", "loss", *(f"agreement_{position}" for position in range(trained))]
     columns += ["held_out_loss", "held_out_positions"]
+    columns += [f"held_out_acceptance_length{bound}" for bound in ("", "_95_low", "_95_high")]
     columns += [f"held_out_{name}_{position}" for name in ("agreement", "overlap") for position in range(measured)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -94,6 +100,7 @@ def _curve_row(entry: Entry) -> dict[str, float]:
     row |= _columns("agreement", entry.agreement_per_position)
     if entry.held_out is not None:
         row |= {"held_out_loss": entry.held_out.loss, "held_out_positions": entry.held_out.positions}
+        row |= {f"held_out_{name}": value for name, value in entry.held_out.acceptance().items()}
         row |= _columns("held_out_agreement", entry.held_out.agreement_per_position)
         row |= _columns("held_out_overlap", entry.held_out.overlap_per_position)
     return row
@@ -112,11 +119,10 @@ def model_card(info: dict[str, Any]) -> str:
     if cut is not None:
         trained_on = "all tokens" if cut["trained_on"] is None else f"{cut['trained_on']:,} tokens"
         before_the_cut = f", as it was trained: on {trained_on}"
+    held_out = HeldOut(**info["held_out"])
+    measured = zip(held_out.agreement_per_position, held_out.overlap_per_position, strict=True)
     rows = "\n".join(
-        f"| {position} | {agreement:.3f} | {overlap:.3f} |"
-        for position, (agreement, overlap) in enumerate(
-            zip(info["held_out"]["agreement_per_position"], info["held_out"]["overlap_per_position"], strict=True)
-        )
+        f"| {position} | {agreement:.3f} | {overlap:.3f} |" for position, (agreement, overlap) in enumerate(measured)
     )
     return f"""---
 library_name: vllm
@@ -163,6 +169,25 @@ of a sampled draft token at temperature 1.
 | position | agreement | overlap |
 |---|---|---|
 {rows}
-
+{_acceptance_text(info)}
 `run_info.json` has the command, the configuration and versions, `training_curve.csv` the training curve.
 """
+
+
+def _acceptance_text(info: dict[str, Any]) -> str:
+    """The card's paragraphs on acceptance length; nothing where it was not measured."""
+    held_out = HeldOut(**info["held_out"])
+    if held_out.acceptance_length is None:
+        return ""
+    text = f"""
+Acceptance length at k = {NUM_SPECULATIVE_TOKENS}, with its 95% interval: **{held_out.length_text}** tokens a round.
+It is counted along the text, without copying. On text that the target wrote greedily it is that of serving at
+temperature 0; on other text it says how far drafter and target agree on what comes next.
+"""
+    if "held_out_of_last_step" in info:
+        last = HeldOut(**info["held_out_of_last_step"])
+        text += f"""
+This is the checkpoint of step {info["kept_step"]:,}, the best by held-out acceptance length.
+The last one has {last.length_text}.
+"""
+    return text

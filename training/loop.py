@@ -14,13 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vllm_mtp.common.errors import is_out_of_memory
-from vllm_mtp.training.checkpoint import remove_checkpoint, save_checkpoint
-from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.common.plots import write_plot
+from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoint
+from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import compare, held_out
 from vllm_mtp.training.optimizers import clip_gradient, update
+from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
@@ -95,10 +97,12 @@ def step(run: Run, index: int) -> Entry:
         step=index + 1,
         loss=loss,
         agreement_per_position=[round(share, 4) for share in agreement],
-        held_out=_measure(run, index) if is_checkpoint else None,
+        held_out=_measure_checkpoint(run, index) if is_checkpoint else None,
     )
     run.log.append(entry)
     if is_checkpoint:
+        if run.config.keep == "best":
+            _keep_if_best(run, entry)
         _save(run)
     run.num_tokens += batch.num_tokens
     return entry
@@ -110,8 +114,12 @@ def finish(run: Run) -> dict[str, Any]:
     Returns:
         The content of run_info.json.
     """
-    info = run_info(run, seconds=time.perf_counter() - run.started)
+    seconds = time.perf_counter() - run.started
+    kept_step, measures = _take_best(run)
+    info = run_info(run, kept_step, measures, seconds=seconds)
     if run.ranks.is_first:
+        if not write_plot(run.inputs.output / PLOT_FILE, lambda pyplot: plot(run.log, info, pyplot)):
+            run.inputs.say("No plot, for want of matplotlib.")
         export(run.inputs.output, run.module, info, run.log)
         remove_checkpoint(run.inputs.output)
     run.ranks.wait()
@@ -214,16 +222,39 @@ def _check_number(run: Run, index: int, name: str, value: float) -> None:
     )
 
 
-def _measure(run: Run, index: int) -> HeldOut:
-    """The held-out measures after a step; those after the last one are kept."""
-    is_last = index + 1 == run.config.num_steps
-    measures = held_out(
-        run.module, run.loss, run.held_out_batches(is_last=is_last), run.states.hidden, run.config, run.ranks
-    )
+def _measure(run: Run, *, is_last: bool) -> HeldOut:
+    """The held-out measures of the module as it is: on all rows as after the last step, or on those of the way."""
+    batches = run.held_out_batches(is_last=is_last)
+    return held_out(run.module, run.loss, batches, run.states.hidden, run.config, run.ranks)
+
+
+def _measure_checkpoint(run: Run, index: int) -> HeldOut:
+    """The held-out measures after a step, which are said."""
+    measures = _measure(run, is_last=index + 1 == run.config.num_steps)
     _check_number(run, index, "held-out loss", measures.loss)
     agreement = " ".join(f"{share:.3f}" for share in measures.agreement_per_position)
     run.inputs.say(
-        f"step {index + 1}: held-out loss {measures.loss:.4f}, agreement {agreement} "
-        f"over {measures.positions:,} positions"
+        f"step {index + 1}: held-out loss {measures.loss:.4f}, agreement {agreement}, acceptance length "
+        f"{measures.length_text} at k = {NUM_SPECULATIVE_TOKENS}, over {measures.positions:,} positions"
     )
     return measures
+
+
+def _keep_if_best(run: Run, entry: Entry) -> None:
+    """Keeps the module if none before was better on the rows that every checkpoint measures."""
+    assert entry.held_out is not None
+    measures = entry.held_out if entry.step < run.config.num_steps else _measure(run, is_last=False)
+    length = measures.acceptance_length or 1.0
+    if run.best is None or length >= run.best.acceptance_length:
+        module = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
+        run.best = Best(step=entry.step, acceptance_length=length, module=module)
+
+
+def _take_best(run: Run) -> tuple[int, HeldOut]:
+    """Puts the best module in place of the last one, where that is wanted: the step it is of, and its measures."""
+    last = run.log[-1]
+    assert last.held_out is not None
+    if run.best is None or run.best.step == last.step:
+        return last.step, last.held_out
+    run.module.load_state_dict(run.best.module)
+    return run.best.step, _measure(run, is_last=True)

@@ -40,6 +40,25 @@ class HeldOut:
     overlap_per_position: list[float]
     positions: int
     """How many were measured."""
+    acceptance_length: float | None = None
+    """Tokens a round at k = NUM_SPECULATIVE_TOKENS, of the module alone (loss/acceptance.py); None where no row has a
+    round, and in what was written before this was measured."""
+    acceptance_length_95: tuple[float, float] | None = None
+
+    @property
+    def length_text(self) -> str:
+        """The acceptance length with its interval, as it is said; a dash where there is none."""
+        if self.acceptance_length is None or self.acceptance_length_95 is None:
+            return "-"
+        return "{:.2f} ({:.2f} to {:.2f})".format(self.acceptance_length, *self.acceptance_length_95)
+
+    def acceptance(self) -> dict[str, float]:
+        """The acceptance length and the bounds of its interval by name; nothing where there is none."""
+        if self.acceptance_length is None or self.acceptance_length_95 is None:
+            return {}
+        low, high = self.acceptance_length_95
+        name = "acceptance_length"
+        return {name: self.acceptance_length, f"{name}_95_low": low, f"{name}_95_high": high}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

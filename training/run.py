@@ -19,7 +19,7 @@ from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.contract.pair import why_not_served
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.checkpoint import Checkpoint, check_same_run, load_checkpoint, load_run_info
+from vllm_mtp.training.checkpoint import Best, Checkpoint, check_same_run, load_checkpoint, load_run_info
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.chat.options import TemplateOptions
@@ -107,6 +107,8 @@ class Run:
     first_step: int = 0
     log: list[Entry] = field(default_factory=list)
     """One entry for every step that is done, by earlier processes too."""
+    best: Best | None = None
+    """The best module so far; None where the last one is kept."""
     target_tokens_per_second: float | None = None
     """Rate of the target's pass over the data; None where there was nothing to do."""
     started: float = 0.0
@@ -129,6 +131,7 @@ class Run:
                 f"({type(error).__name__}). Delete it to go on from the one before, or give another output.",
             ) from error
         self.first_step, self.log = self.checkpoint.step, list(self.checkpoint.log)
+        self.best = self.checkpoint.best
         self.checkpoint = None
         self.inputs.say(f"{self.inputs.output} goes on after step {self.first_step}")
 
@@ -144,6 +147,7 @@ class Run:
             module=self.module.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
             identity=self.identity,
+            best=self.best,
         )
 
 

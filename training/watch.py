@@ -79,6 +79,7 @@ def values_of(entry: Entry, learning_rate_factor: float, tokens_per_second: floa
         values["held_out/loss"] = entry.held_out.loss
         values |= _numbered("held_out/agreement", entry.held_out.agreement_per_position)
         values |= _numbered("held_out/overlap", entry.held_out.overlap_per_position)
+        values |= {f"held_out/{name}": value for name, value in entry.held_out.acceptance().items()}
     return values
 
 

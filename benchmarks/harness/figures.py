@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vllm_mtp.benchmarks.harness.acceptance import ratio_interval, total
+from vllm_mtp.benchmarks.harness.acceptance import total
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.record import Record
+from vllm_mtp.common.bootstrap import ratio_interval
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 
 CONTEXT_LENGTHS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)

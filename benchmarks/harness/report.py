@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import method_of
 from vllm_mtp.common.files import compact_json, write_atomically
+from vllm_mtp.common.plots import write_plot
 
 Result = Mapping[str, Any]
 """What results.json holds."""
@@ -30,25 +31,9 @@ def write_report(
     write_atomically(output / RESULTS, compact_json(result))
     text = table(result)
     write_atomically(output / TABLE, text + "\n")
-    if plot is not None and not write_plot(result, output, plot):
+    if plot is not None and not write_plot(output / PLOT, lambda pyplot: plot(result, pyplot)):
         text += "\n\nNo plot, for want of matplotlib."
     return text
-
-
-def write_plot(result: Result, output: Path, plot: Callable[[Result, Any], Any]) -> bool:
-    """Whether there is matplotlib to draw the plot with."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        return False
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure = plot(result, pyplot)
-    if figure is not None:
-        figure.savefig(output / PLOT, dpi=120, bbox_inches="tight")
-        pyplot.close(figure)
-    return True
 
 
 def markdown(names: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from vllm_mtp.benchmarks.harness.acceptance import ratio_interval
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.record import Record
+from vllm_mtp.common.bootstrap import ratio_interval
 
 Pair = tuple[Sequence[Record], Sequence[Record]]
 """What an engine with a method and the one beside it, without speculation, made of the same prompts."""

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,8 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
 
 def test_the_drafters_folder(finished: Path, tiny_target: Path) -> None:
     names = {"config.json", "model.safetensors", "run_info.json", "training_curve.csv", "README.md"}
-    assert files(finished).keys() == names | {"log/steps.jsonl"}
+    drawn = {"training.png"} if find_spec("matplotlib") else set()
+    assert files(finished).keys() == names | drawn | {"log/steps.jsonl"}
     info = json.loads((finished / "run_info.json").read_text())
     assert 11 * STEP < info["tokens_seen"] <= 12 * STEP
     assert info["versions"].keys() >= {"python", "torch", "transformers"}
@@ -431,6 +433,57 @@ def test_the_last_checkpoint_measures_all_that_is_held_out(
     said = capsys.readouterr().out
     assert "over 32 positions" in said
     assert "5,577 tokens, seen 0.1 times in 4 steps" in said
+
+
+BEST = TrainConfig(tokens=24 * STEP, checkpoint_every=3, learning_rate=0.5, decay_fraction=0.0, keep="best", **TINY)
+
+
+@pytest.mark.parametrize("killed_after", [None, 14, 24])
+def test_the_checkpoint_of_the_best_acceptance_becomes_the_drafter(
+    killed_after: int | None, tiny_target: Path, text: Path, tmp_path: Path
+) -> None:
+    """At a learning rate that is too high, which the last step is not the best of. Catches a run that goes on with
+    another best than it had."""
+    paths: dict[str, Any] = {"data": [text], "output": tmp_path / "draft", "report_to": ("jsonl",)}
+    inputs = TrainInputs(target=str(tiny_target), device="cpu", show_progress=False, **paths)
+    found = prepare(BEST, inputs)
+    assert isinstance(found, Run)
+    modules = {}
+    for index in range(24):
+        if index == killed_after:
+            break
+        loop.step(found, index)
+        modules[index + 1] = {name: tensor.clone() for name, tensor in found.module.state_dict().items()}
+    info = loop.finish(found) if killed_after is None else train(BEST, inputs)
+    lengths = {int(row["step"]): row["held_out_acceptance_length"] for row in curve(tmp_path / "draft")[1:]
+               if "held_out_loss" in row}  # fmt: skip
+    best = max(lengths, key=lambda step: (lengths[step], step))
+    assert best < 14 < max(lengths) == 24
+    assert info["kept_step"] == best
+    assert info["held_out"]["acceptance_length"] == lengths[best]
+    assert info["held_out_of_last_step"]["acceptance_length"] == lengths[24]
+    tensors = load_draft(tmp_path / "draft")[1]
+    assert all(torch.equal(tensors[name], tensor.bfloat16()) for name, tensor in modules[best].items())
+    assert f"checkpoint of step {best}, the best" in (tmp_path / "draft" / "README.md").read_text()
+    assert not (tmp_path / "draft" / "training").exists()
+
+
+def test_the_best_is_chosen_on_the_rows_that_every_checkpoint_measures(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a last checkpoint that wins or loses by the rows that it alone measures."""
+    monkeypatch.setattr("vllm_mtp.training.loss.loss._MAX_LOGITS_AT_CHECKPOINTS", 40 * 7 * 260)
+    measured, held_out = [], loop.held_out
+
+    def noted(module: Any, loss: Any, batches: Any, *more: Any) -> Any:
+        measured.append(sum(batch.num_tokens for batch in batches))
+        return held_out(module, loss, batches, *more)
+
+    monkeypatch.setattr(loop, "held_out", noted)
+    info = run_train(BEST, tiny_target, text, tmp_path / "draft")
+    few, all_of_them = 32, info["held_out"]["positions"]
+    assert few < all_of_them == info["held_out_of_last_step"]["positions"]
+    assert measured[:9] == [few] * 7 + [all_of_them, few]
 
 
 def test_bfloat16_and_an_untied_head_on_a_cpu(text: Path, tmp_path: Path) -> None:

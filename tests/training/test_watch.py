@@ -29,6 +29,7 @@ def test_a_run_leaves_a_line_a_step(tmp_path: Path) -> None:
     found = lines(tmp_path / "d")
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in found if "held_out/agreement_4" in line] == [3, 6]
+    assert all(line["held_out/acceptance_length"] >= 1 for line in found if "held_out/loss" in line)
     assert all(line["train/loss"] > 0 and line["train/tokens_per_second"] > 0 for line in found)
 
 
@@ -56,7 +57,10 @@ def test_what_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_values() -> None:
-    held_out = HeldOut(loss=2.0, agreement_per_position=[0.5], overlap_per_position=[0.6], positions=9)
+    held_out = HeldOut(
+        loss=2.0, agreement_per_position=[0.5], overlap_per_position=[0.6], positions=9,
+        acceptance_length=1.5, acceptance_length_95=(1.25, 1.75),
+    )  # fmt: skip
     entry = Entry(step=3, loss=1.5, agreement_per_position=[0.4, 0.3], held_out=held_out)
     assert values_of(entry, 0.5, 100.04) == {
         "train/loss": 1.5,
@@ -67,6 +71,9 @@ def test_values() -> None:
         "held_out/loss": 2.0,
         "held_out/agreement_0": 0.5,
         "held_out/overlap_0": 0.6,
+        "held_out/acceptance_length": 1.5,
+        "held_out/acceptance_length_95_low": 1.25,
+        "held_out/acceptance_length_95_high": 1.75,
     }
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vllm_mtp.training.data.rows import Row, too_few_rows
 
@@ -31,6 +32,10 @@ class Batch(NamedTuple):
     def rows(self, part: slice) -> "Batch":
         """Some of its rows, as they are padded here."""
         return Batch(*(tensor[part] for tensor in self))
+
+    def padded(self, num_tokens: int) -> "Batch":
+        """With so many more tokens of padding on the right."""
+        return Batch(*(functional.pad(tensor, (0, num_tokens)) for tensor in self))
 
     def parts(self, num_parts: int) -> list[slice]:
         """Its rows in parts as equal as can be, fewer where there are fewer rows."""

@@ -5,20 +5,23 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vllm_mtp.kernels import ops, reference
 from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
+from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
+from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, tokens_and_rounds
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
 from vllm_mtp.training.loss.objective import (
@@ -34,7 +37,7 @@ from vllm_mtp.training.record import HeldOut
 from vllm_mtp.training.transfer import to_device
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
-"""22 to 38 seconds of one core (docs/log.md)."""
+"""22 to 38 seconds of one core, and for the acceptance length up to a quarter more (docs/log.md)."""
 
 
 class Loss:
@@ -102,6 +105,14 @@ class Loss:
             whole=self._whole if whole_vocabulary else None,
         )
 
+    def rounds(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Tensor:
+        """How many tokens the rounds of each row give, and how many rounds those are, [2, B]."""
+        mask_BS = batch.mask_BS.to(states_KBTD.device)
+        draft_ids_J = None if self._whole is None else self._whole.draft_ids_J
+        drafts = states_KBTD[:NUM_SPECULATIVE_TOKENS]
+        num_accepted_BT = accepted_drafts(drafts, hidden_BSD, mask_BS, self.target.head, self.head, draft_ids_J)
+        return tokens_and_rounds(num_accepted_BT, batch.mask_BS)
+
 
 def compare(module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
@@ -138,9 +149,10 @@ def held_out(
     config: TrainConfig,
     ranks: Ranks | None = None,
 ) -> HeldOut:
-    """Loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least, on held-out rows.
+    """Loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least, and the acceptance
+    length, on held-out rows.
 
-    Agreement and overlap count against the target's whole vocabulary, whatever the draft vocabulary.
+    All but the loss count against the target's whole vocabulary, whatever the draft vocabulary.
 
     Args:
         module, loss: what is measured.
@@ -153,14 +165,21 @@ def held_out(
     ranks = ranks or Ranks()
     total = sum(batch.num_tokens for batch in batches)
     measures_3K = torch.zeros(3, num_steps, device=loss.target.device)
-    for batch in ranks.mine(batches):
-        hidden_BSD = hidden_of(batch)
+    ends = list(itertools.accumulate(len(batch.ids_BL) for batch in batches))
+    rounds_2N = torch.zeros(2, ends[-1], dtype=torch.int64, device=loss.target.device)
+    for batch, end in ranks.mine(list(zip(batches, ends, strict=True))):
+        # Padded, so that the last positions of a row have all steps too.
+        hidden_BSD = functional.pad(hidden_of(batch), (0, 0, 0, num_steps))
+        batch = batch.padded(num_steps)
         states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
         measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
         assert measured.overlap_K is not None
         found_3K = torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K])
         measures_3K += found_3K * (batch.num_tokens / total)
+        rounds_2N[:, end - len(batch.ids_BL) : end] = loss.rounds(states_KBTD, batch, hidden_BSD)
     ranks.add(measures_3K)
+    ranks.add(rounds_2N)
+    length, interval = acceptance_length(rounds_2N) or (None, None)
     loss_K, agreement_K, overlap_K = measures_3K
     weights_K = torch.tensor(config.step_weights(config.num_steps_unrolled), device=loss.target.device)
     return HeldOut(
@@ -168,6 +187,8 @@ def held_out(
         agreement_per_position=[round(value, 4) for value in agreement_K.tolist()],
         overlap_per_position=[round(value, 4) for value in overlap_K.tolist()],
         positions=total,
+        acceptance_length=length,
+        acceptance_length_95=interval,
     )
 
 

@@ -53,9 +53,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.engine_options import EngineOptions
     from vllm_mtp.common.provenance import command_line
-    from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
     from vllm_mtp.training.loop import train
+    from vllm_mtp.training.record import HeldOut
     from vllm_mtp.training.run import TrainInputs
 
     inputs = TrainInputs(
@@ -79,5 +80,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
     print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
+    print(f"Held-out acceptance length at k = {NUM_SPECULATIVE_TOKENS}: {HeldOut(**info['held_out']).length_text}")
     print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
     return 0

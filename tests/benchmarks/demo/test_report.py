@@ -12,7 +12,7 @@ from vllm_mtp.benchmarks.demo.plot import _label, plot
 from vllm_mtp.benchmarks.demo.report import rows_of, table
 from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, mtp
 from vllm_mtp.benchmarks.harness.record import Record
-from vllm_mtp.benchmarks.harness.report import write_plot
+from vllm_mtp.common.plots import write_plot
 from vllm_mtp.contract.lookup import Lookup
 
 IDS, LOOP = list(range(100)), [1, 2] * 50
@@ -91,7 +91,7 @@ def test_the_table_tells_slowdowns_and_differences(tmp_path: Path) -> None:
         outcome | {"dtype": "float32", "engine_options": {"quantization": "fp8"}}
     )
     pytest.importorskip("matplotlib")
-    write_plot(outcome, tmp_path, plot)
+    write_plot(tmp_path / "plot.png", lambda pyplot: plot(outcome, pyplot))
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
@@ -116,7 +116,7 @@ def test_baselines_tasks_and_what_could_not_be_measured(tmp_path: Path) -> None:
     assert "| 0 | ngram | 5 | 400, 4.00x, 2.00 | 400, 4.00x, 6.00 |" in text
     assert "Tokens per forward" in text
     pytest.importorskip("matplotlib")
-    write_plot({"rows": rows, "target": "t"}, tmp_path, plot)
+    write_plot(tmp_path / "plot.png", lambda pyplot: plot({"rows": rows, "target": "t"}, pyplot))
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
@@ -133,7 +133,7 @@ def test_rows_with_and_without_lookup_are_told_apart(tmp_path: Path) -> None:
     assert "Best at temperature 0: k = 2, lookup 2-8, 3 steps, 4.00x." in text
     assert "Slower than no speculation: k = 2, no lookup at temperature 0 (0.25x)." in text
     pytest.importorskip("matplotlib")
-    write_plot({"rows": rows, "target": "t"}, tmp_path, plot)
+    write_plot(tmp_path / "plot.png", lambda pyplot: plot({"rows": rows, "target": "t"}, pyplot))
     assert len({_label(row) for row in rows}) == 4
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllm_mtp.benchmarks.harness.acceptance import Acceptance, ratio_interval, total
+from vllm_mtp.benchmarks.harness.acceptance import Acceptance, total
 from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
 
 
@@ -40,18 +40,6 @@ def test_total_weighs_by_drafts() -> None:
     assert total([short, long]).acceptance_length == pytest.approx(1.25)
     with pytest.raises(ValueError, match="at least one prompt"):
         total([])
-
-
-def test_interval_contains_the_mean_and_has_no_width_for_equal_prompts() -> None:
-    low, high = ratio_interval([number % 2 for number in range(40)], [1] * 40)
-    assert low < 0.5 < high
-    assert high - low < 0.4
-    assert ratio_interval([1] * 5, [1] * 5) == (1.0, 1.0)
-
-
-def test_a_prompt_without_drafts_does_not_break_the_interval() -> None:
-    assert ratio_interval([1.0, 0.0, 0.0], [1.0, 0.0, 0.0]) == (0.0, 1.0)
-    assert ratio_interval([0.0, 0.0], [0.0, 0.0]) == (0.0, 0.0)
 
 
 def test_the_window_for_loops_fits_into_short_outputs() -> None:

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.benchmarks.records import record
-from vllm_mtp.benchmarks.harness.acceptance import ratio_interval
 from vllm_mtp.benchmarks.harness.method import mtp
 from vllm_mtp.benchmarks.harness.record import Record
 from vllm_mtp.benchmarks.harness.speed import Pair, speed_row
+from vllm_mtp.common.bootstrap import ratio_interval
 
 IDS = list(range(10))
 
