@@ -84,6 +84,8 @@ def step(run: Run, index: int) -> Entry:
     """
     batch_index = run.batches.index(index)
     batch = run.batches[batch_index]
+    if index + 1 < run.config.num_steps:
+        run.states.start(run.batches.index(index + 1))
     with _memory_is_enough(run, index, batch):
         norm, *figures = loss_and_gradient(run, index, batch, batch_index).tolist()
     loss, *agreement = figures

@@ -1,11 +1,13 @@
-"""What the host hands to a device, without waiting for it."""
+"""What host and device hand to one another."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device; to a GPU from pinned memory, in the order of what the GPU was given before."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
+    """A tensor on a device. On the way from host to GPU nothing waits: it goes there from pinned memory, in the order of
+    what the GPU was given before."""
+    from_host = tensor.device.type == "cpu"
+    if from_host and device.type == "cuda":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=from_host)

@@ -26,6 +26,7 @@ from vllm_mtp.common.files import remove_leftovers, write_atomically
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
+from vllm_mtp.training.frozen.ahead import Ahead
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
@@ -77,6 +78,7 @@ class TargetStates:
         self._held_out, self._ranks = held_out, ranks or Ranks()
         self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
+        self._ahead = Ahead(self._read)
         num_bytes = batches.num_tokens * self.bytes_per_token
         if store is not None:
             vocabulary = (
@@ -169,7 +171,8 @@ class TargetStates:
         part = part or slice(0, len(whole.ids_BL))
         batch = whole.rows(part)
         if self._folder is not None:
-            return _counted(_cut(self._stored(whole), whole, part), batch)
+            stored = self._ahead(index) or self._stored(whole)
+            return _moved(_counted(_cut(stored, whole, part), batch), self._target.device)
         if self._kept is None:
             return self._compute(batch, batch.mask_BS)
         key = (index, part.start, part.stop)
@@ -177,11 +180,21 @@ class TargetStates:
             self._kept[key] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
         return _moved(self._kept[key], self._target.device)
 
+    def start(self, index: int) -> None:
+        """Begins to read a batch's side from the store, for a later call."""
+        if self._folder is not None:
+            self._ahead.start(index)
+
+    def _read(self, index: int) -> BatchStates | None:
+        """A batch's side on the host, None where the store lacks it."""
+        batch = self._batches[index]
+        return self._load(self._path(batch)) if self._has(batch) else None
+
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states of any batch, [B, S, D], from the store where there is one."""
         if self._folder is None:
             return self._target.hidden_states(batch.ids_BL[:, :-1])
-        return self._stored(batch).hidden_BSD
+        return _moved(self._stored(batch), self._target.device).hidden_BSD
 
     def check(self, hidden_BSD: Tensor) -> None:
         """Asked of what is kept, and where a loss is no number: the host waits for the answer.
@@ -197,7 +210,7 @@ class TargetStates:
             )
 
     def _stored(self, batch: Batch) -> BatchStates:
-        """What the store has of a batch, made where it has nothing."""
+        """What the store has of a batch, on the host, made where it has nothing."""
         if not self._has(batch):
             with self._target.reading():
                 self._make(batch)
@@ -265,8 +278,10 @@ class TargetStates:
     def _load(self, path: Path) -> BatchStates:
         from safetensors import safe_open
 
-        with safe_open(str(path), framework="pt", device=str(self._target.device)) as file:
+        with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if self._target.device.type == "cuda":
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())
@@ -294,7 +309,7 @@ def _counted(states: BatchStates, batch: Batch) -> BatchStates:
 
 
 def _moved(states: BatchStates, device: torch.device) -> BatchStates:
-    hidden_BSD = states.hidden_BSD.to(device)
+    hidden_BSD = to_device(states.hidden_BSD, device)
     if states.teacher is None:
         return BatchStates(hidden_BSD, None)
-    return BatchStates(hidden_BSD, Teacher(*(tensor.to(device) for tensor in states.teacher)))
+    return BatchStates(hidden_BSD, Teacher(*(to_device(tensor, device) for tensor in states.teacher)))

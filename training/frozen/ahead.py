@@ -1,0 +1,35 @@
+"""What the next step takes, read in a thread while this step is computed."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """Reads by index; the two that were asked for last are kept.
+
+    Args:
+        read: called in a thread of its own, one after another.
+    """
+
+    def __init__(self, read: Callable[[int], T]) -> None:
+        self._read = read
+        self._thread = ThreadPoolExecutor(1, "reading ahead")
+        self._found: dict[int, Future[T]] = {}
+
+    def start(self, index: int) -> None:
+        """Begins to read, where that is not done yet."""
+        if index not in self._found:
+            self._found = dict([*self._found.items()][-1:])
+            self._found[index] = self._thread.submit(self._read, index)
+
+    def __call__(self, index: int) -> T:
+        """What was read, waited for.
+
+        Raises:
+            Exception: whatever reading it raised.
+        """
+        self.start(index)
+        return self._found[index].result()
