@@ -14,6 +14,7 @@ from torch import Tensor
 from vllm_mtp.kernels import ops, reference
 from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.common.tables import loss_chunk_size
+from vllm_mtp.kernels.draft_head.reference import HeadRows
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
@@ -34,13 +35,15 @@ from vllm_mtp.training.record import HeldOut
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
 """22 to 38 seconds of one core (docs/log.md)."""
+_POSITIONS_AT_ONCE = 1024
+"""Whose logits exist where drafted tokens are chosen."""
 
 
 class Loss:
     """The objective of a run on its target's head, in the cheapest form that is exact; `note` says which."""
 
     def __init__(self, target: FrozenTarget, draft_ids_J: Tensor | None, config: TrainConfig) -> None:
-        self.target, self.objective = target, config.objective
+        self.target, self.objective, self.step_tokens = target, config.objective, config.step_tokens
         self.head = target.head.cut(draft_ids_J)
         self.uses_mean_embedding = config.objective == "kl" and target.head.transform.soft_cap is None
         self._row_of_id_V: Tensor | None = None
@@ -76,6 +79,15 @@ class Loss:
         rows_N = teacher_rows(batch.mask_BS).to(states_KBTD.device)
         return mean_embedding_kl(states_KBTD, rows_N, states.teacher, self.head, linear_kl=self._linear_kl)
 
+    @torch.no_grad()
+    def drafted(self, states_BTD: Tensor) -> Tensor:
+        """Target ids of the tokens that serving drafts from the module's outputs without sampling, [B, T]."""
+        states_ND = states_BTD.flatten(0, 1).to(self.head.head_VD.dtype)
+        rows = HeadRows(self.head.head_VD, bias_V=self.head.bias_V)
+        row_N = torch.cat([ops.draft_head(part_CD, rows) for part_CD in states_ND.split(_POSITIONS_AT_ONCE)])
+        ids_N = row_N if self._whole is None else self._whole.draft_ids_J[row_N]
+        return ids_N.view(states_BTD.shape[:2])
+
     def counts(self, batch: Batch, num_steps: int) -> Tensor:
         """How many positions each of num_steps draft steps is scored at, [K]."""
         mask_BS = batch.mask_BS
@@ -104,18 +116,38 @@ class Loss:
 
 def compare(module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
-    return loss(draft(module, loss.target, batch, states.hidden_BSD, num_steps), batch, states)
+    drafted = loss.drafted if loss.step_tokens == "drafted" else None
+    return loss(draft(module, loss.target, batch, states.hidden_BSD, num_steps, drafted), batch, states)
 
 
-def draft(module: MTPModule, target: FrozenTarget, batch: Batch, hidden_BSD: Tensor, num_steps: int) -> Tensor:
-    """The module's outputs at num_steps chained draft steps, [K, B, S - K, D]."""
+def draft(
+    module: MTPModule,
+    target: FrozenTarget,
+    batch: Batch,
+    hidden_BSD: Tensor,
+    num_steps: int,
+    drafted: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The module's outputs at num_steps chained draft steps, [K, B, S - K, D].
+
+    Args:
+        module, target, batch: what drafts, for what, on which rows.
+        hidden_BSD: the target's hidden states of the batch.
+        num_steps: K.
+        drafted: ids [B, T] that steps after the first are fed with, from the outputs [B, T, D] of the step before;
+            None: the text's.
+    """
     ids_BL = batch.ids_BL.to(target.device)
     num_positions = hidden_BSD.size(1) - num_steps
-    embeddings_KBTD = torch.stack(
-        [target.head.embed(ids_BL[:, k : k + num_positions]) for k in range(1, num_steps + 1)]
-    )
+
+    def embed(step: int, states_BTD: Tensor) -> Tensor:
+        ids_BT = ids_BL[:, step : step + num_positions]
+        if step > 1 and drafted is not None:
+            ids_BT = drafted(states_BTD)
+        return target.head.embed(ids_BT).float()
+
     with autocast(target):
-        return unroll(module, hidden_BSD[:, :num_positions].float(), embeddings_KBTD.float())
+        return unroll(module, hidden_BSD[:, :num_positions].float(), embed, num_steps)
 
 
 def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:
