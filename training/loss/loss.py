@@ -14,7 +14,6 @@ from torch import Tensor
 from vllm_mtp.kernels import ops, reference
 from vllm_mtp.kernels.common.registration import uses_triton
 from vllm_mtp.kernels.common.tables import loss_chunk_size
-from vllm_mtp.kernels.draft_head.reference import HeadRows
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
@@ -83,7 +82,7 @@ class Loss:
     def drafted(self, states_BTD: Tensor) -> Tensor:
         """Target ids of the tokens that serving drafts from the module's outputs without sampling, [B, T]."""
         states_ND = states_BTD.flatten(0, 1).to(self.head.head_VD.dtype)
-        rows = HeadRows(self.head.head_VD, bias_V=self.head.bias_V)
+        rows = ops.HeadRows(self.head.head_VD, bias_V=self.head.bias_V)
         row_N = torch.cat([ops.draft_head(part_CD, rows) for part_CD in states_ND.split(_POSITIONS_AT_ONCE)])
         ids_N = row_N if self._whole is None else self._whole.draft_ids_J[row_N]
         return ids_N.view(states_BTD.shape[:2])
