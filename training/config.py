@@ -7,7 +7,8 @@ from typing import Any
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 
-OBJECTIVES = ("kl", "lm")
+OBJECTIVES = ("kl", "lm", "tv", "lk", "e2e-tv")
+STEP_TOKENS = ("text", "drafted")
 OPTIMIZERS = ("muon", "adamw")
 LOSS_ON = ("all", "answers")
 HIDDEN_STATES = ("transformers", "vllm")
@@ -38,9 +39,17 @@ class TrainConfig:
     step_weight_decay: float = setting(
         0.8, "Draft step k weighs step_weight_decay^(k-1) in the loss; the weights are normalised to sum 1."
     )
+    step_tokens: str = setting(
+        "text",
+        "What draft steps after the first are fed with: the text's tokens, or the module's own most likely token of "
+        "the step before, as in serving. What they are to predict stays the text's.",
+        choices=STEP_TOKENS,
+    )
     objective: str = setting(
         "kl",
-        "kl: forward KL from the target's distribution. lm: cross entropy with the text's own next token.",
+        "kl: forward KL from the target's distribution. lm: cross entropy with the text's own next token. tv: total "
+        "variation, the share of drafted tokens that sampling rejects. lk: minus the log of the share it accepts. "
+        "e2e-tv: tv of a draft step together with those before it.",
         choices=OBJECTIVES,
     )
     loss_on: str | None = setting(
@@ -151,7 +160,8 @@ class TrainConfig:
         choice.
         """
         now = asdict(self)
-        stored = {"hidden_states": HIDDEN_STATES[0], "keep": KEEP[0]} | {
+        first = {"hidden_states": HIDDEN_STATES, "keep": KEEP, "step_tokens": STEP_TOKENS}
+        stored = {name: choices[0] for name, choices in first.items()} | {
             n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
         }
         if stored.get("answers_only"):

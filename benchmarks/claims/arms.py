@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from vllm_mtp.benchmarks.claims.config import ClaimsConfig
+from vllm_mtp.training.config import TrainConfig
 
 GENERATED, GENERAL = "generated", "general"
-FULL, DRAFT = "full", "draft"
+FULL, DRAFT, CUT = "full", "draft", "cut"
+Settings = tuple[tuple[str, Any], ...]
+"""(name, value) of fields of TrainConfig."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,15 +22,28 @@ class Arm:
     stages: tuple[str, ...] = (GENERATED,)
     """The text of each stage; a later one goes on from the weights of the one before."""
     vocabulary: str
-    """FULL, or DRAFT: the tokens of the draft vocabulary only."""
+    """FULL; DRAFT: the tokens of the draft vocabulary only; CUT: trained on all, then cut to the draft vocabulary."""
+    settings: Settings = ()
+    """What else is not as in the other arms."""
+    last_stage: Settings = ()
+    """What is not as in the stages before."""
 
     @property
     def name(self) -> str:
-        return f"{self.objective}-k{self.num_steps_unrolled}-{'-'.join(self.stages)}-{self.vocabulary}"
+        parts = [self.objective, f"k{self.num_steps_unrolled}", *self.stages, self.vocabulary]
+        parts += [f"{name}-{value}" for name, value in self.settings]
+        return "-".join(parts + [f"then-{name}-{value}" for name, value in self.last_stage])
 
     def __str__(self) -> str:
-        text = ", then ".join(self.stages)
-        return f"{self.objective.upper()}, K = {self.num_steps_unrolled}, {text} text, {self.vocabulary} vocabulary"
+        stages = ", then ".join(self.stages)
+        parts = [self.objective.upper(), f"K = {self.num_steps_unrolled}", f"{stages} text"]
+        parts += [f"{self.vocabulary} vocabulary", *(f"{name} {value}" for name, value in self.settings)]
+        return ", ".join(parts + [f"{name} {value} in the last stage" for name, value in self.last_stage])
+
+    def train_settings(self, stage: int) -> dict[str, Any]:
+        """Fields of TrainConfig in which a stage, from 0, is not as the study's config says."""
+        found = {"objective": self.objective, "num_steps_unrolled": self.num_steps_unrolled, **dict(self.settings)}
+        return found | dict(self.last_stage if stage == len(self.stages) - 1 else ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,15 +58,20 @@ class Comparison:
     """"acceptance": acceptance length, at every temperature; "speed": tokens per second."""
 
 
-def comparisons(claims: tuple[str, ...], num_steps_unrolled: int, vocabulary: str) -> list[Comparison]:
-    """What the claims of these names compare.
+def comparisons(config: ClaimsConfig, vocabulary: str, intermediate_size: int) -> list[Comparison]:
+    """What the claims of a study compare.
 
     Args:
-        claims: names out of claims_config.CLAIMS.
-        num_steps_unrolled: K of the arms that unroll.
-        vocabulary: of all arms but those of the vocabulary claim.
+        config: its claims, and K of the arms that unroll.
+        vocabulary: of all arms but those of the claims about vocabularies.
+        intermediate_size: width of the target's MLP.
     """
-    base = Arm(num_steps_unrolled=num_steps_unrolled, vocabulary=vocabulary)
+    base = Arm(num_steps_unrolled=config.num_steps_unrolled, vocabulary=vocabulary)
+    found = [*_of_the_paper(base), *_of_the_recipe(base, config, intermediate_size)]
+    return [comparison for comparison in found if comparison.claim in config.claims]
+
+
+def _of_the_paper(base: Arm) -> list[Comparison]:
     general, finetuned = replace(base, stages=(GENERAL,)), replace(base, stages=(GENERAL, GENERATED))
     full, draft = replace(base, vocabulary=FULL), replace(base, vocabulary=DRAFT)
     everything = (
@@ -57,7 +81,7 @@ def comparisons(claims: tuple[str, ...], num_steps_unrolled: int, vocabulary: st
         ("pretraining", "general then generated text accepts more than generated alone", finetuned, base),
         (
             "unrolling",
-            f"K = {num_steps_unrolled} accepts more than K = 1",
+            f"K = {base.num_steps_unrolled} accepts more than K = 1",
             base,
             replace(base, num_steps_unrolled=1),
         ),
@@ -65,8 +89,40 @@ def comparisons(claims: tuple[str, ...], num_steps_unrolled: int, vocabulary: st
     )
     found = [Comparison(claim=c, statement=s, better=b, worse=w) for c, s, b, w in everything]
     statement = "the draft vocabulary gives more tokens/s than the full one"
-    found.append(Comparison(claim="vocabulary", statement=statement, better=draft, worse=full, metric="speed"))
-    return [comparison for comparison in found if comparison.claim in claims]
+    return [*found, Comparison(claim="vocabulary", statement=statement, better=draft, worse=full, metric="speed")]
+
+
+def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> list[Comparison]:
+    """One setting of training changed at a time, against the study's own."""
+
+    def having(**settings: Any) -> Arm:
+        return replace(base, settings=tuple(settings.items()))
+
+    finish = replace(base, stages=base.stages * 2)
+    rate, k = TrainConfig().peak_learning_rate, base.num_steps_unrolled
+    everything: tuple[tuple[str, str, Arm], ...] = (
+        ("step-tokens", "drafted tokens at steps 2 to K in place of the text's", having(step_tokens="drafted")),
+        ("step-weights", "equal weights of the steps", having(step_weight_decay=1.0)),
+        ("qk-norm", "normalised queries and keys", having(qk_norm=True)),
+        ("tv", "TV in place of KL", replace(base, objective="tv")),
+        ("tv", "KL, then TV", replace(finish, last_stage=(("objective", "tv"),))),
+        ("lk", "LK in place of KL", replace(base, objective="lk")),
+        ("e2e-tv", "end-to-end TV in place of KL", replace(base, objective="e2e-tv")),
+        ("e2e-tv", "KL, then end-to-end TV", replace(finish, last_stage=(("objective", "e2e-tv"),))),
+        ("steps", f"K = {k + 1}", replace(base, num_steps_unrolled=k + 1)),
+        ("steps", f"K = {k + 2}", replace(base, num_steps_unrolled=k + 2)),
+        ("learning-rate", "half the learning rate", having(learning_rate=rate / 2)),
+        ("learning-rate", "twice the learning rate", having(learning_rate=rate * 2)),
+        ("width", "half the MLP's width", having(intermediate_size=intermediate_size // 2)),
+        ("width", "twice the MLP's width", having(intermediate_size=intermediate_size * 2)),
+        ("batch-size", "half the batch", having(batch_size=max(1, config.batch_size // 2))),
+        ("batch-size", "twice the batch", having(batch_size=config.batch_size * 2)),
+    )
+    found = [(claim, what, better, base) for claim, what, better in everything]
+    draft = replace(base, vocabulary=DRAFT)
+    cut = "a vocabulary that is cut after training than with one cut before"
+    found.append(("cut", cut, replace(draft, vocabulary=CUT), draft))
+    return [Comparison(claim=c, statement=f"more is accepted with {w}", better=b, worse=o) for c, w, b, o in found]
 
 
 def arms_of(comparisons: Sequence[Comparison]) -> list[Arm]:

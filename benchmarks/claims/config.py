@@ -7,7 +7,12 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
 from vllm_mtp.training.config import DTYPES
 
-CLAIMS = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
+PAPER = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
+RECIPE = (
+    *("step-tokens", "step-weights", "qk-norm", "tv", "lk", "e2e-tv"),
+    *("steps", "learning-rate", "width", "batch-size", "cut"),
+)
+"""One setting of training changed at a time."""
 ENGINES = ("vllm", "torch")
 
 
@@ -15,7 +20,12 @@ ENGINES = ("vllm", "torch")
 class ClaimsConfig:
     """The study: which claims, on how many seeds, at how many tokens."""
 
-    claims: tuple[str, ...] = setting(CLAIMS, "Claims to test.", choices=CLAIMS)
+    claims: tuple[str, ...] = setting(
+        PAPER,
+        "Claims to test. The default ones are the paper's, seven arms; all have twenty-four. An arm takes one to three "
+        "minutes a seed on two cores.",
+        choices=(*PAPER, *RECIPE),
+    )
     seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of weights and order; arms are paired by seed.")
     tokens: int = setting(500_000, "Tokens that every arm sees, over all of its stages.")
     data_tokens: int = setting(200_000, "Distinct tokens of a stage, about; a document is read whole.")

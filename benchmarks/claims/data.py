@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vllm_mtp.benchmarks.claims.arms import DRAFT, GENERAL, GENERATED, Arm
+from vllm_mtp.benchmarks.claims.arms import FULL, GENERAL, GENERATED, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 from vllm_mtp.benchmarks.claims.text import write_documentation
 from vllm_mtp.benchmarks.harness.checkout import ROOT, run_command
@@ -56,9 +56,7 @@ class ClaimsData:
 
     def hashes_of(self, arm: Arm) -> dict[str, str]:
         """Hash of the files that an arm is trained on."""
-        names = [f"{stage}_sha256" for stage in arm.stages] + (
-            ["draft_vocab_sha256"] if arm.vocabulary == DRAFT else []
-        )
+        names = [f"{stage}_sha256" for stage in arm.stages] + ([] if arm.vocabulary == FULL else ["draft_vocab_sha256"])
         return {name: self.about[name] for name in names}
 
 
@@ -73,7 +71,7 @@ def prepare(
     folder = output / "data"
     folder.mkdir(parents=True, exist_ok=True)
     stages = {stage for arm in arms for stage in arm.stages}
-    needs_vocab = any(arm.vocabulary == DRAFT for arm in arms) and sources.draft_vocab is None
+    needs_vocab = any(arm.vocabulary != FULL for arm in arms) and sources.draft_vocab is None
     if tokenizer.chat_template and not (sources.generated and sources.prompts):
         raise InputError("generated", "expected it and prompts for a target that answers by a chat template")
     text: dict[str, tuple[Path, ...]] = {}

@@ -11,6 +11,7 @@ from vllm_mtp.benchmarks.harness.prompts import sha256_of_tokens
 from vllm_mtp.benchmarks.harness.row_store import RowStore, serving_dtype_of
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
+from vllm_mtp.training.frozen.shape import mlp_width
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of
 
 OF_ALL_ROWS = (
@@ -56,10 +57,11 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
     Raises:
         ValueError: for inputs that cannot be used.
     """
-    wanted = comparisons(config.claims, config.num_steps_unrolled, DRAFT if sources.draft_vocab else FULL)
     source, revision = config.engine_options.source(), config.engine_options.revision
     dtype = serving_dtype_of(output, config.dtype, target, **source)
     whole_config, tokenizer = config_and_tokenizer(target, by_transformers=True, **source)
+    width = mlp_width(whole_config.get_text_config())
+    wanted = comparisons(config, DRAFT if sources.draft_vocab else FULL, width)
     data = prepare(
         replace(config, dtype=dtype), sources, arms_of(wanted), target=target, tokenizer=tokenizer, output=output
     )

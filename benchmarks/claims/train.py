@@ -1,17 +1,21 @@
 """One arm of the claims study, trained by the project's own training code, in one stage or several."""
 
 import functools
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.benchmarks.claims.arms import DRAFT, Arm
+from vllm_mtp.benchmarks.claims.arms import CUT, DRAFT, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 from vllm_mtp.benchmarks.claims.setup import Study
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.contract.checkpoint import write_lookup
+from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.cut import cut_draft
 from vllm_mtp.training.data.batches import Batches
+from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.sources import read_sources
 from vllm_mtp.training.frozen.target import config_and_tokenizer
 from vllm_mtp.training.loop import train
@@ -53,9 +57,11 @@ def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
             store=study.output / "store",
             engine_options=EngineOptions(**study.config.engine_options.source()),
         )
-        infos.append(train(_train_config(study, arm, seed, data.text[stage]), inputs))
+        infos.append(train(_train_config(study, arm, number, seed), inputs))
         draft = folder
     assert draft is not None
+    if arm.vocabulary == CUT:
+        draft = _cut(study, draft, output / CUT)
     write_lookup(draft, None)  # what is compared is what the module learned
     return Trained(
         draft=draft,
@@ -65,21 +71,30 @@ def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
     )
 
 
-def _train_config(study: Study, arm: Arm, seed: int, text: tuple[Path, ...]) -> TrainConfig:
-    config = study.config
-    per_step = config.batch_size * config.sequence_length
+def _cut(study: Study, draft: Path, output: Path) -> Path:
+    """The drafter with the draft vocabulary in place of the whole one."""
+    assert study.data.draft_vocab is not None
+    whole_config, tokenizer = config_and_tokenizer(study.target, **study.config.engine_options.source())
+    vocab_size, sha256 = whole_config.get_text_config().vocab_size, tokenizer_sha256(tokenizer.get_vocab())
+    shutil.rmtree(output, ignore_errors=True)  # of a process that was killed
+    cut_draft(draft, load_draft_vocab(study.data.draft_vocab, vocab_size, sha256), output, {})
+    return output
+
+
+def _train_config(study: Study, arm: Arm, stage: int, seed: int) -> TrainConfig:
+    settings = {"batch_size": study.config.batch_size} | arm.train_settings(stage)
+    config = replace(study.config, batch_size=settings["batch_size"])
+    text = study.data.text[arm.stages[stage]]
     share = config.tokens / len(arm.stages)
     num_steps = max(1, round(share / tokens_per_step(text, study.target, config)))
     return TrainConfig(
-        tokens=num_steps * per_step,
+        tokens=num_steps * config.batch_size * config.sequence_length,
         data_tokens=config.data_tokens,
-        num_steps_unrolled=arm.num_steps_unrolled,
-        objective=arm.objective,
         sequence_length=config.sequence_length,
-        batch_size=config.batch_size,
         dtype=study.dtype,
         seed=seed,
         checkpoint_every=200,
+        **settings,
     )
 
 

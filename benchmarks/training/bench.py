@@ -9,7 +9,7 @@ module, loss and optimizers, on random token ids; every part is waited for, and 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, write_report
 from vllm_mtp.benchmarks.training import floor
 from vllm_mtp.benchmarks.training.config import StepConfig
+from vllm_mtp.benchmarks.training.counts import Counts, counted
 from vllm_mtp.common.provenance import provenance
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
@@ -34,6 +35,7 @@ from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.optimizers import clip_gradient, make_optimizers, update
 
 PARTS = ("target", "teacher", "module", "loss", "backward", "update")
+_HEADINGS = ("K", "part", "time, ms", "floor, ms", "times the floor", "operators", "written, MiB")
 _PRODUCT_WIDTH = {"cuda": 8192, "cpu": 1024}
 
 
@@ -178,6 +180,7 @@ def _measured(step: Step, floors_of: dict[str, int], rate: float, repeats: int) 
         if not repeat:  # compiles, and warms up
             for found in seconds.values():
                 found.clear()
+    counts_of = _counts(step)
     for part, found in seconds.items():
         flops = floors_of.get(part, sum(floors_of.values()))
         median = statistics.median(found)
@@ -189,7 +192,22 @@ def _measured(step: Step, floors_of: dict[str, int], rate: float, repeats: int) 
             "slowest_ms": round(1000 * max(found), 3),
             "floor_flops": flops,
             "floor_ms": round(1000 * flops / rate, 3),
+            **asdict(counts_of[part]),
         }
+
+
+def _counts(step: Step) -> dict[str, Counts]:
+    """Of each part and of the whole step."""
+    found = {}
+    for part in PARTS:
+        with counted() as found[part]:
+            step.run(part)
+    return found | {
+        "step": Counts(
+            operators=sum(counts.operators for counts in found.values()),
+            written_bytes=sum(counts.written_bytes for counts in found.values()),
+        )
+    }
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -221,6 +239,8 @@ def table(result: Result) -> str:
             f"{row['time_ms']:,.1f} ({row['fastest_ms']:,.1f}-{row['slowest_ms']:,.1f})",
             f"{row['floor_ms']:,.1f}",
             f"{row['time_ms'] / row['floor_ms']:,.1f}" if row["floor_ms"] else "-",
+            f"{row['operators']:,}",
+            f"{row['written_bytes'] / 2**20:,.0f}",
         ]
         for row in result["rows"]
     ]
@@ -230,8 +250,9 @@ def table(result: Result) -> str:
         f"{made_on(result)}. `{result['command']}`\n\n"
         f"{result['target']} in {result['dtype']}, {config['batch_size']} rows of {config['sequence_length']} tokens, "
         f"draft vocabulary: {vocabulary}; loss: {result['loss']}. Medians, fastest, slowest. The floor is its matrix "
-        f"products at {result['flops_per_second'] / 1e12:,.3f} TFLOP/s, which one large product reached.\n\n"
-        f"{markdown(('K', 'part', 'time, ms', 'floor, ms', 'times the floor'), lines)}"
+        f"products at {result['flops_per_second'] / 1e12:,.3f} TFLOP/s, which one large product reached. "
+        "Operators: calls of torch's, each a kernel or several, views left out; written: their results.\n\n"
+        f"{markdown(_HEADINGS, lines)}"
     )
 
 

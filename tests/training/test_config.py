@@ -24,6 +24,12 @@ def test_a_config_that_was_stored_with_answers_only() -> None:
     assert TrainConfig().differences(old | {"answers_only": True}) == ["loss_on: 'answers', now None"]
 
 
+def test_a_config_that_was_stored_before_step_tokens() -> None:
+    old = {name: value for name, value in asdict(TrainConfig()).items() if name != "step_tokens"}
+    assert TrainConfig(step_tokens="text").differences(old) == []
+    assert TrainConfig(step_tokens="drafted").differences(old) == ["step_tokens: 'text', now 'drafted'"]
+
+
 def test_automatic_learning_rates() -> None:
     assert TrainConfig().peak_learning_rate == 0.02
     assert TrainConfig(optimizer="adamw").peak_learning_rate == 0.001
@@ -36,6 +42,7 @@ def test_automatic_learning_rates() -> None:
         ("tokens", 0), ("data_tokens", 0), ("batch_size", 0), ("intermediate_size", 0), ("learning_rate", 0.0),
         ("step_weight_decay", 0.0), ("decay_fraction", 1.1), ("single_step_fraction", 1.0), ("sequence_length", 8),
         ("objective", "mse"), ("optimizer", "sgd"), ("dtype", "int8"), ("loss_on", "questions"),
+        ("step_tokens", "sampled"),
     ],
 )  # fmt: skip
 def test_the_field_is_named(name: str, value: object) -> None:

@@ -105,7 +105,8 @@ def finished(tiny_target: Path, text: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize(
-    ("tied", "objective", "optimizer"), [(True, "kl", "muon"), (False, "kl", "adamw"), (False, "lm", "muon")]
+    ("tied", "objective", "optimizer"),
+    [(True, "kl", "muon"), (False, "kl", "adamw"), (False, "lm", "muon"), (True, "lk", "muon")],
 )
 def test_training_overfits(tied: bool, objective: str, optimizer: str, tmp_path: Path) -> None:
     target = save_target(tmp_path / "target", tied=tied)
@@ -119,7 +120,7 @@ def test_training_overfits(tied: bool, objective: str, optimizer: str, tmp_path:
     info = run_train(config, target, data, tmp_path / "draft")
     first, *_, last = curve(tmp_path / "draft")
     assert last["loss"] < 0.1 * first["loss"]
-    if objective == "kl":
+    if objective != "lm":
         assert first["agreement_0"] < 0.3
         assert min(last["agreement_0"], last["agreement_1"]) > 0.9
         assert min(info["held_out"]["agreement_per_position"][:2]) > 0.9
@@ -217,24 +218,43 @@ class KilledError(Exception):
     pass
 
 
-@pytest.fixture
-def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the run of `finished`, killed at step 7."""
-    output = tmp_path / "draft"
+def run_and_kill(config: TrainConfig, *inputs: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run_train` as far as a step, from 1."""
     compare, calls = loop.compare, []
 
     def killing(*args: Any) -> Any:
         calls.append(args)
-        if len(calls) == 7:
+        if len(calls) == at:
             raise KilledError
         return compare(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "compare", killing)
         with pytest.raises(KilledError):
-            run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY), tiny_target, text, output)
+            run_train(config, *inputs)
+
+
+@pytest.fixture
+def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the run of `finished`, killed at step 7."""
+    output, config = tmp_path / "draft", TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+    run_and_kill(config, tiny_target, text, output, at=7, monkeypatch=monkeypatch)
     assert (output / "training" / "checkpoint-00000005.pt").exists()
     return output
+
+
+def test_chains_of_drafted_tokens_go_on_from_a_checkpoint(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(
+        tokens=5 * STEP, checkpoint_every=2, single_step_fraction=0.0, objective="e2e-tv", step_tokens="drafted", **TINY
+    )
+    run_train(config, tiny_target, text, tmp_path / "whole")
+    run_and_kill(config, tiny_target, text, tmp_path / "killed", at=4, monkeypatch=monkeypatch)
+    assert (tmp_path / "killed" / "training" / "checkpoint-00000002.pt").exists()
+    run_train(config, tiny_target, text, tmp_path / "killed")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
 def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(
@@ -391,12 +411,15 @@ def test_another_process_reads_the_trained_weights(
     assert all(torch.equal(read[name], tensor.bfloat16()) for name, tensor in trained.items())
 
 
-def test_a_draft_vocabulary_a_store_and_a_second_stage(tiny_target: Path, text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{}, {"objective": "e2e-tv", "step_tokens": "drafted"}], ids=["kl", "e2e-tv"])
+def test_a_draft_vocabulary_a_store_and_a_second_stage(
+    how: dict[str, Any], tiny_target: Path, text: Path, tmp_path: Path
+) -> None:
     vocab, store = tmp_path / "vocab.json", tmp_path / "store"
     assert (
         main(["vocab", "--target", str(tiny_target), "--data", str(text), "--size", "20", "--output", str(vocab)]) == 0
     )
-    config = TrainConfig(tokens=24 * STEP, num_steps_unrolled=2, **TINY)
+    config = TrainConfig(tokens=24 * STEP, num_steps_unrolled=2, **how, **TINY)
     made_with: dict[str, Any] = {"draft_vocab": vocab, "store": store}
     first = run_train(config, tiny_target, text, tmp_path / "first", **made_with)
     draft_config, tensors = load_draft(tmp_path / "first")

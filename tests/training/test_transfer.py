@@ -40,7 +40,15 @@ def on_meta(run: Run) -> Run:
     return replace(run, target=target, loss=loss, states=cast(TargetStates, states), optimizers=optimizers)
 
 
-@pytest.mark.parametrize("settings", [{}, {"objective": "lm"}, {"optimizer": "adamw", "qk_norm": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"objective": "lm"},
+        {"optimizer": "adamw", "qk_norm": True},
+        {"step_tokens": "drafted", "objective": "e2e-tv"},
+    ],
+)
 def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
     target = save_target(tmp_path / "target", tied=False)
     text = tmp_path / "text.txt"

@@ -57,7 +57,7 @@ def test_transformers_computes_what_the_module_does(target: Path, tmp_path: Path
     embeddings_BTD = model.get_input_embeddings()(next_BT)
     module = load_module(draft)
     with torch.no_grad():
-        [expected_BTD] = unroll(module, hidden_BTD, embeddings_BTD[None])
+        [expected_BTD] = unroll(module, hidden_BTD, lambda *_: embeddings_BTD, 1)
         positions_BT = torch.arange(12)[None].expand(2, -1)
         found_BTD = mtp.layers[0](
             embeddings_BTD,

@@ -26,6 +26,13 @@ from vllm_mtp.training.loss.objective import teacher_rows
 _CHUNK_SIZE = 1024
 
 
+def most_likely(hidden_ND: Tensor, head: SharedHead) -> Tensor:
+    """The head's row with the largest logit, [N]; of no more than _CHUNK_SIZE positions the logits exist at a time."""
+    rows = ops.HeadRows(head.head_VD, bias_V=head.bias_V)
+    parts = hidden_ND.to(head.head_VD.dtype).split(_CHUNK_SIZE)
+    return torch.cat([ops.draft_head(part_ND, rows) for part_ND in parts])
+
+
 def accepted_drafts(
     states_KBTD: Tensor,
     hidden_BSD: Tensor,
@@ -47,7 +54,7 @@ def accepted_drafts(
     num_positions = states_KBTD.size(2)
     rows_N = teacher_rows(mask_BS)
     top_BS = torch.full(mask_BS.shape, -1, device=hidden_BSD.device)
-    top_BS.view(-1)[rows_N] = _most_likely(hidden_BSD.flatten(0, 1)[rows_N], head)
+    top_BS.view(-1)[rows_N] = most_likely(hidden_BSD.flatten(0, 1)[rows_N], head)
     num_accepted_BT = torch.zeros_like(top_BS[:, :num_positions])
     accepted_BT = torch.ones_like(num_accepted_BT, dtype=torch.bool)
     for step, states_BTD in enumerate(states_KBTD, start=1):
@@ -55,7 +62,7 @@ def accepted_drafts(
         asked_BT = accepted_BT & (expected_BT >= 0)
         if not asked_BT.any():
             break
-        drafted_N = _most_likely(states_BTD[asked_BT], draft_head)
+        drafted_N = most_likely(states_BTD[asked_BT], draft_head)
         if draft_ids_J is not None:
             drafted_N = draft_ids_J[drafted_N]
         accepted_BT = asked_BT.masked_scatter(asked_BT, drafted_N == expected_BT[asked_BT])
@@ -96,10 +103,3 @@ def acceptance_length(tokens_and_rounds_2N: Tensor) -> tuple[float, tuple[float,
     accepted_N = [tokens - rounds for tokens, rounds in zip(tokens_N, rounds_N, strict=True)]
     low, high = ratio_interval(accepted_N, rounds_N)
     return round(sum(tokens_N) / sum(rounds_N), 4), (round(1 + low, 4), round(1 + high, 4))
-
-
-def _most_likely(hidden_ND: Tensor, head: SharedHead) -> Tensor:
-    """The head's row with the largest logit, [N]."""
-    rows = ops.HeadRows(head.head_VD, bias_V=head.bias_V)
-    parts = hidden_ND.to(head.head_VD.dtype).split(_CHUNK_SIZE)
-    return torch.cat([ops.draft_head(part_ND, rows) for part_ND in parts])

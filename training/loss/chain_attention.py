@@ -10,7 +10,8 @@ Source of the joined softmax: Dao et al., FlashAttention (arXiv 2205.14135); of 
 Attention (arXiv 2310.01889).
 """
 
-# Shapes: B sequences, T positions, A query heads, G key-value heads, R query heads of one of them, C head size.
+# Shapes: B sequences, T positions, A query heads, G key-value heads, R query heads of one of them, C head size, I draft
+# steps after the first.
 
 import functools
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Keys(NamedTuple):
 
     def by_head(self, num_heads: int) -> "Keys":
         """Of every query head what its key-value head has, [B, T, A, C]."""
-        return Keys(*(_of_heads(x_BTGC, num_heads) for x_BTGC in self))
+        return Keys(*(x_BTGC.repeat_interleave(num_heads // x_BTGC.size(2), dim=2) for x_BTGC in self))
 
 
 def chain_attention(q_BTAC: Tensor, context: Keys, own: Sequence[Keys]) -> Tensor:
@@ -82,55 +83,52 @@ class _ChainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_BTAC: Tensor, k_BATC: Tensor, v_BATC: Tensor, *own: Tensor) -> Tensor:
-        keys, values = own[::2], own[1::2]
         out_BATC, log_sum_BAT, ctx.rest = _flash(q_BTAC.transpose(1, 2), k_BATC, v_BATC)
-        scores_BTAI = torch.stack([_products(q_BTAC, key) for key in keys], dim=-1) * q_BTAC.size(-1) ** -0.5
-        context_BTA = log_sum_BAT.transpose(1, 2)
-        log_sum_BTA = torch.logaddexp(context_BTA, scores_BTAI.logsumexp(-1))
-        shares_BTAI = (scores_BTAI - log_sum_BTA[..., None]).exp()
-        attended_BTAC = out_BATC.transpose(1, 2) * (context_BTA - log_sum_BTA).exp()[..., None]
-        for share_BTA, value in zip(shares_BTAI.unbind(-1), values, strict=True):
-            attended_BTAC = attended_BTAC + share_BTA[..., None] * _of_heads(value, q_BTAC.size(2))
-        attended_BTAC = attended_BTAC.to(q_BTAC.dtype)
-        ctx.save_for_backward(q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTA, shares_BTAI, *own)
+        q_BTGRC = _by_group(q_BTAC, own[0])
+        scores_BTGRI = torch.stack([_products(q_BTGRC, k_BTGC) for k_BTGC in own[::2]], dim=-1)
+        scores_BTGRI = scores_BTGRI * q_BTAC.size(-1) ** -0.5
+        context_BTGR = _by_group(log_sum_BAT.transpose(1, 2), own[0])
+        log_sum_BTGR = torch.logaddexp(context_BTGR, scores_BTGRI.logsumexp(-1))
+        shares_BTGRI = (scores_BTGRI - log_sum_BTGR[..., None]).exp()
+        attended_BTGRC = _by_group(out_BATC.transpose(1, 2), own[0]) * (context_BTGR - log_sum_BTGR).exp()[..., None]
+        for share_BTGR, v_BTGC in zip(shares_BTGRI.unbind(-1), own[1::2], strict=True):
+            attended_BTGRC = torch.addcmul(attended_BTGRC, share_BTGR[..., None], v_BTGC[..., None, :])
+        attended_BTAC = attended_BTGRC.flatten(2, 3).to(q_BTAC.dtype)
+        ctx.save_for_backward(q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *own)
         return attended_BTAC
 
     @staticmethod
     def backward(ctx: Any, grad_BTAC: Tensor) -> tuple[Tensor, ...]:
-        q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTA, shares_BTAI, *own = ctx.saved_tensors
-        keys, values = own[::2], own[1::2]
+        q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *own = ctx.saved_tensors
+        of_flash = (q_BTAC.transpose(1, 2), k_BATC, v_BATC, attended_BTAC.transpose(1, 2))
+        log_sum_BAT = log_sum_BTGR.flatten(2, 3).transpose(1, 2)
         grad_q_BATC, grad_k_BATC, grad_v_BATC = _flash_backward(
-            *(grad_BTAC.transpose(1, 2), q_BTAC.transpose(1, 2), k_BATC, v_BATC),
-            *(attended_BTAC.transpose(1, 2), log_sum_BTA.transpose(1, 2)),
-            ctx.rest,
+            grad_BTAC.transpose(1, 2), *of_flash, log_sum_BAT, ctx.rest
         )
-        wide_BTAC = grad_BTAC.to(shares_BTAI.dtype)
-        mean_BTA = (wide_BTAC * attended_BTAC).sum(-1)
-        grad_q_BTAC = grad_q_BATC.transpose(1, 2).to(shares_BTAI.dtype)
-        grad_own = []
-        for share_BTA, key, value in zip(shares_BTAI.unbind(-1), keys, values, strict=True):
-            through_BTA = _products(grad_BTAC, value) - mean_BTA
-            grad_BTA = (share_BTA * through_BTA * q_BTAC.size(-1) ** -0.5)[..., None]
-            grad_q_BTAC = grad_q_BTAC + grad_BTA * _of_heads(key, q_BTAC.size(2))
-            grad_own += [_of_groups(grad_BTA * q_BTAC, key), _of_groups(share_BTA[..., None] * wide_BTAC, value)]
-        return (grad_q_BTAC.to(q_BTAC.dtype), grad_k_BATC, grad_v_BATC, *grad_own)
+        wide = shares_BTGRI.dtype
+        q_BTGRC, grad_BTGRC = (_by_group(x_BTAC, own[0]).to(wide) for x_BTAC in (q_BTAC, grad_BTAC))
+        grad_q_BTGRC = _by_group(grad_q_BATC.transpose(1, 2), own[0]).to(wide)
+        mean_BTGR = (grad_BTGRC * _by_group(attended_BTAC, own[0])).sum(-1)
+        grad_own: list[Tensor] = []
+        for share_BTGR, k_BTGC, v_BTGC in zip(shares_BTGRI.unbind(-1), own[::2], own[1::2], strict=True):
+            through_BTGR = share_BTGR * (_products(grad_BTGRC, v_BTGC) - mean_BTGR) * q_BTAC.size(-1) ** -0.5
+            grad_q_BTGRC = torch.addcmul(grad_q_BTGRC, through_BTGR[..., None], k_BTGC[..., None, :].to(wide))
+            of_keys = (through_BTGR[..., None] * q_BTGRC).sum(3)
+            of_values = (share_BTGR[..., None] * grad_BTGRC).sum(3)
+            grad_own += [of_keys.to(k_BTGC.dtype), of_values.to(v_BTGC.dtype)]
+        return (grad_q_BTGRC.flatten(2, 3).to(q_BTAC.dtype), grad_k_BATC, grad_v_BATC, *grad_own)
 
 
-def _products(x_BTAC: Tensor, y_BTGC: Tensor) -> Tensor:
-    """Scalar products of every query head with its key-value head, [B, T, A], in float32 or wider."""
-    wide = torch.promote_types(x_BTAC.dtype, torch.float32)
-    return (x_BTAC.to(wide) * _of_heads(y_BTGC, x_BTAC.size(2))).sum(-1)
+def _by_group(x_BTA: Tensor, like_BTGC: Tensor) -> Tensor:
+    """[B, T, A, ...] as [B, T, G, R, ...]: the query heads of each key-value head together."""
+    by_group: Tensor = x_BTA.unflatten(2, (like_BTGC.size(2), -1))
+    return by_group
 
 
-def _of_heads(x_BTGC: Tensor, num_heads: int) -> Tensor:
-    """[B, T, A, C]: of every query head, what its key-value head has."""
-    return x_BTGC.repeat_interleave(num_heads // x_BTGC.size(2), dim=2)
-
-
-def _of_groups(x_BTAC: Tensor, like_BTGC: Tensor) -> Tensor:
-    """Sums over the query heads of each key-value head, [B, T, G, C], in that one's dtype."""
-    sums_BTGC: Tensor = x_BTAC.unflatten(2, (like_BTGC.size(2), -1)).sum(3)
-    return sums_BTGC.to(like_BTGC.dtype)
+def _products(x_BTGRC: Tensor, y_BTGC: Tensor) -> Tensor:
+    """Scalar products of every query head with its key-value head, [B, T, G, R], in float32 or wider."""
+    wide = torch.promote_types(x_BTGRC.dtype, torch.float32)
+    return (x_BTGRC.to(wide) * y_BTGC[..., None, :]).sum(-1)
 
 
 def _flash(q_BATC: Tensor, k_BATC: Tensor, v_BATC: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:

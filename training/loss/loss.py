@@ -21,7 +21,7 @@ from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, NUM_SPECULATIVE_TOKENS,
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, tokens_and_rounds
+from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, most_likely, tokens_and_rounds
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
 from vllm_mtp.training.loss.objective import (
@@ -44,7 +44,7 @@ class Loss:
     """The objective of a run on its target's head, in the cheapest form that is exact; `note` says which."""
 
     def __init__(self, target: FrozenTarget, draft_ids_J: Tensor | None, config: TrainConfig) -> None:
-        self.target, self.objective = target, config.objective
+        self.target, self.objective, self.step_tokens = target, config.objective, config.step_tokens
         self.head = target.head.cut(draft_ids_J)
         self.uses_mean_embedding = config.objective == "kl" and target.head.transform.soft_cap is None
         self._row_of_id_V: Tensor | None = None
@@ -79,6 +79,13 @@ class Loss:
         return mean_embedding_kl(
             states_KBTD, teacher_rows(batch.mask_BS), states.teacher, self.head, linear_kl=self._linear_kl
         )
+
+    @torch.no_grad()
+    def drafted(self, states_BTD: Tensor) -> Tensor:
+        """Target ids of the tokens that serving drafts from the module's outputs without sampling, [B, T]."""
+        row_N = most_likely(states_BTD.flatten(0, 1), self.head)
+        ids_N = row_N if self._whole is None else self._whole.draft_ids_J[row_N]
+        return ids_N.view(states_BTD.shape[:2])
 
     def counts(self, batch: Batch, num_steps: int) -> Tensor:
         """How many positions each of num_steps draft steps is scored at, [K]."""
@@ -116,18 +123,38 @@ class Loss:
 
 def compare(module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
-    return loss(draft(module, loss.target, batch, states.hidden_BSD, num_steps), batch, states)
+    drafted = loss.drafted if loss.step_tokens == "drafted" else None
+    return loss(draft(module, loss.target, batch, states.hidden_BSD, num_steps, drafted), batch, states)
 
 
-def draft(module: MTPModule, target: FrozenTarget, batch: Batch, hidden_BSD: Tensor, num_steps: int) -> Tensor:
-    """The module's outputs at num_steps chained draft steps, [K, B, S - K, D]."""
+def draft(
+    module: MTPModule,
+    target: FrozenTarget,
+    batch: Batch,
+    hidden_BSD: Tensor,
+    num_steps: int,
+    drafted: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The module's outputs at num_steps chained draft steps, [K, B, S - K, D].
+
+    Args:
+        module, target, batch: what drafts, for what, on which rows.
+        hidden_BSD: the target's hidden states of the batch.
+        num_steps: K.
+        drafted: ids [B, T] that steps after the first are fed with, from the outputs [B, T, D] of the step before;
+            None: the text's.
+    """
     ids_BL = to_device(batch.ids_BL, target.device)
     num_positions = hidden_BSD.size(1) - num_steps
-    embeddings_KBTD = torch.stack(
-        [target.head.embed(ids_BL[:, k : k + num_positions]) for k in range(1, num_steps + 1)]
-    )
+
+    def embed(step: int, states_BTD: Tensor) -> Tensor:
+        ids_BT = ids_BL[:, step : step + num_positions]
+        if step > 1 and drafted is not None:
+            ids_BT = drafted(states_BTD)
+        return target.head.embed(ids_BT).float()
+
     with autocast(target):
-        return unroll(module, hidden_BSD[:, :num_positions].float(), embeddings_KBTD.float())
+        return unroll(module, hidden_BSD[:, :num_positions].float(), embed, num_steps)
 
 
 def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:

@@ -5,6 +5,9 @@ q = softmax(head(s_t^(k))):
 
     kl: sum_v p_v (log p_v - log q_v)        gradient with respect to the drafter's logits: q - p
     lm: -log q_y, y the text's token          gradient: q - onehot(y)
+    tv: 1 - o, o = sum_v min(p_v, q_v)        o: the share of drafted tokens that sampling accepts
+    lk: -log o
+    e2e-tv: 1 - o^(1) o^(2) .. o^(k), each o of the same chain: at equal weights of the steps, 1 - E[accepted] / K
 
 With a draft vocabulary the head is cut to its J rows, so that both distributions are renormalized over them.
 
@@ -88,7 +91,7 @@ def distillation(
             mask, so that it need not wait for a GPU to know how many positions count.
         head: the target's head, cut to the draft vocabulary where there is one.
         mask_BS: which teacher positions count; None: all.
-        objective: "kl" or "lm".
+        objective: one of OBJECTIVES of training/config.py.
         whole: measure agreement and overlap against the target's whole vocabulary.
         chunk_size: teacher rows whose logits exist at a time; None: what the kernel takes.
 
@@ -103,11 +106,12 @@ def distillation(
     if objective == "lm":
         mask_BS = mask_BS & (labels_BS >= 0)
     rows_N = teacher_rows(mask_BS)
-    states, exists = [], []
+    states, exists, indices = [], [], []
     for step, states_BTD in enumerate(states_KBTD.unbind(), start=1):
         exists_N, index_N = student_rows(rows_N, step, num_positions + num_steps, num_positions)
         states.append(states_BTD.flatten(0, 1).index_select(0, to_device(index_N, device)))
         exists.append(exists_N)
+        indices.append(index_N)
     exists_KN = to_device(torch.stack(exists), device)
     count_K = exists_KN.sum(-1).clamp(min=1)
 
@@ -119,7 +123,7 @@ def distillation(
         torch.stack(states),
         hidden_ND,
         head.head_VD,
-        objective=objective,
+        objective="tv" if objective == "e2e-tv" else objective,
         weights_KT=exists_KN,
         labels_KT=to_device(labels_BS.flatten()[rows_N], device) if objective == "lm" else None,
         bias_V=head.bias_V,
@@ -132,11 +136,29 @@ def distillation(
     )
     assert found.agreement is not None
     assert found.overlap is not None
+    loss_KN = found.per_token
+    if objective == "e2e-tv":
+        index_KN = to_device(torch.stack(indices), device)
+        loss_KN = _rejected_so_far(loss_KN, exists_KN, index_KN, states_KBTD[0, :, :, 0].numel())
     return Distillation(
-        found.per_token.sum(-1) / count_K,
+        loss_KN.sum(-1) / count_K,
         found.agreement.sum(-1) / count_K,
         found.overlap.sum(-1) / count_K,
     )
+
+
+def _rejected_so_far(rejected_KN: Tensor, exists_KN: Tensor, index_KN: Tensor, num_states: int) -> Tensor:
+    """1 - the product of what a chain's draft steps accept up to each one; a step that does not count rejects nothing.
+
+    Args:
+        rejected_KN: of each step alone, by teacher rows; 0 where there is no such state.
+        exists_KN, index_KN: which state of each step, out of num_states, predicts what a teacher row does.
+        num_states: [B * T], of which a chain starts at each.
+    """
+    accepted_KP = rejected_KN.new_ones(len(rejected_KN), num_states + 1)  # the last for rows without a state
+    index_KN = torch.where(exists_KN, index_KN, num_states)
+    so_far_KP = accepted_KP.scatter(1, index_KN, 1 - rejected_KN).cumprod(0)
+    return torch.where(exists_KN, 1 - so_far_KP.gather(1, index_KN), 0)
 
 
 def _whole_vocabulary(hidden_ND: Tensor, whole: WholeHead) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -12,8 +13,8 @@ import transformers
 from tests.training.test_loop import save_target
 from vllm_mtp.benchmarks.claims import study as claims
 from vllm_mtp.benchmarks.claims import train as claims_train
-from vllm_mtp.benchmarks.claims.arms import DRAFT, FULL, Arm, arms_of, comparisons
-from vllm_mtp.benchmarks.claims.config import CLAIMS, ClaimsConfig
+from vllm_mtp.benchmarks.claims.arms import CUT, DRAFT, FULL, Arm, arms_of, comparisons
+from vllm_mtp.benchmarks.claims.config import RECIPE, ClaimsConfig
 from vllm_mtp.benchmarks.claims.data import Sources
 from vllm_mtp.benchmarks.claims.text import documents, is_free, write_documentation
 from vllm_mtp.common.engine_options import EngineOptions
@@ -21,6 +22,7 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.conversations import Conversation, save_conversations
 from vllm_mtp.training.run import TrainInputs
 
+PUBLISHED = Path(__file__).parents[3] / "benchmarks" / "results" / "claims" / "results.json"
 TINY = ClaimsConfig(
     claims=("objective", "pretraining"),
     seeds=(0, 1),
@@ -61,9 +63,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory, target: Path) -> Sources:
     )
 
 
-def run(config: ClaimsConfig, sources: Sources, target: Path, output: Path) -> dict[str, object]:
+def run(config: ClaimsConfig, sources: Sources, target: Path, output: Path) -> dict[str, Any]:
     assert claims.bench(config, sources, target=str(target), output=output, command="vllm-mtp") == 0
-    result: dict[str, object] = json.loads((output / "results.json").read_text())
+    result: dict[str, Any] = json.loads((output / "results.json").read_text())
     return result
 
 
@@ -107,12 +109,25 @@ def test_end_to_end_and_again(sources: Sources, target: Path, tmp_path: Path, mo
 
 
 def test_arms_are_shared_between_claims() -> None:
-    arms = arms_of(comparisons(CLAIMS, 3, FULL))
+    arms = arms_of(comparisons(ClaimsConfig(), FULL, 384))
     assert len(arms) == len({arm.name for arm in arms}) == 7
     assert sum(arm.vocabulary == DRAFT for arm in arms) == 1
-    given = arms_of(comparisons(("objective",), 3, DRAFT))
+    published = json.loads(PUBLISHED.read_text("utf-8"))["arms"]
+    assert [(arm.name, str(arm)) for arm in arms] == [(one["arm"], one["what"]) for one in published]
+    given = arms_of(comparisons(ClaimsConfig(claims=("objective",)), DRAFT, 384))
     assert [arm.vocabulary for arm in given] == [DRAFT, DRAFT]
     assert [arm.objective for arm in given] == ["kl", "lm"]
+
+
+def test_arms_of_the_recipe_differ_in_one_setting() -> None:
+    found = comparisons(ClaimsConfig(claims=RECIPE), FULL, 384)
+    assert len({arm.name for arm in arms_of(found)}) == len(arms_of(found)) == len(found) + 2  # base and draft
+    *of_settings, cut = found
+    for comparison in of_settings:
+        settings, usual = (arm.train_settings(len(arm.stages) - 1) for arm in (comparison.better, comparison.worse))
+        assert len({name for name, _ in settings.items() ^ usual.items()}) == 1
+        TrainConfig(**settings)
+    assert (cut.better, cut.worse.vocabulary) == (replace(cut.worse, vocabulary=CUT), DRAFT)
 
 
 def test_steps_make_up_for_batches_that_are_not_full(sources: Sources, target: Path, tmp_path: Path) -> None:
@@ -189,6 +204,28 @@ def test_an_arm_says_what_it_is() -> None:
         "kl-k3-general-generated-full",
         "KL, K = 3, general, then generated text, full vocabulary",
     )
+
+
+def test_an_arm_is_trained_with_its_settings(sources: Sources, target: Path, tmp_path: Path) -> None:
+    """As many tokens whatever the batch, and a vocabulary that is cut after training."""
+    config = replace(TINY, claims=("batch-size", "cut"), seeds=(0,), num_prompts=1, draft_vocab_size=99)
+    result = run(config, sources, target, tmp_path)
+    assert [row["claim"] for row in result["claims"]] == ["batch-size", "batch-size", "cut"]
+    made = {
+        path.parent.relative_to(tmp_path / "drafts").as_posix(): json.loads(path.read_text())
+        for path in (tmp_path / "drafts").rglob("run_info.json")
+    }
+    assert {name: (info["config"]["batch_size"], info["draft_vocab_size"]) for name, info in made.items()} == {
+        "kl-k3-generated-full-s0/0-generated": (4, None),
+        "kl-k3-generated-full-batch_size-2-s0/0-generated": (2, None),
+        "kl-k3-generated-full-batch_size-8-s0/0-generated": (8, None),
+        "kl-k3-generated-cut-s0/0-generated": (4, None),
+        "kl-k3-generated-cut-s0/cut": (4, 99),
+        "kl-k3-generated-draft-s0/0-generated": (4, 99),
+    }
+    seen = [arm["tokens_seen"][0] for arm in result["arms"]]
+    assert min(seen) > 0.9 * TINY.tokens
+    assert max(seen) < 1.2 * TINY.tokens
 
 
 @pytest.mark.extended

@@ -53,4 +53,7 @@ def test_the_command(target_dir: Path, tmp_path: Path) -> None:
     assert all(row["time_ms"] > 0 and row["floor_ms"] >= 0 for row in result["rows"])
     text = (tmp_path / "table.md").read_text()
     assert "draft vocabulary: 100" in text
+    *parts, step = result["rows"][: len(PARTS) + 1]
+    assert step["operators"] == sum(row["operators"] for row in parts)
+    assert all(row["operators"] > 0 and row["written_bytes"] > 0 for row in parts)
     assert torch.tensor([row["floor_flops"] for row in result["rows"]]).gt(0).all()

@@ -1,7 +1,8 @@
 """The objective: loss, measures and gradient against float64 autograd on full logits, and what is never materialised.
 
 Catches: a chunk boundary that drops or repeats a position, a step compared with another position's teacher, a wrong
-label, a gradient without cap or scale, per-step weights that are lost in backward, logits of all tokens at once.
+label, a gradient without cap or scale, per-step weights that are lost in backward, a chain that multiplies another
+chain's steps, logits of all tokens at once.
 """
 
 # Shapes: B sequences, T positions, K draft steps, S = T + K teacher positions, D hidden size, V vocabulary.
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from vllm_mtp.kernels import reference
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
+from vllm_mtp.training.config import OBJECTIVES
 from vllm_mtp.training.loss.objective import Distillation, distillation
 
 B, T, K, D, V = 2, 7, 3, 6, 13
@@ -51,25 +53,29 @@ def plain(
     def log_probabilities(state_D: Tensor) -> Tensor:
         return LOGITS[head_name](head.head_VD.double() @ state_D + bias_V).log_softmax(-1)
 
-    rows = []
-    for k in range(1, K + 1):
-        loss = agreement = overlap = torch.zeros((), dtype=torch.float64)
-        for b in range(B):
-            for t in range(T):
+    sums_K3 = torch.zeros(K, 3, dtype=torch.float64)
+    for b in range(B):
+        for t in range(T):
+            accepted = torch.ones((), dtype=torch.float64)
+            for k in range(1, K + 1):
                 log_q = log_probabilities(states_KBTD[k - 1, b, t])
                 log_p = log_probabilities(hidden_BSD[b, t + k].double())
-                if objective == "kl":
-                    loss = loss + torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")
-                else:
-                    loss = loss - log_q[labels_BS[b, t + k]]
-                agreement = agreement + (log_q.argmax() == log_p.argmax())
-                overlap = overlap + torch.minimum(log_q.exp(), log_p.exp()).sum()
-        rows.append(torch.stack([loss, agreement, overlap]) / (B * T))
-    loss_K, agreement_K, overlap_K = torch.stack(rows).unbind(1)
+                overlap = torch.minimum(log_q.exp(), log_p.exp()).sum()
+                accepted = accepted * overlap
+                loss = {
+                    "kl": torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum"),
+                    "lm": -log_q[labels_BS[b, t + k]],
+                    "tv": (log_q.exp() - log_p.exp()).abs().sum() / 2,
+                    "lk": -overlap.log(),
+                    "e2e-tv": 1 - accepted,
+                }[objective]
+                found_3 = torch.stack([loss, (log_q.argmax() == log_p.argmax()).double(), overlap.detach()])
+                sums_K3 = sums_K3.index_add(0, torch.tensor([k - 1]), found_3[None])
+    loss_K, agreement_K, overlap_K = (sums_K3 / (B * T)).unbind(1)
     return loss_K, agreement_K.detach(), overlap_K.detach()
 
 
-@pytest.mark.parametrize("objective", ["kl", "lm"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("head_name", HEADS)
 @pytest.mark.parametrize("chunk_size", [1, 3, 4, 18, 64])  # of B (T + K - 1) = 18 teacher rows
 def test_against_float64_autograd(objective: str, head_name: str, chunk_size: int) -> None:
@@ -90,6 +96,23 @@ def test_against_float64_autograd(objective: str, head_name: str, chunk_size: in
     assert states_KBTD.grad is not None
     assert exact_KBTD.grad is not None
     torch.testing.assert_close(states_KBTD.grad.double(), exact_KBTD.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_chain_goes_on_over_a_step_that_does_not_count() -> None:
+    states_KBTD, hidden_BSD, labels_BS, head = random_inputs("plain")
+    mask_BS = torch.ones(B, T + K, dtype=torch.bool)
+    mask_BS[0, 4] = False  # predicted by step 1 of position 3, step 2 of position 2 and step 3 of position 1
+    found = distillation(states_KBTD, hidden_BSD, labels_BS, head, mask_BS=mask_BS, objective="e2e-tv")
+
+    def overlap(k: int, b: int, t: int) -> Tensor:
+        logits_2V = torch.stack([states_KBTD[k - 1, b, t], hidden_BSD[b, t + k]]) @ head.head_VD.T
+        return torch.ones(()) if (b, t + k) == (0, 4) else logits_2V.softmax(-1).amin(0).sum()
+
+    chains = [[overlap(k, b, t) for k in (1, 2, 3)] for b in range(B) for t in range(T)]
+    rejected_PK = 1 - torch.tensor(chains).cumprod(1)
+    counts_PK = torch.tensor([[(b, t + k) != (0, 4) for k in (1, 2, 3)] for b in range(B) for t in range(T)])
+    expected_K = (rejected_PK * counts_PK).sum(0) / counts_PK.sum(0)
+    torch.testing.assert_close(found.loss_K, expected_K)
 
 
 def test_kl_of_the_targets_own_states_is_zero() -> None:

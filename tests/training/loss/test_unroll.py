@@ -53,8 +53,7 @@ def random_text(num_steps: int) -> tuple[Tensor, Tensor]:
 
 def unrolled(module: MTPModule, hidden_BTD: Tensor, text_BTD: Tensor, num_steps: int) -> Tensor:
     num_positions = hidden_BTD.size(1)
-    embeddings = [text_BTD[:, k : k + num_positions] for k in range(1, num_steps + 1)]
-    return unroll(module, hidden_BTD, torch.stack(embeddings))
+    return unroll(module, hidden_BTD, lambda step, _: text_BTD[:, step : step + num_positions], num_steps)
 
 
 def served(module: MTPModule, hidden_TD: Tensor, text_TD: Tensor, num_steps: int) -> Tensor:
