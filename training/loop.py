@@ -19,6 +19,7 @@ from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoin
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
+from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import compare, held_out
 from vllm_mtp.training.optimizers import clip_gradient, update
@@ -90,7 +91,7 @@ def step(run: Run, index: int) -> Entry:
         norm, *figures = loss_and_gradient(run, index, batch, batch_index).tolist()
     loss, *agreement = figures
     if not math.isfinite(loss):
-        run.states.check(run.states.hidden(batch))
+        check_numbers(run.states.hidden(batch), run.target)
     _check_number(run, index, "loss", loss)
     _check_number(run, index, "gradient", norm)
     update(run.optimizers, run.config.learning_rate_factor(index))

@@ -3,8 +3,9 @@
 # Shapes: L tokens of a row, J draft vocabulary.
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from vllm_mtp.contract.pair import why_not_served
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import Best, Checkpoint, check_same_run, load_checkpoint, load_run_info
+from vllm_mtp.training.cluster_options import ClusterOptions
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.draft_vocab import load_draft_vocab
 from vllm_mtp.training.data.rows import Source
 from vllm_mtp.training.data.sources import check_files, read_sources
+from vllm_mtp.training.frozen.reachable import anywhere
+from vllm_mtp.training.frozen.reading import Elsewhere
 from vllm_mtp.training.frozen.served import ServedTarget
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
@@ -35,6 +39,7 @@ from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, RunIdentity
 from vllm_mtp.training.watch import check_reports
+from vllm_mtp.training.work import check_workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +72,8 @@ class TrainInputs:
     """Parts that each batch is computed in, one after another."""
     engine_options: EngineOptions = EngineOptions()
     """Revision and code of the target; with hidden states of vLLM, its engine's options."""
+    cluster: ClusterOptions = ClusterOptions()
+    """Workers that fill the store; none: the processes of the run."""
     argv: Sequence[str] = ()
     """The command, for run_info.json."""
     show_progress: bool = True
@@ -170,6 +177,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         raise InputError("accumulate", f"expected at least 1, got {inputs.accumulate}")
     check_reports(inputs.report_to)
     _check_hidden_states(config, inputs)
+    _check_cluster(inputs)
     check_files(inputs.data)
     info = load_run_info(inputs.output)
     checkpoint = load_checkpoint(inputs.output) if info is None else None
@@ -186,7 +194,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     sources = _read(config, inputs, tokenizer, text_config.vocab_size)
     for one in sources:
         one.check_enough()
-    target = _target(config, inputs, dtype)
+    load = _loader(config, inputs)
+    target = load(dtype=dtype)
     if reason := why_not_served(inputs.target, revision=inputs.engine_options.revision):
         inputs.say(reason)
     fingerprint = target.fingerprint()
@@ -221,6 +230,17 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         draft_ids_J=draft_ids_J,
         held_out=[batch for is_last in (False, True) for batch in _held_out(batches, loss, config, is_last)],
         ranks=ranks,
+        elsewhere=None
+        if inputs.cluster.ray is None
+        else Elsewhere(
+            cluster=inputs.cluster,
+            load=partial(load, dtype=target.dtype_name),
+            path=anywhere(inputs.target),
+            options=inputs.engine_options,
+            weights_sha256=target.weights_sha256,
+            draft_ids_J=draft_ids_J,
+            with_teacher=loss.uses_mean_embedding,
+        ),
     )
     return Run(
         config=config,
@@ -246,11 +266,19 @@ def _check_hidden_states(config: TrainConfig, inputs: TrainInputs) -> None:
         raise InputError(min(given), "is of vLLM's engine: expected hidden_states vllm beside it, got transformers")
 
 
-def _target(config: TrainConfig, inputs: TrainInputs, dtype: str) -> FrozenTarget:
-    how: dict[str, Any] = {"name": inputs.target_name, "device": inputs.device, "dtype": dtype}
+def _check_cluster(inputs: TrainInputs) -> None:
+    if inputs.cluster.ray is not None and inputs.store is None:
+        raise InputError("ray", "its workers fill a store: expected one, got none")
+    check_workers(inputs.cluster)
+
+
+def _loader(config: TrainConfig, inputs: TrainInputs) -> Callable[..., FrozenTarget]:
+    """What loads the target, given its dtype and, on another machine, the device."""
+    path = anywhere(inputs.target)
+    how: dict[str, Any] = {"name": inputs.target_name, "device": inputs.device}
     if config.is_served:
-        return ServedTarget.open(inputs.target, inputs.engine_options, config.sequence_length + 1, **how)
-    return FrozenTarget.load(inputs.target, **how, **inputs.engine_options.source())
+        return partial(ServedTarget.open, path, inputs.engine_options, config.sequence_length + 1, **how)
+    return partial(FrozenTarget.load, path, **how, **inputs.engine_options.source())
 
 
 def _held_out(batches: Batches, loss: Loss, config: TrainConfig, is_last: bool) -> list[Batch]:

@@ -25,8 +25,8 @@ from vllm_mtp.common.provenance import provenance
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
+from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.shape import TargetShape
-from vllm_mtp.training.frozen.states import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.initial import draft_config_for, make_module
 from vllm_mtp.training.loss.loss import Loss, draft

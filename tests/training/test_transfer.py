@@ -14,7 +14,8 @@ import torch
 from tests.training.test_loop import SENTENCE, STEP, TINY, save_target
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.frozen.states import BatchStates, TargetStates
+from vllm_mtp.training.frozen.reading import BatchStates
+from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loop import loss_and_gradient
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.optimizers import make_optimizers, update

@@ -14,9 +14,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
 from vllm_mtp.training.checkpoint import RUN_INFO
+from vllm_mtp.training.cluster_options import ClusterOptions
 from vllm_mtp.training.data.answers import answer_batch
 from vllm_mtp.training.data.chat.dialog import Dialog
 from vllm_mtp.training.data.chat.render import RenderedPrompt, render_prompts
@@ -41,11 +43,13 @@ from vllm_mtp.training.data.conversations import (
 )
 from vllm_mtp.training.data.generate_config import GenerateConfig, config_differences
 from vllm_mtp.training.data.prompts import read_prompts, user_turn_prefix
-from vllm_mtp.training.data.questions import batches_of
+from vllm_mtp.training.data.questions import Question, batches_of
 from vllm_mtp.training.data.records import BadRecords
 from vllm_mtp.training.engine import vllm_engine
 from vllm_mtp.training.frozen.context import context_of
+from vllm_mtp.training.frozen.reachable import anywhere, check_reachable
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
+from vllm_mtp.training.work import Workers, check_workers, workers
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,9 @@ _DEFAULT_MODEL_LEN = 2048
 _SETTINGS_HAS = {"config": dict, "dtype": str}
 _FINISHED_HAS = {"config": dict, "num_conversations": int, "num_tokens": int, "dropped": dict}
 _COUNTS_HAVE = {"asked": int, "generated_tokens": int}
+
+
+_Answered = tuple[list[Conversation], dict[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +78,21 @@ class _Run:
     """What decides the data, as settings.json keeps it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answering:
+    """How a batch of a run is answered, by its number and questions."""
+
+    config: GenerateConfig
+    target: str
+    template: ChatTemplate
+    dtype: str
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[tuple[int, list[Question]]], _Answered]]:
+        with _engine(self.config, self.target, self.dtype) as llm:
+            yield lambda batch: answer_batch(llm, self.template, batch[1], self.config, batch[0])
+
+
 def generate(
     config: GenerateConfig,
     *,
@@ -78,6 +100,7 @@ def generate(
     prompts: Sequence[Path],
     self_prompt_starts: Sequence[Path] = (),
     output: Path,
+    cluster: ClusterOptions = ClusterOptions(),
     argv: Sequence[str] = (),
     show_progress: bool = True,
 ) -> dict[str, Any]:
@@ -94,6 +117,7 @@ def generate(
         self_prompt_starts: files like those of prompts, with beginnings of user turns, which the `self_prompts` take in
             turn; without them the target writes the turns whole.
         output: folder.
+        cluster: workers that answer the batches; none: this process.
         argv: the command, for run_info.json.
         show_progress: draw progress bars on standard error.
 
@@ -103,16 +127,15 @@ def generate(
     Raises:
         ValueError: for prompts, a target or an output that cannot be used, before anything is generated.
     """
+    check_workers(cluster)
     run = _prepared(config, target, prompts, self_prompt_starts, output, show_progress)
     finished = _finished(output, run.settings)
     if finished is not None:
         if show_progress:
             tqdm.write(f"{output} holds these conversations, finished: nothing to do")
         return finished
-    # The dtype is a setting that the probe decides: a run keeps the one that it began with.
-    dtype = _stored_dtype(output) or serving_dtype(target, config.dtype, **config.engine_options.source())
-    num_batches, rate = _answer_missing(run, dtype, show_progress)
-    return _finish(run, num_batches, dtype, argv, rate)
+    num_batches, rate = _answer_missing(run, cluster, show_progress)
+    return _finish(run, num_batches, argv, rate)
 
 
 def _prepared(
@@ -210,10 +233,17 @@ def _as_json(value: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _stored_dtype(output: Path) -> str | None:
-    """The dtype of an unfinished run in the folder."""
-    path = output / _SETTINGS
-    return read_json(path)["dtype"] if path.exists() else None
+def _dtype(run: _Run, found: Workers) -> str:
+    """What the engines compute in: a setting that a probe may decide, so that a run keeps the one it began with."""
+    if (run.output / _SETTINGS).exists():
+        return _stored_dtype(run.output)
+    if found.has_gpus:
+        return run.config.dtype
+    return serving_dtype(run.target, run.config.dtype, **run.config.engine_options.source())
+
+
+def _stored_dtype(output: Path) -> str:
+    return str(read_json(output / _SETTINGS)["dtype"])
 
 
 def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -275,27 +305,37 @@ def _has_batch(output: Path, index: int) -> bool:
     return True
 
 
-def _answer_missing(run: _Run, dtype: str, show_progress: bool) -> tuple[int, int | None]:
+def _answer_missing(run: _Run, cluster: ClusterOptions, show_progress: bool) -> tuple[int, int | None]:
     """Answers and writes every batch that is not there.
 
     Returns:
         How many batches there are, and generated tokens per second, where any were generated.
     """
     batches = batches_of(run.prompts, run.starts, run.config)
-    missing = [index for index in range(len(batches)) if not _has_batch(run.output, index)]
+    missing = {
+        str(index): (index, batches[index]) for index in range(len(batches)) if not _has_batch(run.output, index)
+    }
     if not missing:
         return len(batches), None
     started, num_tokens = time.perf_counter(), 0
-    with _engine(run.config, run.target, dtype) as llm:
-        bar = tqdm(missing, desc="batches", disable=not show_progress, mininterval=1)
-        for index in bar:
-            conversations, counts = answer_batch(llm, run.template, batches[index], run.config, index)
-            _write_batch(run, dtype, index, conversations, counts)
+    bar = tqdm(total=len(missing), desc="batches", disable=not show_progress, mininterval=1)
+    with bar, _workers(run, cluster) as found:
+        dtype = _dtype(run, found)
+        work = _Answering(config=run.config, target=anywhere(run.target), template=run.template, dtype=dtype)
+        for name, (conversations, counts) in found.results(work, missing):
+            _write_batch(run, dtype, int(name), conversations, counts)
             num_tokens += counts["generated_tokens"]
             rate = num_tokens / (time.perf_counter() - started)
             kept = f"{len(conversations)}/{counts['asked']}"
             bar.set_postfix(kept=kept, tokens_per_s=f"{rate:.0f}", refresh=False)
+            bar.update()
     return len(batches), round(num_tokens / (time.perf_counter() - started)) or None
+
+
+def _workers(run: _Run, cluster: ClusterOptions) -> AbstractContextManager[Workers]:
+    options = run.config.engine_options
+    check = partial(check_reachable, anywhere(run.target), options.revision, run.settings["target_weights_sha256"])
+    return workers(cluster, options.tensor_parallel_size, check)
 
 
 def _write_batch(
@@ -323,9 +363,7 @@ def _engine(config: GenerateConfig, target: str, dtype: str) -> Iterator[Any]:
         yield llm
 
 
-def _finish(
-    run: _Run, num_batches: int, dtype: str, argv: Sequence[str], tokens_per_second: int | None
-) -> dict[str, Any]:
+def _finish(run: _Run, num_batches: int, argv: Sequence[str], tokens_per_second: int | None) -> dict[str, Any]:
     """Joins the batches, drops duplicates, writes run_info.json last as the mark of a finished run."""
     everything: list[Conversation] = []
     totals: dict[str, int] = {"bad": run.num_bad} if run.num_bad else {}
@@ -340,7 +378,7 @@ def _finish(
     info = {
         "argv": [relative(argument) for argument in argv],
         **run.settings,
-        "dtype": dtype,
+        "dtype": _stored_dtype(run.output),
         "num_conversations": len(kept),
         "num_answers": sum(len(c.answers) for c in kept),
         "num_tokens": sum(len(c.ids) for c in kept),

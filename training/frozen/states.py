@@ -15,7 +15,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +26,8 @@ from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.frozen.ahead import Ahead
+from vllm_mtp.training.frozen.reading import BatchStates, Elsewhere, Reading
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.transfer import to_device
@@ -36,14 +35,6 @@ from vllm_mtp.training.transfer import to_device
 logger = logging.getLogger(__name__)
 
 MAX_KEPT_BYTES = 4 * 2**30
-
-
-class BatchStates(NamedTuple):
-    """The target's side of a batch."""
-
-    hidden_BSD: Tensor
-    teacher: Teacher | None
-    """What the loss needs at the batch's teacher rows; None where it computes that from the hidden states."""
 
 
 class TargetStates:
@@ -59,6 +50,7 @@ class TargetStates:
         draft_ids_J: the draft vocabulary, which the teacher depends on.
         held_out: batches that are measured besides, whose hidden states the store keeps too.
         ranks: the processes that fill the store together.
+        elsewhere: workers on a cluster that fill it instead.
     """
 
     def __init__(
@@ -73,8 +65,11 @@ class TargetStates:
         draft_ids_J: Tensor | None = None,
         held_out: Sequence[Batch] = (),
         ranks: Ranks | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self._target, self._batches, self._head, self._with_teacher = target, batches, head, with_teacher
+        self._target, self._batches, self._with_teacher = target, batches, with_teacher
+        self._reading = Reading(target=target, head=head, with_teacher=with_teacher)
+        self._elsewhere = elsewhere
         self._held_out, self._ranks = held_out, ranks or Ranks()
         self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
@@ -128,12 +123,12 @@ class TargetStates:
     def _make_missing(self, show_progress: bool) -> float | None:
         assert self._folder is not None
         batches = [*(self._batches[index] for index in range(len(self._batches))), *self._held_out]
-        mine = self._ranks.mine(list({self._path(batch): batch for batch in batches}.values()))
-        missing = [batch for batch in mine if not self._has(batch)]
+        mine = self._mine(list({self._path(batch).name: batch for batch in batches}.items()))
+        missing = {name: batch for name, batch in mine if not self._has(batch)}
         if not missing:
             return None
         self._check_many_processes()
-        num_bytes = sum(batch.text_BS.numel() for batch in missing) * self.bytes_per_token
+        num_bytes = sum(batch.text_BS.numel() for batch in missing.values()) * self.bytes_per_token
         free = shutil.disk_usage(self._folder).free
         if num_bytes > 0.95 * free:
             raise InputError(
@@ -144,20 +139,27 @@ class TargetStates:
         if show_progress:
             tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
-        bar = tqdm(missing, desc="target", unit="batch", disable=not show_progress, mininterval=5)
-        with self._target.reading():
-            for batch in bar:
-                self._make(batch)
-                num_tokens += batch.ids_BL.numel()
+        bar = tqdm(total=len(missing), desc="target", unit="batch", disable=not show_progress, mininterval=5)
+        with bar, (self._elsewhere or self._reading).readers() as (workers, work):
+            for name, content in workers.results(work, missing):
+                self._write(self._folder / name, content)
+                num_tokens += missing[name].ids_BL.numel()
                 bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
+                bar.update()
         return num_tokens / (time.perf_counter() - started)
 
+    def _mine(self, batches: Sequence[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
+        """What this process makes or, for the first one, has made elsewhere."""
+        if self._elsewhere is None:
+            return self._ranks.mine(batches)
+        return list(batches) if self._ranks.is_first else []
+
     def _check_many_processes(self) -> None:
-        if self._ranks.size > 1 and self._target.computed_by:
+        if self._ranks.size > 1 and self._target.computed_by and self._elsewhere is None:
             raise InputError(
                 "store",
-                "expected the hidden states of vLLM there already: give the same command to one process first, "
-                "until its first step; vLLM itself takes several GPUs (--tensor-parallel-size)",
+                "expected the hidden states of vLLM there already: give the same command to one process first, until "
+                "its first step, or a Ray cluster (--ray); vLLM itself takes several GPUs (--tensor-parallel-size)",
             )
 
     def __call__(self, index: int, part: slice | None = None) -> BatchStates:
@@ -174,10 +176,10 @@ class TargetStates:
             stored = self._ahead(index) or self._stored(whole)
             return _moved(_counted(_cut(stored, whole, part), batch), self._target.device)
         if self._kept is None:
-            return self._compute(batch, batch.mask_BS)
+            return self._reading.states(batch, batch.mask_BS)
         key = (index, part.start, part.stop)
         if key not in self._kept:
-            self._kept[key] = _moved(self._compute(batch, batch.mask_BS), torch.device("cpu"))
+            self._kept[key] = _moved(self._reading.states(batch, batch.mask_BS), torch.device("cpu"))
         return _moved(self._kept[key], self._target.device)
 
     def start(self, index: int) -> None:
@@ -196,34 +198,12 @@ class TargetStates:
             return self._target.hidden_states(batch.ids_BL[:, :-1])
         return _moved(self._stored(batch), self._target.device).hidden_BSD
 
-    def check(self, hidden_BSD: Tensor) -> None:
-        """Asked of what is kept, and where a loss is no number: the host waits for the answer.
-
-        Raises:
-            InputError: for hidden states that are no numbers.
-        """
-        if not torch.isfinite(hidden_BSD).all():
-            raise InputError(
-                "dtype",
-                f"expected numbers, the target's hidden states hold NaN or infinity in {self._target.dtype_name}: give "
-                "float32, or bfloat16 in place of float16; if that is what it is, the target's weights are damaged",
-            )
-
     def _stored(self, batch: Batch) -> BatchStates:
         """What the store has of a batch, on the host, made where it has nothing."""
         if not self._has(batch):
-            with self._target.reading():
-                self._make(batch)
+            with self._reading.opened() as content:
+                self._write(self._path(batch), content(batch))
         return self._load(self._path(batch))
-
-    def _compute(self, batch: Batch, mask_BS: Tensor) -> BatchStates:
-        """Hidden states of a batch, and the teacher at the positions of the mask."""
-        hidden_BSD = self._target.hidden_states(batch.ids_BL[:, :-1])
-        if not self._with_teacher:
-            return BatchStates(hidden_BSD, None)
-        rows_N = to_device(teacher_rows(mask_BS), hidden_BSD.device)
-        mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1).index_select(0, rows_N), self._head)
-        return BatchStates(hidden_BSD, Teacher(mean_ND.half(), constant_N, top_N))
 
     def _path(self, batch: Batch) -> Path:
         assert self._folder is not None
@@ -259,18 +239,9 @@ class TargetStates:
         num_rows = len(teacher_rows(batch.text_BS))
         return hidden | {"mean": (num_rows, hidden_size), "constant": (num_rows,), "top": (num_rows,)}
 
-    def _make(self, batch: Batch) -> None:
-        """Runs the target over a batch, and keeps what it says in the store."""
-        from safetensors.torch import save
-
-        hidden_BSD, teacher = self._compute(batch, batch.text_BS)
-        self.check(hidden_BSD)
-        tensors = {"hidden": hidden_BSD}
-        if teacher is not None:
-            tensors |= {"mean": teacher.mean_ND, "constant": teacher.constant_N, "top": teacher.top_N.int()}
-        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    def _write(self, path: Path, content: bytes) -> None:
         try:
-            write_atomically(self._path(batch), content, shared=True)
+            write_atomically(path, content, shared=True)
         except OSError as error:
             when = "when there is room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "once it can be written"
             raise InputError("store", f"{error}. The same command goes on {when}.") from error

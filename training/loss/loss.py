@@ -19,7 +19,7 @@ from vllm_mtp.kernels.common.tables import loss_chunk_size
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
-from vllm_mtp.training.frozen.states import BatchStates
+from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, most_likely, tokens_and_rounds
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled

@@ -8,6 +8,7 @@ from vllm_mtp.common.flags import add_fields, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    from vllm_mtp.training.cluster_options import ClusterOptions
     from vllm_mtp.training.data.generate_config import GenerateConfig
 
     add_target(parser, "Folder or Hub id of a causal LM.")
@@ -22,11 +23,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--output", required=True, type=Path, help="Folder for the conversations.")
     add_fields(parser, GenerateConfig)
+    add_fields(parser.add_argument_group("A Ray cluster that answers"), ClusterOptions)
     parser.set_defaults(run=run, goes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.provenance import command_line
+    from vllm_mtp.training.cluster_options import ClusterOptions
     from vllm_mtp.training.data.generate import generate
     from vllm_mtp.training.data.generate_config import GenerateConfig
 
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         prompts=args.prompts,
         self_prompt_starts=args.self_prompt_starts,
         output=args.output,
+        cluster=config_of(ClusterOptions, args),
         argv=command_line(args.argv),
     )
     dropped = {name: count for name, count in info["dropped"].items() if count and name != "generated_tokens"}

@@ -10,6 +10,7 @@ from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.common.engine_options import EngineOptions
+    from vllm_mtp.training.cluster_options import ClusterOptions
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
     from vllm_mtp.training.watch import REPORTS
@@ -46,6 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group("The target's files, and vLLM's engine of --hidden-states vllm"), EngineOptions
     )
     add_fields(parser.add_argument_group("Conversations that exist"), TemplateOptions)
+    add_fields(parser.add_argument_group("A Ray cluster that fills the store"), ClusterOptions)
     add_hidden(parser, "answers_only", dest="loss_on", action="store_const", const="answers", default=argparse.SUPPRESS)
     parser.set_defaults(run=run, goes_on=True)
 
@@ -53,6 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.engine_options import EngineOptions
     from vllm_mtp.common.provenance import command_line
+    from vllm_mtp.training.cluster_options import ClusterOptions
     from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
     from vllm_mtp.training.loop import train
@@ -73,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         accumulate=args.accumulate,
         report_to=None if args.report_to is None else tuple(args.report_to),
         engine_options=config_of(EngineOptions, args),
+        cluster=config_of(ClusterOptions, args),
         argv=command_line(args.argv),
     )
     info = train(config_of(TrainConfig, args), inputs)

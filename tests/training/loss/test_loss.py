@@ -17,7 +17,7 @@ from vllm_mtp.module.draft_loop import DraftLoop
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
-from vllm_mtp.training.frozen.states import BatchStates
+from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.initial import draft_config_for, make_module
 from vllm_mtp.training.loss.loss import Loss, compare, draft, held_out

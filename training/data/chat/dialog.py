@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
@@ -13,7 +12,6 @@ Message = dict[str, Any]
 ASKING_ROLES = ("user", "tool")
 """After whose messages the target answers."""
 ANSWERED = ("last", "all")
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +24,7 @@ class Dialog:
     """Whether the messages are turns of the user alone, each to be asked after the answer to the one before."""
     tools: tuple[dict[str, Any], ...] | None = None
     """What the target may call, as OpenAI has it."""
-    template_kwargs: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables of the template that this conversation sets; they win over those of the command."""
     category: str = ""
     """What the file says of its kind; empty where it says nothing."""
