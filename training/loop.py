@@ -189,7 +189,8 @@ def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> T
     for part in run.ranks.mine(batch.parts(run.ranks.size * run.inputs.accumulate)):
         rows = batch.rows(part)
         share_K = to_device(run.loss.counts(rows, num_steps) / total_K, device)
-        result = compare(run.module, run.loss, rows, run.states(batch_index, part), num_steps)
+        states = run.states(batch_index, part)
+        result = compare(run.module, run.loss, rows, states, num_steps, recompute=run.inputs.recompute)
         (result.loss_K * share_K * weights_K).sum().backward()
         sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
     run.ranks.add(sums_2K)

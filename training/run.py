@@ -70,6 +70,8 @@ class TrainInputs:
     """What shows the run while it runs (watch.py); None: JSON lines, and TensorBoard where it is installed."""
     accumulate: int = 1
     """Parts that each batch is computed in, one after another."""
+    recompute: bool = False
+    """Compute each draft step again for its gradient, rather than keep all that it computed."""
     engine_options: EngineOptions = EngineOptions()
     """Revision and code of the target; with hidden states of vLLM, its engine's options."""
     cluster: ClusterOptions = ClusterOptions()

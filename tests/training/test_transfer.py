@@ -56,7 +56,13 @@ def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> N
     text.write_text(SENTENCE * 10, encoding="utf-8")
     config = TrainConfig(tokens=4 * STEP, num_steps_unrolled=3, single_step_fraction=0.0, **TINY | settings)
     inputs = TrainInputs(
-        target=str(target), data=[text], output=tmp_path / "draft", device="cpu", show_progress=False, accumulate=2
+        target=str(target),
+        data=[text],
+        output=tmp_path / "draft",
+        device="cpu",
+        show_progress=False,
+        accumulate=2,
+        recompute=settings.get("optimizer") == "adamw",
     )
     run = prepare(config, inputs)
     assert isinstance(run, Run)

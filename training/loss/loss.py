@@ -121,10 +121,13 @@ class Loss:
         return tokens_and_rounds(num_accepted_BT, batch.mask_BS)
 
 
-def compare(module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int) -> Distillation:
+def compare(
+    module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int, *, recompute: bool = False
+) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
     drafted = loss.drafted if loss.step_tokens == "drafted" else None
-    return loss(draft(module, loss.target, batch, states.hidden_BSD, num_steps, drafted), batch, states)
+    states_KBTD = draft(module, loss.target, batch, states.hidden_BSD, num_steps, drafted, recompute=recompute)
+    return loss(states_KBTD, batch, states)
 
 
 def draft(
@@ -134,6 +137,8 @@ def draft(
     hidden_BSD: Tensor,
     num_steps: int,
     drafted: Callable[[Tensor], Tensor] | None = None,
+    *,
+    recompute: bool = False,
 ) -> Tensor:
     """The module's outputs at num_steps chained draft steps, [K, B, S - K, D].
 
@@ -143,6 +148,7 @@ def draft(
         num_steps: K.
         drafted: ids [B, T] that steps after the first are fed with, from the outputs [B, T, D] of the step before;
             None: the text's.
+        recompute: as of `unroll`.
     """
     ids_BL = to_device(batch.ids_BL, target.device)
     num_positions = hidden_BSD.size(1) - num_steps
@@ -154,7 +160,7 @@ def draft(
         return target.head.embed(ids_BT).float()
 
     with autocast(target):
-        return unroll(module, hidden_BSD[:, :num_positions].float(), embed, num_steps)
+        return unroll(module, hidden_BSD[:, :num_positions].float(), embed, num_steps, recompute=recompute)
 
 
 def autocast(target: FrozenTarget) -> contextlib.AbstractContextManager[Any]:

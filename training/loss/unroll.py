@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.loss.chain_attention import Keys, chain_attention
@@ -19,7 +20,7 @@ Embed = Callable[[int, Tensor], Tensor]
 """Embeddings [B, T, D] to feed at draft step k (from 1), from k and the states [B, T, D] that it is fed with them."""
 
 
-def unroll(module: MTPModule, hidden_BTD: Tensor, embed: Embed, num_steps: int) -> Tensor:
+def unroll(module: MTPModule, hidden_BTD: Tensor, embed: Embed, num_steps: int, *, recompute: bool = False) -> Tensor:
     """Runs K draft steps at every position at once.
 
     Args:
@@ -27,6 +28,7 @@ def unroll(module: MTPModule, hidden_BTD: Tensor, embed: Embed, num_steps: int) 
         hidden_BTD: the target's h_t, after its final norm, [B, T, D].
         embed: of teacher forcing, the embeddings of x_{t+k} whatever the states.
         num_steps: K.
+        recompute: keep of each step what it is given alone, and compute the step again for its gradient.
 
     Returns:
         The module's outputs, [K, B, T, D]: index k - 1 at position t predicts x_{t+k+1}.
@@ -35,10 +37,25 @@ def unroll(module: MTPModule, hidden_BTD: Tensor, embed: Embed, num_steps: int) 
     steps: list[Keys] = []
     outputs = []
     for k in range(num_steps):
-        u_BTD = module.fuse(embed(k + 1, hidden_BTD), hidden_BTD)
-        q_BTAC, *keys = module.layer.queries_keys_values(u_BTD, positions_T + k)
-        steps.append(Keys(*keys) if steps else Keys(*keys).by_head(q_BTAC.size(2)))
-        attended_BTAC = chain_attention(q_BTAC, steps[0], steps[1:])
-        hidden_BTD = module.norm(module.layer.finish(u_BTD, attended_BTAC))
+        given = (module, embed(k + 1, hidden_BTD), hidden_BTD, positions_T + k, tuple(steps))
+        if recompute:
+            hidden_BTD, keys = checkpoint(_step, *given, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden_BTD, keys = _step(*given)
+        steps.append(keys)
         outputs.append(hidden_BTD)
     return torch.stack(outputs)
+
+
+def _step(
+    module: MTPModule, embedding_BTD: Tensor, hidden_BTD: Tensor, positions_T: Tensor, before: tuple[Keys, ...]
+) -> tuple[Tensor, Keys]:
+    """One draft step after others: its output, and its keys and values, those of the first step by head."""
+    u_BTD = module.fuse(embedding_BTD, hidden_BTD)
+    q_BTAC, k_BTGC, v_BTGC = module.layer.queries_keys_values(u_BTD, positions_T)
+    keys = Keys(k_BTGC, v_BTGC)
+    if not before:
+        keys = keys.by_head(q_BTAC.size(2))
+    context, *own = (*before, keys)
+    attended_BTAC = chain_attention(q_BTAC, context, own)
+    return module.norm(module.layer.finish(u_BTD, attended_BTAC)), keys

@@ -39,6 +39,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="Parts that each step's batch is computed in, one after another, where memory is short (default: 1)",
     )  # fmt: skip
     parser.add_argument(
+        "--recompute", action="store_true",
+        help="Compute each draft step again for its gradient rather than keep it: less memory, more work",
+    )  # fmt: skip
+    parser.add_argument(
         "--report-to", nargs="+", choices=REPORTS,
         help="What shows the run while it runs (default: jsonl in DRAFT_DIR/log, and tensorboard if it is installed)",
     )  # fmt: skip
@@ -74,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         template=config_of(TemplateOptions, args),
         skip_bad=args.skip_bad,
         accumulate=args.accumulate,
+        recompute=args.recompute,
         report_to=None if args.report_to is None else tuple(args.report_to),
         engine_options=config_of(EngineOptions, args),
         cluster=config_of(ClusterOptions, args),

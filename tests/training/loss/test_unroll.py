@@ -135,3 +135,28 @@ def test_gradient_flows_through_the_chain() -> None:
     assert hidden_BTD.grad is not None
     assert (hidden_BTD.grad.abs().amax(-1) > 0).all()
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_step_computed_again_keeps_less_and_changes_nothing(num_steps: int) -> None:
+    found, kept = [], []
+    for recompute in (False, True):
+        module = random_module(2).requires_grad_(True)
+        hidden_BTD, text_BTD = random_text(num_steps)
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        def embed(step: int, _: Tensor, text_BTD: Tensor = text_BTD) -> Tensor:
+            return text_BTD[:, step : step + NUM_POSITIONS]
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            states_KBTD = unroll(module, hidden_BTD, embed, num_steps, recompute=recompute)
+        kept.append(sum(sizes.values()))
+        states_KBTD.square().sum().backward()
+        found.append([states_KBTD, *(parameter.grad for parameter in module.parameters())])
+    assert kept[1] < 0.5 * kept[0]
+    for plain, again in zip(*found, strict=True):
+        assert torch.equal(plain, again)
