@@ -75,7 +75,7 @@ def test_a_run_goes_on_from_a_drafter_of_its_tokenizer(tmp_path: Path) -> None:
 
 def test_what_made_a_drafter_of_another_shape_is_named(tmp_path: Path) -> None:
     draft = draft_for(tmp_path, intermediate_size=40, qk_norm=True)
-    with pytest.raises(ValueError, match="settings that made it: intermediate_size 40, qk_norm True$"):
+    with pytest.raises(ValueError, match=r"settings that made it: intermediate_size 40, qk_norm True$"):
         initial_tensors(draft, small_config(), None, target="tuned", vocabulary=VOCABULARY)
 
 
