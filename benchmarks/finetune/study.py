@@ -4,10 +4,11 @@ Acceptance length of the drafter on the old target and on the tuned one, then of
 own text: from the old drafter, and from nothing. The module alone, without lookup. Every row is written when it is
 measured, and not measured again by the same command.
 
-    python examples/stdlib/tune.py --output runs/tuned
+    python examples/smollm2/make_training_prompts.py --num 2000 --target examples/stdlib/target --output runs/text.jsonl
+    python examples/stdlib/tune.py --text runs/text.jsonl --output runs/tuned
     vllm-mtp generate runs/tuned/target --prompts runs/tuned/train.jsonl --max-tokens 128 --output runs/tuned/text
     python -m vllm_mtp.benchmarks.finetune.study --draft runs/demo/draft --tuned runs/tuned/target \\
-        --data runs/tuned/text --prompts runs/tuned/prompts.txt --output runs/after-finetune
+        --data runs/tuned/text --prompts runs/tuned/prompts.jsonl --output runs/after-finetune
 
 The first drafter is that of `make demo`.
 """

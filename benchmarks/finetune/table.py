@@ -18,8 +18,8 @@ def _heading(result: Result) -> str:
     nats = tuned["held_out_nats_per_token"]
     return (
         f"Acceptance length at k = {result['k']}, the module alone, on {result['num_prompts']} held-out prompts of the "
-        f"tuned target's kind, {result['max_tokens']} new tokens each, with its 95% interval over prompts; a cell for "
-        f"each seed. Tuned on {tuned['tokens']:,} tokens of docstrings: {nats['before']:.2f} nats/token there before, "
+        f"tuned target's kind, {result['max_tokens']} new tokens each, with its 95% interval over prompts; one for "
+        f"each seed. Tuned on {tuned['tokens']:,} tokens: {nats['before']:.2f} nats/token on held-out text before, "
         f"{nats['after']:.2f} after, {tuned['share_of_greedy_outputs_that_differ']:.0%} of greedy outputs differ. "
         f"{made_on(*origins)}"
     )

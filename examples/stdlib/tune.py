@@ -1,19 +1,18 @@
-"""A fine-tune of the shipped target, to measure what becomes of a drafter: code gives way to the prose of docstrings.
+"""A fine-tune of the shipped target, to measure what becomes of a drafter: code gives way to questions and stories.
 
-All weights, AdamW, a learning rate that falls linearly to zero. Into the folder go target/, tuned.json, which says how
-far it is from the old one, and the first words of docstrings: train.jsonl as prompts for `vllm-mtp generate`, and of
-held-out files prompts.txt to measure on.
+All weights, AdamW, a learning rate that falls linearly to zero, on text in English and German. Into the folder go
+target/, tuned.json, which says how far it is from the old one, and the first words of texts: train.jsonl as prompts for
+`vllm-mtp generate`, and of texts held out prompts.jsonl to measure on.
 
-    python examples/stdlib/tune.py --output runs/tuned
+    python examples/smollm2/make_training_prompts.py --num 2000 --target examples/stdlib/target --output runs/text.jsonl
+    python examples/stdlib/tune.py --text runs/text.jsonl --output runs/tuned
 """
 
 # Shapes: B sequences, T tokens of a sequence, N all tokens of a split.
 
 import argparse
-import ast
 import json
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,7 @@ from torch import Tensor
 from tqdm import trange
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vllm_mtp.training.data.prompts import SEPARATOR
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import corpus
 import train_target
 
 TARGET = Path(__file__).resolve().parent / "target"
@@ -34,34 +30,21 @@ SEQUENCE_LENGTH = 256
 BATCH_SIZE = 8
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 10
+HELD_OUT_ONE_IN = 20
+NUM_PROMPTS = {"train": 800, "held_out": 96}
 PROMPT_CHARACTERS = 100
-SHORTEST_DOCSTRING = 80
-SHORTEST_CONTINUED = 300
-"""Characters of a docstring that is text, and of one whose beginning is a prompt."""
+"""At most; of a short text half of it."""
 
 
-def docstrings(split: str) -> list[list[str]]:
-    """Docstrings of each file of a split that has some, outermost first."""
-    return [found for _, text in corpus.documents(split) if (found := docstrings_of(text))]
+def splits(texts: list[str]) -> dict[str, list[str]]:
+    """Every twentieth text is held out."""
+    held_out = texts[::HELD_OUT_ONE_IN]
+    return {"train": [text for text in texts if text not in held_out], "held_out": held_out}
 
 
-def docstrings_of(source: str) -> list[str]:
-    """Those of a module that are long enough; none where the source does not parse, as in tests of the parser."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            tree = ast.parse(source)
-        except (SyntaxError, ValueError):
-            return []
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-    return [text for text in found if len(text) >= SHORTEST_DOCSTRING]
-
-
-def prompts(files: list[list[str]]) -> list[str]:
-    """The first words of every docstring that goes on for a while."""
-    long = [text for texts in files for text in texts if len(text) >= SHORTEST_CONTINUED]
-    return [text[:PROMPT_CHARACTERS].rpartition(" ")[0] for text in long]
+def prompt_of(text: str) -> str:
+    """The first words of a text."""
+    return text[: min(PROMPT_CHARACTERS, len(text) // 2)].rpartition(" ")[0]
 
 
 def tune(model: Any, ids_N: Tensor, num_steps: int) -> None:
@@ -103,22 +86,21 @@ def look(model: Any, ids_N: Tensor) -> Look:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="JSONL of examples/smollm2/make_training_prompts.py")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=150_000)
+    parser.add_argument("--tokens", type=int, default=100_000)
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     args.output.mkdir(parents=True, exist_ok=True)
-    files = {split: docstrings(split) for split in ("train", "held_out")}
-    lines = [json.dumps({"prompt": prompt}) for prompt in prompts(files["train"])[::2]]
-    (args.output / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    held_out_prompts = f"\n{SEPARATOR}\n".join(prompts(files["held_out"]))
-    (args.output / "prompts.txt").write_text(held_out_prompts + "\n", encoding="utf-8")
+    lines = args.text.read_text(encoding="utf-8").splitlines()
+    texts = splits([json.loads(line)["messages"][0]["content"] for line in lines])
+    for split, name in (("train", "train.jsonl"), ("held_out", "prompts.jsonl")):
+        found = [json.dumps({"prompt": prompt_of(text)}) for text in texts[split][: NUM_PROMPTS[split]]]
+        (args.output / name).write_text("\n".join(found) + "\n", encoding="utf-8")
 
     tokenizer = AutoTokenizer.from_pretrained(TARGET)
     model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32)
-    texts = {split: ["\n\n".join(found) for found in of_files] for split, of_files in files.items()}
     train_N, held_out_N = (train_target.encode(tokenizer, texts[split]) for split in ("train", "held_out"))
-
     before = look(model, held_out_N)
     tune(model, train_N, args.tokens // (BATCH_SIZE * SEQUENCE_LENGTH))
     after = look(model, held_out_N)
