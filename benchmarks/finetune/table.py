@@ -21,6 +21,7 @@ def _heading(result: Result) -> str:
         f"tuned target's kind, {result['max_tokens']} new tokens each, with its 95% interval over prompts; one for "
         f"each seed. Tuned on {tuned['tokens']:,} tokens: {nats['before']:.2f} nats/token on held-out text before, "
         f"{nats['after']:.2f} after, {tuned['share_of_greedy_outputs_that_differ']:.0%} of greedy outputs differ. "
+        "Greedy outputs of a model this small loop, which flatters a drafter. "
         f"{made_on(*origins)}"
     )
 
@@ -30,10 +31,11 @@ def _arms(arms: Sequence[Row]) -> str:
     for arm in arms:
         groups.setdefault(_labels(arm), []).append(arm)
     lines = [
-        [*labels, *(", ".join(_length(arm, at) for arm in group) for at in ("0", "1"))]
+        [*labels, *(", ".join(_length(arm, at) for arm in group) for at in ("0", "1")), _loops(group)]
         for labels, group in groups.items()
     ]
-    return markdown(["target", "drafter", "tokens", "peak learning rate", "temperature 0", "temperature 1"], lines)
+    names = ["target", "drafter", "tokens", "peak learning rate", "temperature 0", "temperature 1", "loops at 0"]
+    return markdown(names, lines)
 
 
 def _labels(arm: Row) -> tuple[str, ...]:
@@ -45,3 +47,9 @@ def _labels(arm: Row) -> tuple[str, ...]:
 
 def _length(arm: Row, temperature: str) -> str:
     return interval_cell(arm["temperatures"][temperature], "acceptance_length")
+
+
+def _loops(arms: Sequence[Row]) -> str:
+    """Greedy outputs that end in a loop, which flatters a drafter."""
+    greedy = [arm["temperatures"]["0"] for arm in arms]
+    return ", ".join(f"{row['num_loops']} of {row['num_prompts']}" for row in greedy)

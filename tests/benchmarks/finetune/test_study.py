@@ -50,6 +50,7 @@ def test_what_is_measured_is_not_measured_again(study: Study) -> None:
     assert len(json.loads((study.output / "results.json").read_text())["arms"]) == 2
     text = (study.output / "table.md").read_text()
     assert "| tuned | from the old one | 25 | 0.02 | 3.00 (3.00-3.00), 3.00 (3.00-3.00) |" in text
+    assert text.endswith("| 0 of 1, 0 of 1 |\n")
     assert "2.00 nats/token on held-out text before, 1.50 after, 90% of greedy outputs differ" in text
 
 
