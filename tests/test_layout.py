@@ -24,7 +24,7 @@ FLOORS = (
     ("vllm_mtp/serving", "training"),
     ("benchmarks/harness", "vllm_mtp/doctor"),
     ("benchmarks/acceptance", "benchmarks/simulation", "benchmarks/training"),
-    ("benchmarks/claims", "benchmarks/demo", "benchmarks/kernels"),
+    ("benchmarks/claims", "benchmarks/demo", "benchmarks/finetune", "benchmarks/kernels"),
     ("vllm_mtp/cli", "vllm_mtp"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("vllm_mtp", "kernels", "training", "benchmarks")
-STUDIES = ("benchmarks/claims/", "benchmarks/demo/", "benchmarks/kernels/")  # need a checkout
+STUDIES = tuple(f"benchmarks/{name}/" for name in ("claims", "demo", "finetune", "kernels"))  # need a checkout
 LINKS = tuple(f"vllm_mtp/{name}/" for name in FOLDERS[1:])
 VERSION = "0.1.0+test"  # not the installed one, or pip would look at that one's dependencies
 

@@ -2,7 +2,7 @@
 
 # Shapes: J draft vocabulary.
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.checkpoint import load_draft, read_config
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
+from vllm_mtp.contract.pair import why_another_target
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.shape import TargetShape
+
+_SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm", "draft_vocab_size")
+"""Settings of a run that decide the module's shape beside the target."""
 
 
 def draft_config_for(
@@ -77,26 +81,52 @@ def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
         module.d2t.copy_(draft_ids_J - torch.arange(len(draft_ids_J)))
 
 
-def initial_tensors(folder: Path, draft: MTPConfig, draft_ids_J: Tensor | None) -> dict[str, Tensor]:
+def initial_tensors(
+    folder: Path, draft: MTPConfig, draft_ids_J: Tensor | None, *, target: str, vocabulary: Mapping[str, int]
+) -> dict[str, Tensor]:
     """The tensors of a finished drafter, to go on from.
 
     Args:
         folder: of that drafter.
         draft: the shape of the module that takes them.
         draft_ids_J: its draft vocabulary; None: the whole vocabulary.
+        target: folder or Hub id.
+        vocabulary: ids of the target's tokens.
 
     Raises:
-        ValueError: if the folder is not that of a drafter, or has another shape or another draft vocabulary.
+        ValueError: if the folder is not that of a drafter, or has another tokenizer, shape or draft vocabulary.
     """
     try:
         config, tensors = load_draft(folder)
     except ValueError as error:
         raise InputError("initial", str(error)) from error
+    fault = why_another_target(
+        config, target=target, hidden_size=draft.hidden_size, vocab_size=draft.vocab_size, vocabulary=vocabulary
+    )
+    if fault:
+        raise InputError("initial", f"{folder}: {fault}")
     if config.tensor_shapes() != draft.tensor_shapes():
-        raise InputError("initial", f"{folder} has another shape than this run; repeat the settings that made it")
+        others = [f"{name} {getattr(config, name)}" for name in _SHAPE if getattr(config, name) != getattr(draft, name)]
+        raise InputError(
+            "initial",
+            f"{folder} has another shape than this run; repeat the settings that made it: {', '.join(others)}",
+        )
     if draft_ids_J is not None and not torch.equal(tensors["d2t"] + torch.arange(len(draft_ids_J)), draft_ids_J):
         raise InputError("initial", f"{folder} has another draft vocabulary; give the draft_vocab that made it")
     return tensors
+
+
+def origin(folder: Path, fingerprint: Mapping[str, Any]) -> str:
+    """A line that says which drafter a run goes on from, and whether its target had other weights.
+
+    Args:
+        folder: of that drafter.
+        fingerprint: of the run's target.
+    """
+    made_for = read_config(folder).get("target_fingerprint") or {}
+    known, found = made_for.get("weights_sha256"), fingerprint["weights_sha256"]
+    others = ", whose embedding or head were others: a fine-tuned target?" if known and known != found else ""
+    return f"goes on from {folder}, made for {made_for.get('name', 'a target not named')}{others}"
 
 
 def trained_length(rows: Iterable[Tensor], initial: Path | None) -> int:

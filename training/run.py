@@ -33,7 +33,7 @@ from vllm_mtp.training.frozen.reading import Elsewhere
 from vllm_mtp.training.frozen.served import ServedTarget
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
-from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, trained_length
+from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
 from vllm_mtp.training.loss.loss import Loss, tokens_at_checkpoints
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
@@ -192,7 +192,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     text_config = whole_config.get_text_config()
     draft_ids_J = _draft_ids(inputs.draft_vocab, text_config.vocab_size, tokenizer)
     initial_sha256 = None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE)
-    initial = _initial_tensors(inputs.initial, draft_config_for(text_config, config, {}, draft_ids_J), draft_ids_J)
+    initial = _initial_tensors(inputs, draft_config_for(text_config, config, {}, draft_ids_J), draft_ids_J, tokenizer)
     sources = _read(config, inputs, tokenizer, text_config.vocab_size)
     for one in sources:
         one.check_enough()
@@ -201,6 +201,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     if reason := why_not_served(inputs.target, revision=inputs.engine_options.revision):
         inputs.say(reason)
     fingerprint = target.fingerprint()
+    if inputs.initial is not None:
+        inputs.say(origin(inputs.initial, fingerprint))
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(
@@ -300,9 +302,12 @@ def _draft_ids(draft_vocab: Path | None, vocab_size: int, tokenizer: Any) -> Ten
 
 
 def _initial_tensors(
-    folder: Path | None, draft_config: MTPConfig, draft_ids_J: Tensor | None
+    inputs: TrainInputs, draft_config: MTPConfig, draft_ids_J: Tensor | None, tokenizer: Any
 ) -> dict[str, Tensor] | None:
-    return None if folder is None else initial_tensors(folder, draft_config, draft_ids_J)
+    if inputs.initial is None:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    return initial_tensors(inputs.initial, draft_config, draft_ids_J, target=inputs.target, vocabulary=vocabulary)
 
 
 def _read(config: TrainConfig, inputs: TrainInputs, tokenizer: Any, vocab_size: int) -> list[Source]:

@@ -14,6 +14,7 @@ import pytest
 from vllm_mtp.benchmarks.acceptance.table import table as acceptance_table
 from vllm_mtp.benchmarks.claims.report import table as claims_table
 from vllm_mtp.benchmarks.demo.report import table as demo_table
+from vllm_mtp.benchmarks.finetune.table import table as finetune_table
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 # Made before a table of speeds had pairs of engines, and results.json the drafter's lookup: compared up to the speeds.
@@ -23,7 +24,11 @@ NARROW = ("demo-avx2",)
 
 
 def table_of(result: dict[str, Any]) -> str:
-    makers: dict[str, Callable[[Any], str]] = {"claims": claims_table, "settings": acceptance_table}
+    makers: dict[str, Callable[[Any], str]] = {
+        "claims": claims_table,
+        "settings": acceptance_table,
+        "tuned": finetune_table,
+    }
     return next((make for key, make in makers.items() if key in result), demo_table)(result)
 
 

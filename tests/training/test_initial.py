@@ -1,6 +1,7 @@
-"""The module's shape from the target's config.
+"""The module's shape from the target's config, and the drafter that a run goes on from.
 
-Catches: the rotation of local attention, or a default, for a layer that attends to all of a long context.
+Catches: the rotation of local attention, or a default, for a layer that attends to all of a long context; a drafter of
+another tokenizer trained on as if its ids meant the same, and a fine-tuned target that nothing is said of.
 """
 
 from contextlib import nullcontext
@@ -12,10 +13,12 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig
 
 from tests.drafts import small_config, write_random_draft
+from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.initial import draft_config_for, trained_length
+from vllm_mtp.training.initial import draft_config_for, initial_tensors, origin, trained_length
 
+VOCABULARY = {"a": 0, "b": 1}
 RATES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
 
 
@@ -55,3 +58,29 @@ def test_rows_are_as_long_as_the_target_reads(length: int) -> None:
     target = LlamaConfig(max_position_embeddings=1024, rope_parameters=rope)
     with pytest.raises(ValueError, match="the target's 4096") if length > 4096 else nullcontext():
         draft_config_for(target, TrainConfig(sequence_length=length, tokens=10**6), {})
+
+
+def draft_for(folder: Path, **changes: Any) -> Path:
+    """A drafter whose fingerprint names VOCABULARY and weights "w"."""
+    fingerprint = {"name": "old", "tokenizer_sha256": tokenizer_sha256(VOCABULARY), "weights_sha256": "w"}
+    return write_random_draft(folder, small_config(target_fingerprint=fingerprint, **changes))
+
+
+def test_a_run_goes_on_from_a_drafter_of_its_tokenizer(tmp_path: Path) -> None:
+    draft = draft_for(tmp_path)
+    assert initial_tensors(draft, small_config(), None, target="tuned", vocabulary=VOCABULARY)
+    with pytest.raises(ValueError, match=r"made for another target \(old\): tokenizer .* train one for other"):
+        initial_tensors(draft, small_config(), None, target="other", vocabulary={"a": 1, "b": 0})
+
+
+def test_what_made_a_drafter_of_another_shape_is_named(tmp_path: Path) -> None:
+    draft = draft_for(tmp_path, intermediate_size=40, qk_norm=True)
+    with pytest.raises(ValueError, match=r"settings that made it: intermediate_size 40, qk_norm True$"):
+        initial_tensors(draft, small_config(), None, target="tuned", vocabulary=VOCABULARY)
+
+
+@pytest.mark.parametrize(("weights", "is_told"), [("w", False), ("v", True)])
+def test_a_fine_tuned_target_is_told_of(weights: str, is_told: bool, tmp_path: Path) -> None:
+    line = origin(draft_for(tmp_path), {"name": "new", "weights_sha256": weights})
+    assert line.startswith(f"goes on from {tmp_path}, made for old")
+    assert ("a fine-tuned target?" in line) is is_told

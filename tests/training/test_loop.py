@@ -438,7 +438,7 @@ def test_a_draft_vocabulary_a_store_and_a_second_stage(
     assert curve(tmp_path / "again")[0]["loss"] < 0.8 * curve(tmp_path / "first")[0]["loss"]
     with pytest.raises(ValueError, match="initial: other weights"):
         run_train(config, tiny_target, text, tmp_path / "again", **made_with)
-    with pytest.raises(ValueError, match=r"^initial: .* has another shape than this run"):
+    with pytest.raises(ValueError, match=r"another shape than this run; .* that made it: draft_vocab_size 20"):
         run_train(config, tiny_target, text, tmp_path / "whole", initial=tmp_path / "first")
 
 
@@ -553,7 +553,10 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "long sequences": (["--sequence-length", "300"], "--sequence-length: expected at most the target's 256, got 300"),
     "no draft vocabulary": (["--draft-vocab", "bad.jsonl"], "--draft-vocab: expected a file of `vllm-mtp vocab`"),
     "no drafter to go on from": (["--initial", "empty"], "--initial: expected a drafter's folder"),
-    "a drafter of another shape": (["--initial", "other"], "--initial: other has another shape than this run"),
+    "a drafter of another target": (
+        ["--initial", "other"],
+        "--initial: other: This drafter was made for another target (not named): hidden_size 16, the target has 32",
+    ),
     "no draft steps": (["--num-steps-unrolled", "0"], "--num-steps-unrolled: expected at least 1, got 0"),
     "learning rate": (["--learning-rate", "-1"], "--learning-rate: expected a number above 0, got -1.0"),
     "heads": (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OTHER_WEIGHTS = (
     "The target's weights are not those the drafter was distilled from (%s): a fine-tuned or quantized target? "
     "Output stays exactly the target's, acceptance may fall. To check, compare the acceptance length in the "
-    "log or in /metrics with the drafter's model card; `vllm-mtp train` adapts the drafter."
+    "log or in /metrics with the drafter's model card; `vllm-mtp train --initial` adapts the drafter."
 )
 """A warning; the target's name is to be put in."""
 
