@@ -74,7 +74,7 @@ class Cluster:
                     if waiting.pop(name, None) is not None:
                         yield name, result
             except RayError as error:
-                reason = str(error).strip().splitlines()[-1]
+                reason = _last_line(error)
             if len(waiting) == num_before:
                 raise InputError(
                     "ray", f"workers die before they finish a batch, {num_before:,} are missing; Ray says: {reason}"
@@ -178,6 +178,11 @@ def on_cluster(options: ClusterOptions, num_gpus: int, check: Callable[[], None]
         ray.shutdown()
 
 
+def _last_line(error: Exception) -> str:
+    """What Ray's errors say at their end."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def _check_answers(address: str) -> None:
     """Refuses a HOST:PORT where nobody answers, for which Ray would wait minutes."""
     host, colon, port = address.rpartition(":")
@@ -249,6 +254,6 @@ def _check_nodes(nodes: Sequence[_Machine], check: Callable[[], None]) -> None:
         try:
             said = ray.get(fault)
         except RayError as error:
-            said = str(error).strip().splitlines()[-1]
+            said = _last_line(error)
         if said:
             raise InputError("ray", f"node {node.address} cannot be used: {said}")

@@ -85,13 +85,14 @@ def step(run: Run, index: int) -> Entry:
     """
     batch_index = run.batches.index(index)
     batch = run.batches[batch_index]
+    run.states.start(batch_index)
     if index + 1 < run.config.num_steps:
         run.states.start(run.batches.index(index + 1))
     with _memory_is_enough(run, index, batch):
-        norm, *figures = loss_and_gradient(run, index, batch, batch_index).tolist()
-    loss, *agreement = figures
-    if not math.isfinite(loss):
-        check_numbers(run.states.hidden(batch), run.target)
+        norm, loss, *agreement = loss_and_gradient(run, index, batch, batch_index).tolist()
+        if not math.isfinite(loss):
+            for part in batch.parts(run.ranks.size * run.inputs.accumulate):
+                check_numbers(run.states(batch_index, part).hidden_BSD, run.target)
     _check_number(run, index, "loss", loss)
     _check_number(run, index, "gradient", norm)
     update(run.optimizers, run.config.learning_rate_factor(index))
@@ -121,12 +122,20 @@ def finish(run: Run) -> dict[str, Any]:
     kept_step, measures = _take_best(run)
     info = run_info(run, kept_step, measures, seconds=seconds)
     if run.ranks.is_first:
-        if not write_plot(run.inputs.output / PLOT_FILE, lambda pyplot: plot(run.log, info, pyplot)):
-            run.inputs.say("No plot, for want of matplotlib.")
         export(run.inputs.output, run.module, info, run.log)
+        _plot(run, info)
         remove_checkpoint(run.inputs.output)
     run.ranks.wait()
     return info
+
+
+def _plot(run: Run, info: dict[str, Any]) -> None:
+    """Draws the run beside its drafter, which is there whatever comes of the plot."""
+    try:
+        if not write_plot(run.inputs.output / PLOT_FILE, lambda pyplot: plot(run.log, info, pyplot)):
+            run.inputs.say("No plot, for want of matplotlib.")
+    except Exception as error:  # of any kind where an installation is broken
+        run.inputs.say(f"No plot: {type(error).__name__}: {error}")
 
 
 def _save(run: Run) -> None:

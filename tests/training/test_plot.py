@@ -51,14 +51,21 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("matplotlib", "No plot, for want of matplotlib."), ("matplotlib.pyplot", "No plot: ModuleNotFoundError")],
+)
 def test_without_matplotlib_a_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    missing: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    if missing == "matplotlib.pyplot":
+        pytest.importorskip("matplotlib")
+        monkeypatch.delattr("matplotlib.pyplot", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog; " * 40)
     target = save_target(tmp_path / "target", tied=True)
     inputs = TrainInputs(target=str(target), data=[tmp_path / "text.txt"], output=tmp_path / "d", device="cpu")
     train(TrainConfig(tokens=2 * STEP, **TINY), inputs)
-    assert "No plot, for want of matplotlib." in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     assert (tmp_path / "d" / "model.safetensors").exists()
     assert not (tmp_path / "d" / PLOT_FILE).exists()

@@ -129,6 +129,8 @@ def generate(
     """
     check_workers(cluster)
     run = _prepared(config, target, prompts, self_prompt_starts, output, show_progress)
+    if cluster.ray is not None and type(run.template.tokenizer).__module__.startswith("transformers_modules"):
+        raise InputError("ray", "expected a tokenizer of transformers' own: a target's own code is not sent to workers")
     finished = _finished(output, run.settings)
     if finished is not None:
         if show_progress:
@@ -257,6 +259,10 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     (output / "batches").mkdir(parents=True, exist_ok=True)
     path = output / RUN_INFO if (output / RUN_INFO).exists() else output / _SETTINGS
     if not path.exists():
+        if any((output / "batches").glob("*.npz")):
+            raise InputError(
+                "output", f"{output} holds batches and no {_SETTINGS}, which says of what: give another output"
+            )
         return None
     try:
         stored = _object_with(_FINISHED_HAS if path.name == RUN_INFO else _SETTINGS_HAS, path)

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Reads by index; the two that were asked for last are kept.
+    """Reads by index; the two that were begun last are kept. Of what is mapped from a file, pages come when used.
 
     Args:
         read: called in a thread of its own, one after another.

@@ -38,7 +38,9 @@ def load_config(
         is_unknown = _is_unknown(error) and not by_transformers
         config = _config_of_vllm(target, revision, trust_remote_code) if is_unknown else None
         if config is None:
-            raise not_a_target(target, error) from error
+            refusal = not_a_target(target, error)
+            by_vllm = f" {_BY_VLLM}" if by_transformers and _is_unknown(error) else ""
+            raise InputError(refusal.field, f"{refusal.message}{by_vllm}") from error
     _refuse(target, config, by_transformers)
     return config
 
@@ -117,8 +119,6 @@ def not_a_target(target: str, error: Exception) -> InputError:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if not isinstance(error, OSError | ValueError | ImportError):
             reason = f"{type(error).__name__}: {reason}"
-        if _is_unknown(error):
-            reason = f"{reason} {_BY_VLLM}"
     return InputError("target", f"expected a causal LM's folder or Hub id, got {target}: {reason}")
 
 

@@ -14,12 +14,15 @@ Attention (arXiv 2310.01889).
 # steps after the first.
 
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _aten = torch.ops.aten
 _MAX_ERROR = 0.1
@@ -101,7 +104,7 @@ class _ChainAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_BTAC: Tensor) -> tuple[Tensor, ...]:
         q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *own = ctx.saved_tensors
         of_flash = (q_BTAC.transpose(1, 2), k_BATC, v_BATC, attended_BTAC.transpose(1, 2))
-        log_sum_BAT = log_sum_BTGR.flatten(2, 3).transpose(1, 2)
+        log_sum_BAT = log_sum_BTGR.flatten(2, 3).transpose(1, 2).contiguous()  # a GPU's operator reads no strides
         grad_q_BATC, grad_k_BATC, grad_v_BATC = _flash_backward(
             grad_BTAC.transpose(1, 2), *of_flash, log_sum_BAT, ctx.rest
         )
@@ -169,6 +172,7 @@ def _is_supported(device: torch.device, dtype: torch.dtype, head_dim: int) -> bo
             with torch.enable_grad(), torch.autocast(device.type, enabled=False):
                 attended_BTAC = attention(q_BTAC, context, own)
                 found.append([attended_BTAC, *torch.autograd.grad(attended_BTAC.square().sum(), tensors)])
-        except (RuntimeError, AttributeError):
+        except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+            logger.warning("draft steps attend by a mask, which is slower: %s", error)
             return False
     return all((one - other).norm() < _MAX_ERROR * other.norm() for one, other in zip(*found, strict=True))

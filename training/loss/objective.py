@@ -21,6 +21,7 @@ mean_embedding.py is the same KL loss from less; this one has every objective, s
 # Shapes: B sequences, T positions, K draft steps, S = T + K teacher positions, D hidden size, V vocabulary, J draft
 # vocabulary (V where there is none), N teacher rows that count.
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -157,7 +158,8 @@ def _rejected_so_far(rejected_KN: Tensor, exists_KN: Tensor, index_KN: Tensor, n
     """
     accepted_KP = rejected_KN.new_ones(len(rejected_KN), num_states + 1)  # the last for rows without a state
     index_KN = torch.where(exists_KN, index_KN, num_states)
-    so_far_KP = accepted_KP.scatter(1, index_KN, 1 - rejected_KN).cumprod(0)
+    accepted_KP = accepted_KP.scatter(1, index_KN, 1 - rejected_KN)
+    so_far_KP = torch.stack([*itertools.accumulate(accepted_KP, torch.mul)])  # cumprod's gradient waits for the device
     return torch.where(exists_KN, 1 - so_far_KP.gather(1, index_KN), 0)
 
 

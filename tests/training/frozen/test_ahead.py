@@ -28,6 +28,19 @@ def test_what_is_read_ahead_is_not_read_again() -> None:
     assert read == [3, 1, 2, 3]
 
 
+def test_in_the_order_of_training_each_is_read_once() -> None:
+    """Catches the next batch given up for the one at hand."""
+    read: list[int] = []
+    ahead = Ahead(read.append)
+    for index in range(6):
+        ahead.start(index)
+        if index < 5:
+            ahead.start(index + 1)
+        for _ in range(2):  # parts of a batch
+            ahead(index)
+    assert read == list(range(6))
+
+
 def test_what_it_raises_is_told_where_it_is_asked_for() -> None:
     def fails(index: int) -> int:
         raise OSError(f"no batch {index}")

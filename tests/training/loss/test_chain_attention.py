@@ -53,6 +53,14 @@ def test_bfloat16_is_as_exact_as_by_a_mask() -> None:
     assert errors[0] < 1.1 * errors[1]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_gpu_has_the_operators(dtype: torch.dtype, head_dim: int) -> None:
+    assert file._is_supported(torch.device("cuda"), dtype, head_dim)
+
+
 def test_where_torch_lacks_the_operators_a_mask_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     q_BTAC, context, own = split(random_tensors(2, 2))
     assert file._is_supported(q_BTAC.device, q_BTAC.dtype, 6)
@@ -61,10 +69,12 @@ def test_where_torch_lacks_the_operators_a_mask_serves(monkeypatch: pytest.Monke
     def refused(*_: Tensor) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(file, "_flash", refused)
-    file._is_supported.cache_clear()
-    torch.testing.assert_close(chain_attention(q_BTAC, context, own), expected)
-    monkeypatch.setattr(file, "_flash", lambda q_BATC, *_: (q_BATC, q_BATC.sum(-1), ()))
+    others = (refused, lambda *_: (1, 2, 3, 4), lambda q_BATC, *_: (q_BATC, q_BATC.sum(-1), ()))
+    for other in others[:2]:
+        monkeypatch.setattr(file, "_flash", other)
+        file._is_supported.cache_clear()
+        torch.testing.assert_close(chain_attention(q_BTAC, context, own), expected)
+    monkeypatch.setattr(file, "_flash", others[2])
     file._is_supported.cache_clear()
     torch.testing.assert_close(chain_attention(q_BTAC, context, own), expected)
     monkeypatch.undo()
