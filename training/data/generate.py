@@ -27,7 +27,6 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
-from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.answers import answer_batch
 from vllm_mtp.training.data.chat.dialog import Dialog
 from vllm_mtp.training.data.chat.render import RenderedPrompt, render_prompts
@@ -46,6 +45,7 @@ from vllm_mtp.training.data.records import BadRecords
 from vllm_mtp.training.engine import vllm_engine
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
+from vllm_mtp.training.record import RUN_INFO
 
 logger = logging.getLogger(__name__)
 
