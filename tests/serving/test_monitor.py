@@ -100,7 +100,19 @@ def until(holds: Callable[[], bool]) -> None:
 
 def monitored(server: Server, prompts: list[list[int]]) -> dict[str, Any]:
     """What `vllm-mtp monitor --once --json` says of some completions, all of them within its interval."""
-    command = [sys.executable, "-m", "vllm_mtp.cli", "monitor", server.url, "--once", "--json", "--min-rounds", "50"]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm_mtp.cli",
+        "monitor",
+        server.url,
+        "--once",
+        "--json",
+        "--min-rounds",
+        "50",
+        "--least-rate",
+        "0",
+    ]
     with subprocess.Popen(
         [*command, "--interval", str(INTERVAL_S)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -53,7 +53,7 @@ def scrape(url: str, timeout_s: float) -> Scrape:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
             text = answer.read().decode("utf-8", "replace")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
         raise ConnectionError(f"{url}: expected the metrics of a vLLM server, got none ({reason})") from error
     return parse(text, url)
 
