@@ -66,7 +66,8 @@ def serving(arguments: Mapping[str, Any], log: Path) -> Iterator[str]:
 
 def environment() -> dict[str, str]:
     """Of vLLM's processes: no plugin but ours, and on a CPU a KV cache of 1 GiB where nothing is said."""
-    found = {**os.environ, "VLLM_PLUGINS": "vllm_mtp", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    direct = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "127.0.0.1")))
+    found = {**os.environ, "VLLM_PLUGINS": "vllm_mtp", "NO_PROXY": direct, "no_proxy": direct}
     found.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     found.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     return found
