@@ -23,7 +23,7 @@ FLOORS = (
     ("vllm_mtp/module",),
     ("vllm_mtp/serving", "training"),
     ("benchmarks/harness", "vllm_mtp/doctor"),
-    ("benchmarks/acceptance", "benchmarks/simulation", "benchmarks/training"),
+    ("benchmarks/acceptance", "benchmarks/serving", "benchmarks/simulation", "benchmarks/training", "vllm_mtp/monitor"),
     ("benchmarks/claims", "benchmarks/demo", "benchmarks/finetune", "benchmarks/kernels"),
     ("vllm_mtp/cli", "vllm_mtp"),
 )

@@ -18,11 +18,10 @@ from vllm_mtp.common.errors import InputError, is_out_of_memory
 from vllm_mtp.common.files import read_json, replacing
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.record import Entry, RunIdentity
+from vllm_mtp.training.record import RUN_INFO, Entry, RunIdentity
 
 logger = logging.getLogger(__name__)
 
-RUN_INFO = "run_info.json"
 _FOLDER = "training"
 _FILES = "checkpoint*.pt"
 _KEPT = 2

@@ -18,9 +18,9 @@ from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.contract.checkpoint import load_draft, save_draft
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.tensors import D2T
-from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.export import CURVE_FILE, model_card
 from vllm_mtp.training.frozen.pair import load_draft_of
+from vllm_mtp.training.record import RUN_INFO
 
 
 def check_draft(draft: Path, target: str, output: Path, **source: Any) -> None:

@@ -14,10 +14,9 @@ from vllm_mtp.common.files import write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS
 from vllm_mtp.training.data.rows import num_tokens
-from vllm_mtp.training.record import Entry, HeldOut
+from vllm_mtp.training.record import RUN_INFO, Entry, HeldOut
 from vllm_mtp.training.run import Run
 
 CURVE_FILE = "training_curve.csv"

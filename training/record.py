@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+RUN_INFO = "run_info.json"
+"""In the folder of what a finished run made."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunIdentity:

@@ -24,9 +24,9 @@ from vllm_mtp.benchmarks.harness.method import NONE, mtp
 from vllm_mtp.benchmarks.harness.prompts import tokenized
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.settings import check_at_least, setting
-from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
+from vllm_mtp.training.record import RUN_INFO
 
 EXAMPLE = ROOT / "examples" / "stdlib"
 # The drafter's recipe (docs/log.md). Few distinct tokens seen six times, since the target's states are made once.

@@ -45,4 +45,4 @@ def test_a_published_table_can_be_made_again(path: Path) -> None:
 
 
 def test_all_of_them_are_compared() -> None:
-    assert len(list(RESULTS.rglob("results.json"))) == 10
+    assert len(list(RESULTS.rglob("results.json"))) == 11

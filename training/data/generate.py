@@ -28,7 +28,6 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
-from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.cluster_options import ClusterOptions
 from vllm_mtp.training.data.answers import answer_batch
 from vllm_mtp.training.data.chat.dialog import Dialog
@@ -49,6 +48,7 @@ from vllm_mtp.training.engine import vllm_engine
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.reachable import anywhere, check_reachable
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of, serving_dtype
+from vllm_mtp.training.record import RUN_INFO
 from vllm_mtp.training.work import Workers, check_workers, workers
 
 logger = logging.getLogger(__name__)

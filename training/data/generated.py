@@ -6,9 +6,9 @@ from typing import Any
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import read_json
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
-from vllm_mtp.training.checkpoint import RUN_INFO
 from vllm_mtp.training.data.conversations import CONVERSATIONS_FILE, load_conversations
 from vllm_mtp.training.data.rows import Row, Source, conversation_source
+from vllm_mtp.training.record import RUN_INFO
 
 
 def is_generated(path: Path) -> bool:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, train, vocab
+from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, train, vocab
 from vllm_mtp.cli.target import choose_target, take_last_word
 from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.common.flags import message_of
@@ -22,6 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     lookup.add(commands.add_parser("lookup", help="let a drafter copy where the text repeats itself, or no longer"))
     export.add(commands.add_parser("export", help="give a drafter the names of Transformers' MTP models"))
     doctor.add(commands.add_parser("doctor", help="say what vLLM would refuse or pass over, before it is started"))
+    monitor.add(commands.add_parser("monitor", help="watch a drafter that is served, and say what to do about it"))
     evaluate.add(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
     bench.add(commands.add_parser("bench", help="measure a drafter in vLLM"))
     return parser

@@ -1,0 +1,52 @@
+"""`vllm-mtp bench serving` on real servers, as it is typed.
+
+Catches: a server or load that vLLM refuses, rows that are measured again, drafting that the load does not see.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.drafts import config_for, write_random_draft
+from vllm_mtp.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def words(target: Path, draft: Path, output: Path) -> list[str]:
+    found = ["bench", "serving", str(target), "--draft", str(draft), "--output", str(output)]
+    found += ["--prompts", str(ROOT / "examples" / "stdlib" / "prompts.txt"), "--dtype", "float32", "--enforce-eager"]
+    found += ["--concurrency", "1", "2", "--max-tokens", "24", "--min-requests", "4", "--requests-per-client", "2"]
+    return [*found, "--max-tpot-ms", "60000", "--max-ttft-ms", "60000"]
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.extended
+def test_rows_table_and_going_on(
+    target_dir: Path, draft_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = words(target_dir, draft_dir, tmp_path / "out")
+    assert main(command) == 0
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [(row["method"], row["concurrency"]) for row in rows] == [("none", 1), ("mtp", 1), ("none", 2), ("mtp", 2)]
+    for row in rows:
+        assert row["total_output_tokens"] == 4 * 24
+        assert 0 < row["ttft_p50_ms"] <= row["ttft_p99_ms"]
+        assert row["goodput_requests_per_s"] == pytest.approx(row["requests_per_s"])
+        assert ("acceptance_length" in row) == (row["method"] == "mtp")
+    assert rows[1]["acceptance_length"] > 1.1
+    printed = capsys.readouterr().out
+    assert main(command) == 0  # nothing is measured again: no server is started
+    again = capsys.readouterr()
+    assert (again.out, "at once" in again.err) == (printed, False)
+
+
+def test_prompts_that_do_not_fit_are_refused(
+    target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
+    command = [*words(target_dir, draft, tmp_path / "out"), "--max-tokens", "100000"]
+    assert main(command) == 2
+    assert "--prompts: none of" in capsys.readouterr().err
