@@ -17,7 +17,7 @@ class ClusterOptions:
         none="no cluster, this process",
     )
     ray_workers: int | None = setting(
-        None, "Workers.", none="as many as its GPUs have room for; without GPUs one a node"
+        None, "How many workers there are.", none="as many as its GPUs have room for; without GPUs one a node"
     )
     ray_gpus: float | None = setting(
         None, "GPUs of a worker.", none="those of --tensor-parallel-size if the cluster has GPUs, else none"
