@@ -122,18 +122,20 @@ def finish(run: Run) -> dict[str, Any]:
     kept_step, measures = _take_best(run)
     info = run_info(run, kept_step, measures, seconds=seconds)
     if run.ranks.is_first:
-        export(run.inputs.output, run.module, info, run.log)
         _plot(run, info)
+        export(run.inputs.output, run.module, info, run.log)
         remove_checkpoint(run.inputs.output)
     run.ranks.wait()
     return info
 
 
 def _plot(run: Run, info: dict[str, Any]) -> None:
-    """Draws the run beside its drafter, which is there whatever comes of the plot."""
+    """Draws the run, before what marks it finished; a matplotlib that fails costs the plot alone."""
     try:
         if not write_plot(run.inputs.output / PLOT_FILE, lambda pyplot: plot(run.log, info, pyplot)):
             run.inputs.say("No plot, for want of matplotlib.")
+    except OSError:  # no room for it, nor for the drafter
+        raise
     except Exception as error:  # of any kind where an installation is broken
         run.inputs.say(f"No plot: {type(error).__name__}: {error}")
 
@@ -199,7 +201,7 @@ def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> T
         rows = batch.rows(part)
         share_K = to_device(run.loss.counts(rows, num_steps) / total_K, device)
         states = run.states(batch_index, part)
-        result = compare(run.module, run.loss, rows, states, num_steps, recompute=run.inputs.recompute)
+        result = compare(run.module, run.loss, rows, states, num_steps, run.inputs.recompute)
         (result.loss_K * share_K * weights_K).sum().backward()
         sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
     run.ranks.add(sums_2K)

@@ -122,7 +122,7 @@ class Loss:
 
 
 def compare(
-    module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int, *, recompute: bool = False
+    module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int, recompute: bool = False
 ) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
     drafted = loss.drafted if loss.step_tokens == "drafted" else None
