@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 VLLM = (sys.executable, "-m", "vllm.entrypoints.cli.main")
-_MAX_STOP_S = 60
+MAX_STOP_S = 60
 
 
 class ServerError(Exception):
@@ -47,7 +47,7 @@ def serving(arguments: Mapping[str, Any], log: Path) -> Iterator[str]:
     Raises:
         ServerError: if it does not start.
     """
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [*VLLM, "serve", *flags(arguments), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as file:
@@ -61,7 +61,7 @@ def serving(arguments: Mapping[str, Any], log: Path) -> Iterator[str]:
                 time.sleep(0.5)
             yield url
         finally:
-            _stop(process)
+            stop(process)
 
 
 def environment() -> dict[str, str]:
@@ -73,7 +73,8 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -89,12 +90,15 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """In good order where it can, and then whatever is left of its group: an engine core may stay behind."""
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process that leads a group, in good order where it can, and then whatever is left of the group.
+
+    vLLM 0.32 leaves its engine core behind, for minutes at least, where the server was killed.
+    """
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_MAX_STOP_S)
+            process.wait(MAX_STOP_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-MAX_START_S, MAX_REQUEST_S, MAX_STOP_S = 600, 240, 60
+from vllm_mtp.benchmarks.serving.server import free_port, stop
+
+MAX_START_S, MAX_REQUEST_S = 600, 240
 CHAT_TEMPLATE = "{% for message in messages %}# {{ message.content }}\n{% endfor %}"
 
 
@@ -85,13 +85,6 @@ def living_processes(group: int) -> list[str]:
     return lines
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def served(
     target_dir: Path, folder: Path, arguments: Sequence[str], port: int | None = None, **environment: str
@@ -127,17 +120,3 @@ def served(
             yield server
         finally:
             stop(process)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process that leads a group, in good order where it can, and then whatever is left of the group.
-
-    vLLM 0.32 leaves its engine core behind, for minutes at least, where the server was killed.
-    """
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(MAX_STOP_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

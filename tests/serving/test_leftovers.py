@@ -3,7 +3,8 @@
 import subprocess
 import time
 
-from tests.serving.server import MAX_STOP_S, living_processes, stop
+from tests.serving.server import living_processes
+from vllm_mtp.benchmarks.serving.server import MAX_STOP_S, stop
 
 
 def test_nothing_is_left_of_a_server_that_is_gone() -> None:

@@ -39,7 +39,8 @@ from tests.serving.load import (
     run_load,
     slope_mib_per_minute,
 )
-from tests.serving.server import MAX_STOP_S, Server, free_port, living_processes, served
+from tests.serving.server import Server, living_processes, served
+from vllm_mtp.benchmarks.serving.server import MAX_STOP_S, free_port
 from vllm_mtp.common.files import compact_json, write_atomically
 from vllm_mtp.common.provenance import provenance
 

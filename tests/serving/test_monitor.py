@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 from tests.examples.test_monitoring import FOLDER, dashboard_queries
-from tests.serving.server import Server, free_port, served, stop
+from tests.serving.server import Server, served
 from tests.serving.test_server import acceptance_of, drafting
+from vllm_mtp.benchmarks.serving.server import free_port, stop
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
 

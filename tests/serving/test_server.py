@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from tests.serving.engine import acceptance, engine, greedy
-from tests.serving.server import MAX_STOP_S, Server, living_processes, served
+from tests.serving.server import Server, living_processes, served
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
+from vllm_mtp.benchmarks.serving.server import MAX_STOP_S
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -1,19 +1,15 @@
 """`vllm-mtp bench acceptance`: acceptance and speed by task, beside baselines."""
 
 import argparse
-from pathlib import Path
 
-from vllm_mtp.cli.target import PROMPTS_HELP, add_target
+from vllm_mtp.cli.target import add_pair, pair_of
 from vllm_mtp.common.flags import add_fields, config_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 
-    add_target(parser, "Folder or Hub id of the drafter's target.")
-    parser.add_argument("--draft", required=True, type=Path, help="Folder of the drafter.")
-    parser.add_argument("--prompts", required=True, type=Path, help=PROMPTS_HELP)
-    parser.add_argument("--output", required=True, type=Path, help="Folder; rows found in it are not measured again.")
+    add_pair(parser)
     add_fields(parser, AcceptanceConfig)
     parser.set_defaults(run=run, goes_on=True)
 
@@ -21,10 +17,5 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.benchmarks.acceptance.bench import bench
     from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
-    from vllm_mtp.common.provenance import shown_command
 
-    config = config_of(AcceptanceConfig, args)
-    command = shown_command(args.argv)
-    return bench(
-        config, target=args.target, draft=args.draft, prompts=args.prompts, output=args.output, command=command
-    )
+    return bench(config_of(AcceptanceConfig, args), **pair_of(args))

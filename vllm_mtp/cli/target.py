@@ -4,6 +4,7 @@ Commands that load it by transformers take `--revision` and `--trust-remote-code
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from vllm_mtp.common.errors import InputError
@@ -23,6 +24,22 @@ def add_target(parser: argparse.ArgumentParser, text: str, default: str | None =
     parser.add_argument("target", nargs="?", metavar="TARGET", help=shown)
     add_hidden(parser, "target", dest="target_flag")
     parser.set_defaults(target_default=default)
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    """A target, a drafter and prompts to measure them on, and where the rows go."""
+    add_target(parser, "Folder or Hub id of the drafter's target.")
+    parser.add_argument("--draft", required=True, type=Path, help="Folder of the drafter.")
+    parser.add_argument("--prompts", required=True, type=Path, help=PROMPTS_HELP)
+    parser.add_argument("--output", required=True, type=Path, help="Folder; rows found in it are not measured again.")
+
+
+def pair_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of `add_pair` say, and the command, as those who measure take it."""
+    from vllm_mtp.common.provenance import shown_command
+
+    given = {name: getattr(args, name) for name in ("target", "draft", "prompts", "output")}
+    return given | {"command": shown_command(args.argv)}
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
