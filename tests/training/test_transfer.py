@@ -18,7 +18,7 @@ from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loop import loss_and_gradient
 from vllm_mtp.training.loss.loss import Loss
-from vllm_mtp.training.loss.objective import _rejected_so_far
+from vllm_mtp.training.loss.objective import Places, _rejected_so_far
 from vllm_mtp.training.optimizers import make_optimizers, update
 from vllm_mtp.training.run import Run, TrainInputs, prepare
 from vllm_mtp.training.transfer import to_device
@@ -78,9 +78,9 @@ def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> N
 def test_the_gradient_of_a_chain_reads_no_number() -> None:
     """Of torch's cumprod it reads one, and not on the meta device."""
     rejected_KN = torch.rand(3, 5, requires_grad=True)
-    exists_KN, index_KN = torch.ones(3, 5, dtype=torch.bool), torch.arange(5).expand(3, 5)
+    where = Places(torch.arange(5), torch.arange(5).expand(3, 5), torch.ones(3, 5, dtype=torch.bool), None)
     with torch.profiler.profile() as profile:
-        _rejected_so_far(rejected_KN, exists_KN, index_KN, 5).sum().backward()
+        _rejected_so_far(rejected_KN, where, 5).sum().backward()
     assert "aten::_local_scalar_dense" not in {event.key for event in profile.key_averages()}
 
 

@@ -21,23 +21,19 @@ from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, NUM_SPECULATIVE_TOKENS,
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, most_likely, tokens_and_rounds
+from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, tokens_and_rounds
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
-from vllm_mtp.training.loss.objective import (
-    Distillation,
-    WholeHead,
-    distillation,
-    student_rows,
-    teacher_rows,
-)
+from vllm_mtp.training.loss.objective import Distillation, Places, WholeHead, distillation, places
 from vllm_mtp.training.loss.unroll import unroll
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import HeldOut
 from vllm_mtp.training.transfer import to_device
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
-"""22 to 38 seconds of one core, and for the acceptance length up to a quarter more (docs/log.md)."""
+"""22 to 38 seconds of one core (docs/log.md)."""
+_DRAFTED_AT_ONCE = 1024
+"""Positions whose logits exist at a time where tokens are drafted."""
 
 
 class Loss:
@@ -76,49 +72,42 @@ class Loss:
     def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
         if states.teacher is None:
             return self.plain(states_KBTD, batch, states.hidden_BSD)
-        return mean_embedding_kl(
-            states_KBTD, teacher_rows(batch.mask_BS), states.teacher, self.head, linear_kl=self._linear_kl
-        )
+        where = self.places(batch, len(states_KBTD)).to(states_KBTD.device)
+        return mean_embedding_kl(states_KBTD, where, states.teacher, self.head, linear_kl=self._linear_kl)
 
     @torch.no_grad()
     def drafted(self, states_BTD: Tensor) -> Tensor:
         """Target ids of the tokens that serving drafts from the module's outputs without sampling, [B, T]."""
-        row_N = most_likely(states_BTD.flatten(0, 1), self.head)
+        rows = ops.HeadRows(self.head.head_VD, bias_V=self.head.bias_V)
+        parts = states_BTD.flatten(0, 1).to(self.head.head_VD.dtype).split(_DRAFTED_AT_ONCE)
+        row_N = torch.cat([ops.draft_head(part_ND, rows) for part_ND in parts])
         ids_N = row_N if self._whole is None else self._whole.draft_ids_J[row_N]
         return ids_N.view(states_BTD.shape[:2])
 
+    def places(self, batch: Batch, num_steps: int) -> Places:
+        """Where num_steps draft steps on a batch are scored, on the host."""
+        labels_BS = None
+        if self.objective == "lm":
+            labels_BS = batch.ids_BL[:, 1:]
+            labels_BS = labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS]
+        return places(batch.mask_BS, num_steps, labels_BS)
+
     def counts(self, batch: Batch, num_steps: int) -> Tensor:
         """How many positions each of num_steps draft steps is scored at, [K]."""
-        mask_BS = batch.mask_BS
-        if self.objective == "lm" and self._row_of_id_V is not None:
-            mask_BS = mask_BS & (self._row_of_id_V[batch.ids_BL[:, 1:]] >= 0)
-        rows_N, num_teacher_positions = teacher_rows(mask_BS), mask_BS.size(1)
-        num_positions = num_teacher_positions - num_steps
-        exists = (student_rows(rows_N, k, num_teacher_positions, num_positions)[0] for k in range(1, num_steps + 1))
-        return torch.stack([exists_N.sum() for exists_N in exists]).float()
+        return self.places(batch, num_steps).scored_KN.sum(-1).float()
 
-    def plain(
-        self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False
-    ) -> Distillation:
-        """The objective by objective.py; agreement and overlap with the target's whole vocabulary if so asked."""
-        labels_BS = batch.ids_BL[:, 1:]
+    def plain(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, measures: bool = False) -> Distillation:
+        """The objective by objective.py; with measures agreement and overlap with the target's whole vocabulary, and
+        the agreement of every state."""
         return distillation(
             states_KBTD,
             hidden_BSD,
-            labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS],
+            self.places(batch, len(states_KBTD)).to(states_KBTD.device),
             self.head,
-            mask_BS=batch.mask_BS,
             objective=self.objective,
-            whole=self._whole if whole_vocabulary else None,
+            whole=self._whole if measures else None,
+            by_state=measures,
         )
-
-    def rounds(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Tensor:
-        """How many tokens the rounds of each row give, and how many rounds those are, [2, B]."""
-        mask_BS = batch.mask_BS.to(states_KBTD.device)
-        draft_ids_J = None if self._whole is None else self._whole.draft_ids_J
-        drafts = states_KBTD[:NUM_SPECULATIVE_TOKENS]
-        num_accepted_BT = accepted_drafts(drafts, hidden_BSD, mask_BS, self.target.head, self.head, draft_ids_J)
-        return tokens_and_rounds(num_accepted_BT, batch.mask_BS)
 
 
 def compare(
@@ -205,11 +194,13 @@ def held_out(
         hidden_BSD = functional.pad(hidden_of(batch), (0, 0, 0, num_steps))
         batch = batch.padded(num_steps)
         states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
-        measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
+        measured = loss.plain(states_KBTD, batch, hidden_BSD, measures=True)
         assert measured.overlap_K is not None
+        assert measured.agrees_KBT is not None
         found_3K = torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K])
         measures_3K += found_3K * (batch.num_tokens / total)
-        rounds_2N[:, end - len(batch.ids_BL) : end] = loss.rounds(states_KBTD, batch, hidden_BSD)
+        accepted_BT = accepted_drafts(measured.agrees_KBT[:NUM_SPECULATIVE_TOKENS])
+        rounds_2N[:, end - len(batch.ids_BL) : end] = tokens_and_rounds(accepted_BT, batch.mask_BS)
     ranks.add(measures_3K)
     ranks.add(rounds_2N)
     length, interval = acceptance_length(rounds_2N) or (None, None)

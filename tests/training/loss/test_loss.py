@@ -77,3 +77,24 @@ def test_training_feeds_them_and_held_out_measures_do_not(
     assert (drafted != text)[1:].all()
     measured = [held_out(module, loss, [batch], lambda _: hidden_BTD, CONFIG) for loss in losses]
     assert measured[0] == measured[1]
+
+
+def test_an_objective_on_the_text_measures_the_same_rounds(
+    target: FrozenTarget, module: MTPModule, draft_ids_J: Tensor | None, batch: Batch
+) -> None:
+    """Catches rounds that end where a draft vocabulary lacks the text's token, for "lm" learns nothing there."""
+    hidden_BTD = target.hidden_states(batch.ids_BL[:, :-1])
+    measured = []
+    for objective in ("kl", "lm"):
+        loss = Loss(target, draft_ids_J, replace(CONFIG, objective=objective))
+        where = loss.places(batch, K)
+        states_KBTD = torch.stack([hidden_BTD[:, k : k + 14 - K] for k in range(1, K + 1)])  # the target's: all agree
+        found = loss.plain(states_KBTD, batch, hidden_BTD, measures=True)
+        assert found.agreement_K.isfinite().all()
+        assert (loss.counts(batch, K) < where.exists_KN.sum(-1)).any() == (
+            objective == "lm" and draft_ids_J is not None
+        )
+        measured.append(found.agrees_KBT)
+    assert measured[0] is not None
+    assert measured[0].any()
+    assert torch.equal(measured[0], measured[1])
