@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vllm_mtp.common.errors import is_out_of_memory
+from vllm_mtp.common.errors import is_out_of_gpu_memory, is_out_of_memory
 from vllm_mtp.common.plots import write_plot
 from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoint
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
@@ -218,7 +218,7 @@ def _memory_is_enough(run: Run, index: int, batch: Batch) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        where = "GPU memory" if run.target.device.type == "cuda" else "memory"
+        where = "GPU memory" if is_out_of_gpu_memory(error) else "memory"
         raise ValueError(
             f"out of {where} at step {index + 1}, {run.config.steps_unrolled_at(index)} draft steps over "
             f"{batch.ids_BL.numel():,} tokens: the same command goes on where more is free, or with more parts of a "

@@ -736,7 +736,7 @@ def test_a_gpu_that_is_too_small_is_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loop, "compare", too_much)
-    with pytest.raises(ValueError, match=r"out of memory at step 1, .* give a smaller batch_size or"):
+    with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* give a smaller batch_size or"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
 

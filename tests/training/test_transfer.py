@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.training.test_loop import SENTENCE, STEP, TINY, save_target
+from vllm_mtp.common.errors import is_out_of_gpu_memory, is_out_of_memory
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.reading import BatchStates
@@ -21,7 +22,7 @@ from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.loss.objective import Places, _rejected_so_far
 from vllm_mtp.training.optimizers import make_optimizers, update
 from vllm_mtp.training.run import Run, TrainInputs, prepare
-from vllm_mtp.training.transfer import to_device
+from vllm_mtp.training.transfer import pinned, to_device
 
 META = torch.device("meta")
 
@@ -82,6 +83,19 @@ def test_the_gradient_of_a_chain_reads_no_number() -> None:
     with torch.profiler.profile() as profile:
         _rejected_so_far(rejected_KN, where, 5).sum().backward()
     assert "aten::_local_scalar_dense" not in {event.key for event in profile.key_averages()}
+
+
+def test_memory_of_the_host_that_cannot_be_pinned_is_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA says the same of both."""
+
+    def no_room(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", no_room)
+    with pytest.raises(MemoryError, match=r"^40 bytes of the host's memory cannot be pinned") as found:
+        pinned(torch.arange(5))
+    assert is_out_of_memory(found.value)
+    assert not is_out_of_gpu_memory(found.value)
 
 
 def test_a_copy_is_the_same() -> None:
