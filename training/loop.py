@@ -21,7 +21,7 @@ from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
-from vllm_mtp.training.loss.loss import compare, held_out
+from vllm_mtp.training.loss.loss import held_out
 from vllm_mtp.training.optimizers import clip_gradient, update
 from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
@@ -201,7 +201,7 @@ def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> T
         rows = batch.rows(part)
         share_K = to_device(run.loss.counts(rows, num_steps) / total_K, device)
         states = run.states(batch_index, part)
-        result = compare(run.module, run.loss, rows, states, num_steps, run.inputs.recompute)
+        result = run.compare(run.module, run.loss, rows, states, num_steps, run.inputs.recompute)
         (result.loss_K * share_K * weights_K).sum().backward()
         sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
     run.ranks.add(sums_2K)

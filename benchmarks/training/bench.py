@@ -71,12 +71,13 @@ class Step:
 
     def _module(self) -> None:
         assert self.states is not None
-        self.drafted = draft(self.module, self.target, self.batch, self.states.hidden_BSD, self.num_steps)
+        self.drafted = draft(self.module, self.target, self.batch.ids_BL, self.states.hidden_BSD, self.num_steps)
 
     def _loss(self) -> None:
         assert self.drafted is not None
         assert self.states is not None
-        self.value = self.loss(self.drafted, self.batch, self.states).loss_K.mean()
+        where = self.loss.places(self.batch, self.num_steps).to(self.target.device)
+        self.value = self.loss(self.drafted, where, self.states).loss_K.mean()
 
     def _backward(self) -> None:
         assert self.value is not None

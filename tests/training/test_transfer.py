@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx import GraphModule
 
 from tests.training.test_loop import SENTENCE, STEP, TINY, save_target
 from vllm_mtp.common.errors import is_out_of_gpu_memory, is_out_of_memory
@@ -18,8 +20,11 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loop import loss_and_gradient
+from vllm_mtp.training.loss import chain_attention
+from vllm_mtp.training.loss.fixed import FixedStep
 from vllm_mtp.training.loss.loss import Loss
 from vllm_mtp.training.loss.objective import Places, _rejected_so_far
+from vllm_mtp.training.loss.shapes import fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers, update
 from vllm_mtp.training.run import Run, TrainInputs, prepare
 from vllm_mtp.training.transfer import pinned, to_device
@@ -53,6 +58,16 @@ def on_meta(run: Run) -> Run:
     ],
 )
 def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    run = on_meta(small_run(tmp_path, **settings))
+    figures = loss_and_gradient(run, 0, run.batches[0], 0)
+    assert figures.shape == (2 + 3,)
+    update(run.optimizers, 1.0)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        figures.tolist()
+
+
+def small_run(tmp_path: Path, **settings: Any) -> Run:
+    """Of three draft steps."""
     target = save_target(tmp_path / "target", tied=False)
     text = tmp_path / "text.txt"
     text.write_text(SENTENCE * 10, encoding="utf-8")
@@ -68,12 +83,21 @@ def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> N
     )
     run = prepare(config, inputs)
     assert isinstance(run, Run)
-    run = on_meta(run)
-    figures = loss_and_gradient(run, 0, run.batches[0], 0)
-    assert figures.shape == (2 + 3,)
-    update(run.optimizers, 1.0)
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        figures.tolist()
+    return run
+
+
+def test_what_a_gpu_is_given_compiles_into_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attention has operators of its own, which know the meta device."""
+    monkeypatch.setattr(chain_attention, "_is_supported", lambda *_: True)
+    run = on_meta(small_run(tmp_path))
+    counter = CompileCounterWithBackend("aot_eager")
+    fixed = FixedStep(fixed_shapes(shapes_of(run.batches, 2), 1), counter, pytest.fail)
+    loss_and_gradient(replace(run, compare=fixed), 0, run.batches[0], 0)
+    assert counter.frame_count == 1
+    parts = (part for part in counter.graphs[0].modules() if isinstance(part, GraphModule))
+    code = "".join(part.code for part in parts)
+    assert "_scaled_dot_product_flash_attention(" in code
+    assert "vllm_mtp.linear_kl_mean" in code
 
 
 def test_the_gradient_of_a_chain_reads_no_number() -> None:

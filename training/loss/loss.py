@@ -69,11 +69,12 @@ class Loss:
         self._linear_kl = functools.partial(reference.linear_kl_by_chunks(function), chunk_size=chunk_size)
         return f"{how} for {chunk_size} positions"
 
-    def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
+    def __call__(self, states_KBTD: Tensor, where: Places, states: BatchStates) -> Distillation:
+        """The objective at places on the device."""
         if states.teacher is None:
-            return self.plain(states_KBTD, batch, states.hidden_BSD)
-        where = self.places(batch, len(states_KBTD)).to(states_KBTD.device)
-        return mean_embedding_kl(states_KBTD, where, states.teacher, self.head, linear_kl=self._linear_kl)
+            return distillation(states_KBTD, states.hidden_BSD, where, self.head, objective=self.objective)
+        linear_kl = ops.linear_kl if torch.compiler.is_compiling() else self._linear_kl
+        return mean_embedding_kl(states_KBTD, where, states.teacher, self.head, linear_kl=linear_kl)
 
     @torch.no_grad()
     def drafted(self, states_BTD: Tensor) -> Tensor:
@@ -96,17 +97,16 @@ class Loss:
         """How many positions each of num_steps draft steps is scored at, [K]."""
         return self.places(batch, num_steps).scored_KN.sum(-1).float()
 
-    def plain(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, measures: bool = False) -> Distillation:
-        """The objective by objective.py; with measures agreement and overlap with the target's whole vocabulary, and
-        the agreement of every state."""
+    def measured(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Distillation:
+        """The objective, agreement and overlap with the target's whole vocabulary, and the agreement of every state."""
         return distillation(
             states_KBTD,
             hidden_BSD,
             self.places(batch, len(states_KBTD)).to(states_KBTD.device),
             self.head,
             objective=self.objective,
-            whole=self._whole if measures else None,
-            by_state=measures,
+            whole=self._whole,
+            by_state=True,
         )
 
 
@@ -114,15 +114,29 @@ def compare(
     module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int, recompute: bool = False
 ) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
+    where = loss.places(batch, num_steps).to(loss.target.device)
+    return score(module, loss, batch.ids_BL, states, where, num_steps, recompute)
+
+
+def score(
+    module: MTPModule,
+    loss: Loss,
+    ids_BL: Tensor,
+    states: BatchStates,
+    where: Places,
+    num_steps: int,
+    recompute: bool = False,
+) -> Distillation:
+    """`compare` at places on the device, without a question that the host would have to answer."""
     drafted = loss.drafted if loss.step_tokens == "drafted" else None
-    states_KBTD = draft(module, loss.target, batch, states.hidden_BSD, num_steps, drafted, recompute=recompute)
-    return loss(states_KBTD, batch, states)
+    states_KBTD = draft(module, loss.target, ids_BL, states.hidden_BSD, num_steps, drafted, recompute=recompute)
+    return loss(states_KBTD, where, states)
 
 
 def draft(
     module: MTPModule,
     target: FrozenTarget,
-    batch: Batch,
+    ids_BL: Tensor,
     hidden_BSD: Tensor,
     num_steps: int,
     drafted: Callable[[Tensor], Tensor] | None = None,
@@ -132,14 +146,14 @@ def draft(
     """The module's outputs at num_steps chained draft steps, [K, B, S - K, D].
 
     Args:
-        module, target, batch: what drafts, for what, on which rows.
-        hidden_BSD: the target's hidden states of the batch.
+        module, target, ids_BL: what drafts, for what, on which rows.
+        hidden_BSD: the target's hidden states of the rows.
         num_steps: K.
         drafted: ids [B, T] that steps after the first are fed with, from the outputs [B, T, D] of the step before;
             None: the text's.
         recompute: as of `unroll`.
     """
-    ids_BL = to_device(batch.ids_BL, target.device)
+    ids_BL = to_device(ids_BL, target.device)
     num_positions = hidden_BSD.size(1) - num_steps
 
     def embed(step: int, states_BTD: Tensor) -> Tensor:
@@ -193,8 +207,8 @@ def held_out(
         # Padded, so that the last positions of a row have all steps too.
         hidden_BSD = functional.pad(hidden_of(batch), (0, 0, 0, num_steps))
         batch = batch.padded(num_steps)
-        states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
-        measured = loss.plain(states_KBTD, batch, hidden_BSD, measures=True)
+        states_KBTD = draft(module, loss.target, batch.ids_BL, hidden_BSD, num_steps)
+        measured = loss.measured(states_KBTD, batch, hidden_BSD)
         assert measured.overlap_K is not None
         assert measured.agrees_KBT is not None
         found_3K = torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K])

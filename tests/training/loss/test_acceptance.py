@@ -110,7 +110,7 @@ def test_the_head_is_multiplied_with_once(
         held_out(module, loss, [batch], lambda _: hidden_BSD, CONFIG)
     with FlopCounterMode(display=False) as without:
         padded_BSD = functional.pad(hidden_BSD, (0, 0, 0, NUM_HELD_OUT_STEPS))
-        draft(module, target, batch.padded(NUM_HELD_OUT_STEPS), padded_BSD, NUM_HELD_OUT_STEPS)
+        draft(module, target, batch.padded(NUM_HELD_OUT_STEPS).ids_BL, padded_BSD, NUM_HELD_OUT_STEPS)
     of_head = counter.get_total_flops() - without.get_total_flops()
     assert of_head == 2 * 2 * 22 * loss.head.head_VD.numel() * (1 + NUM_HELD_OUT_STEPS)
 
@@ -126,8 +126,8 @@ def rounds_of(module: MTPModule, loss: Loss, batch: Batch) -> list[list[int]]:
     """Tokens of each row's rounds, as `held_out` counts them."""
     hidden_BSD = functional.pad(loss.target.hidden_states(batch.ids_BL[:, :-1]), (0, 0, 0, NUM_SPECULATIVE_TOKENS))
     padded = batch.padded(NUM_SPECULATIVE_TOKENS)
-    states_KBTD = draft(module, loss.target, padded, hidden_BSD, NUM_SPECULATIVE_TOKENS)
-    agrees_KBT = loss.plain(states_KBTD, padded, hidden_BSD, measures=True).agrees_KBT
+    states_KBTD = draft(module, loss.target, padded.ids_BL, hidden_BSD, NUM_SPECULATIVE_TOKENS)
+    agrees_KBT = loss.measured(states_KBTD, padded, hidden_BSD).agrees_KBT
     assert agrees_KBT is not None
     accepted_BT = accepted_drafts(agrees_KBT)
     return [tokens_of_rounds(*row) for row in zip(accepted_BT.tolist(), padded.mask_BS.tolist(), strict=True)]
