@@ -51,10 +51,9 @@ class FixedStep:
         num_steps: int,
         recompute: bool = False,
     ) -> Distillation:
-        where = loss.places(batch, num_steps)
-        batch, states, where = padded(batch, states, where, smallest(self.shapes, Shape.of(batch)))
-        device = loss.target.device
-        given = (module, loss, to_device(batch.ids_BL, device), states, where.to(device), num_steps, recompute)
+        shape, device = smallest(self.shapes, Shape.of(batch)), loss.target.device
+        ids_BL, states, where = padded(batch.ids_BL, states, loss.places(batch, num_steps), shape)
+        given = (module, loss, to_device(ids_BL, device), states, where.to(device), num_steps, recompute)
         if self._compiled is not None:
             try:
                 return self._compiled(*given)

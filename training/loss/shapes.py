@@ -91,9 +91,9 @@ def smallest(shapes: Iterable[Shape], shape: Shape) -> Shape:
     return min((one for one in shapes if one.holds(shape)), key=lambda one: one.work)
 
 
-def padded(batch: Batch, states: BatchStates, where: Places, shape: Shape) -> tuple[Batch, BatchStates, Places]:
-    """A batch, the target's side of it and the places that it is scored at, at a shape that holds it."""
-    num_rows, num_tokens = batch.text_BS.shape
+def padded(ids_BL: Tensor, states: BatchStates, where: Places, shape: Shape) -> tuple[Tensor, BatchStates, Places]:
+    """A batch's tokens, the target's side of it and the places that it is scored at, at a shape that holds it."""
+    num_rows, num_tokens, _ = states.hidden_BSD.shape
     rows, tokens = shape.num_rows - num_rows, shape.num_tokens - num_tokens
     places = shape.num_places - len(where.rows_N)
     teacher = states.teacher
@@ -104,7 +104,7 @@ def padded(batch: Batch, states: BatchStates, where: Places, shape: Shape) -> tu
             top_N=functional.pad(teacher.top_N, (0, places)),
         )
     return (
-        Batch(*(functional.pad(tensor, (0, tokens, 0, rows)) for tensor in batch)),
+        functional.pad(ids_BL, (0, tokens, 0, rows)),
         BatchStates(functional.pad(states.hidden_BSD, (0, 0, 0, tokens, 0, rows)), teacher),
         _moved(where, num_tokens, shape, places),
     )

@@ -104,12 +104,12 @@ def test_padding_has_no_weight(
     expected, padded = step.figures(how, batch, K), fixed.padded
 
     def garbage(*args: Any) -> Any:
-        wide, states, where = padded(*args)
-        wide.ids_BL[num_rows:], wide.ids_BL[:, num_tokens + 1 :] = 200, 201
+        wide_BL, states, where = padded(*args)
+        wide_BL[num_rows:], wide_BL[:, num_tokens + 1 :] = 200, 201
         states.hidden_BSD[num_rows:], states.hidden_BSD[:, num_tokens:] = 1e3, -1e3
         num_places = int((where.exists_KN.any(0)).nonzero().max()) + 1
         where.rows_N[num_places:], where.index_KN[:, num_places:] = 5, 6
-        return wide, states, where
+        return wide_BL, states, where
 
     monkeypatch.setattr(fixed, "padded", garbage)
     assert all(torch.equal(one, other) for one, other in zip(step.figures(how, batch, K), expected, strict=True))

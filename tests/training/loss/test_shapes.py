@@ -54,14 +54,14 @@ def test_every_number_stays_at_its_place() -> None:
     batch = Batch(torch.randint(9, (3, 12), generator=generator), torch.ones_like(mask_BS), mask_BS)
     hidden_BSD = torch.randn(3, 11, 2, generator=generator)
     where = places(mask_BS, 3, batch.ids_BL[:, 1:])
-    wide, states, wider = padded(batch, BatchStates(hidden_BSD, None), where, Shape(5, 17, 40))
-    assert wide.ids_BL.shape == (5, 18)
+    wide_BL, states, wider = padded(batch.ids_BL, BatchStates(hidden_BSD, None), where, Shape(5, 17, 40))
+    assert wide_BL.shape == (5, 18)
     assert states.hidden_BSD.shape == (5, 17, 2)
     num_places = len(where.rows_N)
     assert not wider.exists_KN[:, num_places:].any()
     assert torch.equal(wider.exists_KN[:, :num_places], where.exists_KN)
-    for tensor_BS, wide_BS in ((hidden_BSD, states.hidden_BSD), (batch.ids_BL[:, 1:], wide.ids_BL[:, 1:])):
+    for tensor_BS, wide_BS in ((hidden_BSD, states.hidden_BSD), (batch.ids_BL[:, 1:], wide_BL[:, 1:])):
         found_N = wide_BS.flatten(0, 1)[wider.rows_N[:num_places]]
         assert torch.equal(found_N, tensor_BS.flatten(0, 1)[where.rows_N])
-    states_BT, wide_BT = batch.ids_BL[:, : 11 - 3], wide.ids_BL[:, : 17 - 3]
+    states_BT, wide_BT = batch.ids_BL[:, : 11 - 3], wide_BL[:, : 17 - 3]
     assert torch.equal(wide_BT.flatten()[wider.index_KN[:, :num_places]], states_BT.flatten()[where.index_KN])
