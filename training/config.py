@@ -14,6 +14,7 @@ LOSS_ON = ("all", "answers")
 HIDDEN_STATES = ("transformers", "vllm")
 KEEP = ("last", "best")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+COMPILE = ("auto", "on", "off")
 NUM_HELD_OUT_STEPS = 5
 """Draft steps measured on held-out text, at least."""
 NUM_SPECULATIVE_TOKENS = 3

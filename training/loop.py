@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vllm_mtp.common.errors import is_out_of_memory
+from vllm_mtp.common.errors import is_out_of_gpu_memory, is_out_of_memory
 from vllm_mtp.common.plots import write_plot
 from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoint
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
@@ -21,7 +21,7 @@ from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
-from vllm_mtp.training.loss.loss import compare, held_out
+from vllm_mtp.training.loss.loss import held_out
 from vllm_mtp.training.optimizers import clip_gradient, update
 from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
@@ -201,7 +201,7 @@ def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> T
         rows = batch.rows(part)
         share_K = to_device(run.loss.counts(rows, num_steps) / total_K, device)
         states = run.states(batch_index, part)
-        result = compare(run.module, run.loss, rows, states, num_steps, run.inputs.recompute)
+        result = run.compare(run.module, run.loss, rows, states, num_steps, run.inputs.recompute)
         (result.loss_K * share_K * weights_K).sum().backward()
         sums_2K += torch.stack((result.loss_K.detach(), result.agreement_K)) * share_K
     run.ranks.add(sums_2K)
@@ -218,7 +218,7 @@ def _memory_is_enough(run: Run, index: int, batch: Batch) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        where = "GPU memory" if run.target.device.type == "cuda" else "memory"
+        where = "GPU memory" if is_out_of_gpu_memory(error) else "memory"
         raise ValueError(
             f"out of {where} at step {index + 1}, {run.config.steps_unrolled_at(index)} draft steps over "
             f"{batch.ids_BL.numel():,} tokens: the same command goes on where more is free, or with more parts of a "

@@ -22,7 +22,7 @@ from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.checkpoint import Best, Checkpoint, check_same_run, load_checkpoint, load_run_info
 from vllm_mtp.training.cluster_options import ClusterOptions
-from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.config import COMPILE, TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.draft_vocab import load_draft_vocab
@@ -34,12 +34,19 @@ from vllm_mtp.training.frozen.served import ServedTarget
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
 from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
-from vllm_mtp.training.loss.loss import Loss, tokens_at_checkpoints
+from vllm_mtp.training.loss.compiled import compiler_fault
+from vllm_mtp.training.loss.fixed import MAX_SHAPES, FixedStep
+from vllm_mtp.training.loss.loss import Loss, compare, tokens_at_checkpoints
+from vllm_mtp.training.loss.objective import Distillation
+from vllm_mtp.training.loss.shapes import fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, RunIdentity
 from vllm_mtp.training.watch import check_reports
 from vllm_mtp.training.work import check_workers
+
+_LEAST_STEPS_TO_COMPILE = 1000
+"""Every shape takes a minute or so to compile, for one draft step and for K."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +75,8 @@ class TrainInputs:
     """Leave out and count records that cannot be used; False: the first is an error."""
     report_to: tuple[str, ...] | None = None
     """What shows the run while it runs (watch.py); None: JSON lines, and TensorBoard where it is installed."""
+    compile: str = "auto"
+    """Steps at a handful of shapes, compiled: "on", "off", or "auto", on a GPU where the run is long enough for it."""
     accumulate: int = 1
     """Parts that each batch is computed in, one after another."""
     recompute: bool = False
@@ -108,6 +117,8 @@ class Run:
     module: MTPModule
     optimizers: list[torch.optim.Optimizer]
     loss: Loss
+    compare: Callable[..., Distillation]
+    """`compare` of training/loss/loss.py, or the same at fixed shapes."""
     states: TargetStates
     ranks: Ranks
     """The processes that share every batch."""
@@ -175,6 +186,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         ValueError: for a target, data or output that cannot be used, or an output that holds another run.
     """
     ranks = ranks or Ranks()
+    if inputs.compile not in COMPILE:
+        raise InputError("compile", f"expected one of {', '.join(COMPILE)}, got {inputs.compile!r}")
     if inputs.accumulate < 1:
         raise InputError("accumulate", f"expected at least 1, got {inputs.accumulate}")
     check_reports(inputs.report_to)
@@ -256,6 +269,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         module=module,
         optimizers=make_optimizers(module, config),
         loss=loss,
+        compare=_compare(config, inputs, loss, batches, ranks),
         states=states,
         ranks=ranks,
         checkpoint=checkpoint,
@@ -283,6 +297,21 @@ def _loader(config: TrainConfig, inputs: TrainInputs) -> Callable[..., FrozenTar
     if config.is_served:
         return partial(ServedTarget.open, path, inputs.engine_options, config.sequence_length + 1, **how)
     return partial(FrozenTarget.load, path, **how, **inputs.engine_options.source())
+
+
+def _compare(
+    config: TrainConfig, inputs: TrainInputs, loss: Loss, batches: Batches, ranks: Ranks
+) -> Callable[..., Distillation]:
+    """How a step compares drafter and target: plainly, or at fixed shapes."""
+    device = loss.target.device
+    if inputs.compile == "off" or (inputs.compile == "auto" and device.type != "cuda"):
+        return compare
+    shapes = fixed_shapes(shapes_of(batches, ranks.size * inputs.accumulate), MAX_SHAPES)
+    is_short = inputs.compile == "auto" and config.num_steps < _LEAST_STEPS_TO_COMPILE
+    why_not = f"fewer than {_LEAST_STEPS_TO_COMPILE:,} steps" if is_short else compiler_fault(device)
+    sizes = ", ".join(f"{shape.num_rows} x {shape.num_tokens}" for shape in shapes)
+    inputs.say(f"steps at {len(shapes)} shapes ({sizes}), {f'not compiled: {why_not}' if why_not else 'compiled'}")
+    return FixedStep(shapes, None if why_not else "inductor", inputs.say)
 
 
 def _held_out(batches: Batches, loss: Loss, config: TrainConfig, is_last: bool) -> list[Batch]:

@@ -29,12 +29,16 @@ from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.shape import TargetShape
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.initial import draft_config_for, make_module
-from vllm_mtp.training.loss.loss import Loss, draft
+from vllm_mtp.training.loss.compiled import compiler_fault
+from vllm_mtp.training.loss.fixed import FixedStep
+from vllm_mtp.training.loss.loss import Loss, draft, score
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
+from vllm_mtp.training.loss.shapes import Shape
 from vllm_mtp.training.optimizers import clip_gradient, make_optimizers, update
 
 PARTS = ("target", "teacher", "module", "loss", "backward", "update")
+COMPILED = ("target", "teacher", "compiled", "backward", "update")
 _HEADINGS = ("K", "part", "time, ms", "floor, ms", "times the floor", "operators", "written, MiB")
 _PRODUCT_WIDTH = {"cuda": 8192, "cpu": 1024}
 
@@ -49,6 +53,8 @@ class Step:
     optimizers: list[torch.optim.Optimizer]
     batch: Batch
     num_steps: int
+    fixed: FixedStep
+    """Module and loss in one, compiled."""
     states: BatchStates | None = None
     drafted: Tensor | None = None
     value: Tensor | None = None
@@ -71,12 +77,17 @@ class Step:
 
     def _module(self) -> None:
         assert self.states is not None
-        self.drafted = draft(self.module, self.target, self.batch, self.states.hidden_BSD, self.num_steps)
+        self.drafted = draft(self.module, self.target, self.batch.ids_BL, self.states.hidden_BSD, self.num_steps)
 
     def _loss(self) -> None:
         assert self.drafted is not None
         assert self.states is not None
-        self.value = self.loss(self.drafted, self.batch, self.states).loss_K.mean()
+        where = self.loss.places(self.batch, self.num_steps).to(self.target.device)
+        self.value = self.loss(self.drafted, where, self.states).loss_K.mean()
+
+    def _compiled(self) -> None:
+        assert self.states is not None
+        self.value = self.fixed(self.module, self.loss, self.batch, self.states, self.num_steps).loss_K.mean()
 
     def _backward(self) -> None:
         assert self.value is not None
@@ -104,6 +115,7 @@ def bench(config: StepConfig, *, target: str, output: Path, device: str, command
     frozen = FrozenTarget.load(target, device=device, dtype=config.dtype, **source)
     rate = _product_rate(frozen.device, frozen.dtype, config.repeats)
     rows: list[dict[str, Any]] = []
+    why_not = why_not_compiled(config, frozen.device)
     result: dict[str, Any] = {
         **provenance(command),
         "target": frozen.name,
@@ -111,13 +123,16 @@ def bench(config: StepConfig, *, target: str, output: Path, device: str, command
         "dtype": frozen.dtype_name,
         "config": {name: getattr(config, name) for name in ("sequence_length", "batch_size", "draft_vocab_size")},
         "flops_per_second": rate,
+        "not_compiled": why_not,
+        "graphs": [],
         "rows": rows,
     }
     output.mkdir(parents=True, exist_ok=True)
     for num_steps in config.num_steps_unrolled:
         step = make_step(frozen, config, num_steps)
         result["loss"] = step.loss.note
-        rows += list(_measured(step, floors(step), rate, config.repeats))
+        result["graphs"].append(graphs(step))
+        rows += list(_measured(step, floors(step), rate, config.repeats, is_compiled=not why_not))
         write_report(result, output, table)
     print(write_report(result, output, table, plot))
     return 0
@@ -134,14 +149,38 @@ def make_step(target: FrozenTarget, config: StepConfig, num_steps: int) -> Step:
     module = make_module(draft_config, draft_ids_J, train.seed).to(target.device)
     ids_BL = torch.randint(target.vocab_size, (config.batch_size, config.sequence_length + 1))
     mask_BS = torch.ones(config.batch_size, config.sequence_length, dtype=torch.bool)
+    batch = Batch(ids_BL, mask_BS, mask_BS)
     return Step(
         target=target,
         module=module,
         loss=Loss(target, draft_ids_J, train),
         optimizers=make_optimizers(module, train),
-        batch=Batch(ids_BL, mask_BS, mask_BS),
+        batch=batch,
         num_steps=num_steps,
+        fixed=FixedStep([Shape.of(batch)], "inductor", print),
     )
+
+
+def why_not_compiled(config: StepConfig, device: torch.device) -> str:
+    """Empty where the step is timed compiled too."""
+    if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
+        return "not asked for"
+    return compiler_fault(device)
+
+
+def graphs(step: Step) -> dict[str, Any]:
+    """What a compiler finds of module and loss, without compiling: the shape, graphs, their breaks and operators."""
+    step.run("target", "teacher")
+    where = step.loss.places(step.batch, step.num_steps).to(step.target.device)
+    given = (step.module, step.loss, step.batch.ids_BL.to(step.target.device), step.states, where, step.num_steps)
+    found = torch._dynamo.explain(score)(*given)
+    return {
+        "num_steps_unrolled": step.num_steps,
+        "shape": Shape.of(step.batch)._asdict(),
+        "graphs": found.graph_count,
+        "graph_breaks": found.graph_break_count,
+        "operators": found.op_count,
+    }
 
 
 def floors(step: Step) -> dict[str, int]:
@@ -170,13 +209,15 @@ def floors(step: Step) -> dict[str, int]:
     }
 
 
-def _measured(step: Step, floors_of: dict[str, int], rate: float, repeats: int) -> Iterator[dict[str, Any]]:
-    """A row for each part and one for the whole step."""
-    seconds: dict[str, list[float]] = {part: [] for part in (*PARTS, "step")}
+def _measured(
+    step: Step, floors_of: dict[str, int], rate: float, repeats: int, *, is_compiled: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each part and one for the whole step, two where it is compiled too."""
+    timed = {part: (part,) for part in PARTS} | {"step": PARTS} | ({"step, compiled": COMPILED} if is_compiled else {})
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for repeat in range(repeats + 1):
-        for part in PARTS:
-            seconds[part].append(_seconds(partial(step.run, part), step.target.device))
-        seconds["step"].append(_seconds(partial(step.run, *PARTS), step.target.device))
+        for name, parts in timed.items():
+            seconds[name].append(_seconds(partial(step.run, *parts), step.target.device))
         if not repeat:  # compiles, and warms up
             for found in seconds.values():
                 found.clear()
@@ -192,7 +233,7 @@ def _measured(step: Step, floors_of: dict[str, int], rate: float, repeats: int) 
             "slowest_ms": round(1000 * max(found), 3),
             "floor_flops": flops,
             "floor_ms": round(1000 * flops / rate, 3),
-            **asdict(counts_of[part]),
+            **(asdict(counts_of[part]) if part in counts_of else {}),
         }
 
 
@@ -239,8 +280,8 @@ def table(result: Result) -> str:
             f"{row['time_ms']:,.1f} ({row['fastest_ms']:,.1f}-{row['slowest_ms']:,.1f})",
             f"{row['floor_ms']:,.1f}",
             f"{row['time_ms'] / row['floor_ms']:,.1f}" if row["floor_ms"] else "-",
-            f"{row['operators']:,}",
-            f"{row['written_bytes'] / 2**20:,.0f}",
+            f"{row['operators']:,}" if "operators" in row else "-",
+            f"{row['written_bytes'] / 2**20:,.0f}" if "operators" in row else "-",
         ]
         for row in result["rows"]
     ]
@@ -252,8 +293,21 @@ def table(result: Result) -> str:
         f"draft vocabulary: {vocabulary}; loss: {result['loss']}. Medians, fastest, slowest. The floor is its matrix "
         f"products at {result['flops_per_second'] / 1e12:,.3f} TFLOP/s, which one large product reached. "
         "Operators: calls of torch's, each a kernel or several, views left out; written: their results.\n\n"
-        f"{markdown(_HEADINGS, lines)}"
+        f"{markdown(_HEADINGS, lines)}\n\n{_said_of_graphs(result)}"
     )
+
+
+def _said_of_graphs(result: Result) -> str:
+    lines = [
+        f"K = {found['num_steps_unrolled']}: module and loss are {found['graphs']} graph of {found['operators']:,} "
+        f"operators for a compiler, with {found['graph_breaks']} breaks."
+        for found in result["graphs"]
+    ]
+    if result["not_compiled"]:
+        lines.append(f"Compiled it was not timed: {result['not_compiled']}.")
+    if result["device"] == "cpu":
+        lines.append("Operators and graphs are those of a GPU, times are not: give the same command there.")
+    return " ".join(lines)
 
 
 def plot(result: Result, pyplot: Any) -> Any:

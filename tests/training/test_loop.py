@@ -173,15 +173,15 @@ def test_killed_and_run_again_it_takes_the_same_course(
     waiting = f"""
 import pathlib, sys, time
 from vllm_mtp import cli
-from vllm_mtp.training import loop
-compare, calls = loop.compare, []
+from vllm_mtp.training import run as run_file
+compare, calls = run_file.compare, []
 def waits(*args):
     calls.extend([1] * pathlib.Path({str(checkpoint)!r}).exists())
     if len(calls) > 2:
         pathlib.Path({str(tmp_path / "waits")!r}).touch()
         time.sleep(600)
     return compare(*args)
-loop.compare = waits
+run_file.compare = waits
 sys.exit(cli.main(sys.argv[1:]))
 """
     process = subprocess.Popen(
@@ -220,7 +220,7 @@ class KilledError(Exception):
 
 def run_and_kill(config: TrainConfig, *inputs: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_train` as far as a step, from 1."""
-    compare, calls = loop.compare, []
+    compare, calls = run_file.compare, []
 
     def killing(*args: Any) -> Any:
         calls.append(args)
@@ -229,7 +229,7 @@ def run_and_kill(config: TrainConfig, *inputs: Path, at: int, monkeypatch: pytes
         return compare(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compare", killing)
+        patch.setattr(run_file, "compare", killing)
         with pytest.raises(KilledError):
             run_train(config, *inputs)
 
@@ -572,7 +572,7 @@ def test_bad_input_is_one_line_before_any_training(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "compare", lambda *args: pytest.fail("trained"))
+    monkeypatch.setattr(run_file, "compare", lambda *args: pytest.fail("trained"))
     (tmp_path / "empty").mkdir()
     write_random_draft(tmp_path / "other", small_config())
     (tmp_path / "short.txt").write_text(SENTENCE[:40])
@@ -640,13 +640,13 @@ def test_an_error_of_a_real_process_is_one_line(tiny_target: Path, tmp_path: Pat
 def test_a_loss_that_is_not_a_number_ends_the_run(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare = loop.compare
+    compare = run_file.compare
 
     def spoiled(*args: Any) -> Any:
         result = compare(*args)
         return result._replace(loss_K=result.loss_K * float("nan"))
 
-    monkeypatch.setattr(loop, "compare", spoiled)
+    monkeypatch.setattr(run_file, "compare", spoiled)
     with pytest.raises(ValueError, match=r"the loss of step 1 is nan. .* lower the learning rate .now 0.02."):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
@@ -676,7 +676,7 @@ def test_ctrl_c_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """A checkpoint after the step at hand, a line, status 130; the same command goes on from there."""
-    output, compare, calls = tmp_path / "draft", loop.compare, []
+    output, compare, calls = tmp_path / "draft", run_file.compare, []
 
     def pressed(*args: Any) -> Any:
         calls.append(args)
@@ -685,7 +685,7 @@ def test_ctrl_c_loses_nothing(
         return compare(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compare", pressed)
+        patch.setattr(run_file, "compare", pressed)
         assert main(["train", *arguments(tiny_target, text, output)]) == 130
     said = capsys.readouterr()
     assert "checkpoint after step 7" in said.out
@@ -701,13 +701,13 @@ def test_a_handler_that_comes_back_finishes_no_run(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches an unfinished drafter that is exported as a finished one, its checkpoint deleted."""
-    output, compare = tmp_path / "draft", loop.compare
+    output, compare = tmp_path / "draft", run_file.compare
 
     def pressed(*args: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return compare(*args)
 
-    monkeypatch.setattr(loop, "compare", pressed)
+    monkeypatch.setattr(run_file, "compare", pressed)
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         with pytest.raises(SystemExit):
@@ -718,13 +718,31 @@ def test_a_handler_that_comes_back_finishes_no_run(
     assert [path.name for path in (output / "training").iterdir()] == ["checkpoint-00000001.pt"]
 
 
+def test_fixed_shapes_are_of_the_same_run(
+    finished: Path, tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padded rows train the same drafter; without a compiler that is all, and another choice goes on with the run."""
+    monkeypatch.setattr(run_file, "compiler_fault", lambda device: "no compiler")
+    config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+    run_train(config, tiny_target, text, tmp_path / "draft", compile="on", accumulate=3)
+    for row, expected in zip(curve(tmp_path / "draft"), curve(finished), strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert run_train(config, tiny_target, text, finished, compile="on")["tokens_seen"] == 12 * STEP
+    with pytest.raises(ValueError, match=r"^compile: expected one of auto, on, off, got 'yes'"):
+        run_train(config, tiny_target, text, tmp_path / "other", compile="yes")
+
+
 def test_too_little_memory_is_one_line(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the host torch has no type of its own for it: in a step, and where the target runs."""
-    for name, said in (("compare", "out of memory at step 1, "), ("export", "out of memory; the same command goes on")):
+    wanting: list[tuple[Any, str, str]] = [
+        (run_file, "compare", "out of memory at step 1, "),
+        (loop, "export", "out of memory; the same command goes on"),
+    ]
+    for file, name, said in wanting:
         with monkeypatch.context() as patch:
-            patch.setattr(loop, name, lambda *_: torch.empty(2**50))
+            patch.setattr(file, name, lambda *_: torch.empty(2**50))
             assert main(["train", *arguments(tiny_target, text, tmp_path / name, "--tokens", str(STEP))]) == 2
         assert said in capsys.readouterr().err.splitlines()[-1]
 
@@ -735,8 +753,8 @@ def test_a_gpu_that_is_too_small_is_one_line(
     def too_much(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "compare", too_much)
-    with pytest.raises(ValueError, match=r"out of memory at step 1, .* give a smaller batch_size or"):
+    monkeypatch.setattr(run_file, "compare", too_much)
+    with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* give a smaller batch_size or"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
 

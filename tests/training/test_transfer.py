@@ -10,18 +10,24 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx import GraphModule
 
 from tests.training.test_loop import SENTENCE, STEP, TINY, save_target
+from vllm_mtp.common.errors import is_out_of_gpu_memory, is_out_of_memory
 from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loop import loss_and_gradient
+from vllm_mtp.training.loss import chain_attention
+from vllm_mtp.training.loss.fixed import FixedStep
 from vllm_mtp.training.loss.loss import Loss
-from vllm_mtp.training.loss.objective import _rejected_so_far
+from vllm_mtp.training.loss.objective import Places, _rejected_so_far
+from vllm_mtp.training.loss.shapes import fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers, update
 from vllm_mtp.training.run import Run, TrainInputs, prepare
-from vllm_mtp.training.transfer import to_device
+from vllm_mtp.training.transfer import pinned, to_device
 
 META = torch.device("meta")
 
@@ -52,6 +58,16 @@ def on_meta(run: Run) -> Run:
     ],
 )
 def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    run = on_meta(small_run(tmp_path, **settings))
+    figures = loss_and_gradient(run, 0, run.batches[0], 0)
+    assert figures.shape == (2 + 3,)
+    update(run.optimizers, 1.0)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        figures.tolist()
+
+
+def small_run(tmp_path: Path, **settings: Any) -> Run:
+    """Of three draft steps."""
     target = save_target(tmp_path / "target", tied=False)
     text = tmp_path / "text.txt"
     text.write_text(SENTENCE * 10, encoding="utf-8")
@@ -67,21 +83,43 @@ def test_a_step_waits_for_nothing(settings: dict[str, Any], tmp_path: Path) -> N
     )
     run = prepare(config, inputs)
     assert isinstance(run, Run)
-    run = on_meta(run)
-    figures = loss_and_gradient(run, 0, run.batches[0], 0)
-    assert figures.shape == (2 + 3,)
-    update(run.optimizers, 1.0)
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        figures.tolist()
+    return run
+
+
+def test_what_a_gpu_is_given_compiles_into_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attention has operators of its own, which know the meta device."""
+    monkeypatch.setattr(chain_attention, "_is_supported", lambda *_: True)
+    run = on_meta(small_run(tmp_path))
+    counter = CompileCounterWithBackend("aot_eager")
+    fixed = FixedStep(fixed_shapes(shapes_of(run.batches, 2), 1), counter, pytest.fail)
+    loss_and_gradient(replace(run, compare=fixed), 0, run.batches[0], 0)
+    assert counter.frame_count == 1
+    parts = (part for part in counter.graphs[0].modules() if isinstance(part, GraphModule))
+    code = "".join(part.code for part in parts)
+    assert "_scaled_dot_product_flash_attention(" in code
+    assert "vllm_mtp.linear_kl_mean" in code
 
 
 def test_the_gradient_of_a_chain_reads_no_number() -> None:
     """Of torch's cumprod it reads one, and not on the meta device."""
     rejected_KN = torch.rand(3, 5, requires_grad=True)
-    exists_KN, index_KN = torch.ones(3, 5, dtype=torch.bool), torch.arange(5).expand(3, 5)
+    where = Places(torch.arange(5), torch.arange(5).expand(3, 5), torch.ones(3, 5, dtype=torch.bool), None)
     with torch.profiler.profile() as profile:
-        _rejected_so_far(rejected_KN, exists_KN, index_KN, 5).sum().backward()
+        _rejected_so_far(rejected_KN, where, 5).sum().backward()
     assert "aten::_local_scalar_dense" not in {event.key for event in profile.key_averages()}
+
+
+def test_memory_of_the_host_that_cannot_be_pinned_is_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA says the same of both."""
+
+    def no_room(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", no_room)
+    with pytest.raises(MemoryError, match=r"^40 bytes of the host's memory cannot be pinned") as found:
+        pinned(torch.arange(5))
+    assert is_out_of_memory(found.value)
+    assert not is_out_of_gpu_memory(found.value)
 
 
 def test_a_copy_is_the_same() -> None:

@@ -25,6 +25,11 @@ class Ahead(Generic[T]):
             self._found = dict([*self._found.items()][-1:])
             self._found[index] = self._thread.submit(self._read, index)
 
+    def keep(self, index: int, found: T) -> None:
+        """Takes the place of what was read."""
+        self._found[index] = Future()
+        self._found[index].set_result(found)
+
     def __call__(self, index: int) -> T:
         """What was read, waited for.
 

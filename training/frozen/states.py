@@ -30,7 +30,7 @@ from vllm_mtp.training.frozen.reading import BatchStates, Elsewhere, Reading
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.ranks import Ranks
-from vllm_mtp.training.transfer import to_device
+from vllm_mtp.training.transfer import pinned, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,10 @@ class TargetStates:
         part = part or slice(0, len(whole.ids_BL))
         batch = whole.rows(part)
         if self._folder is not None:
-            stored = self._ahead(index) or self._stored(whole)
+            stored = self._ahead(index)
+            if stored is None:
+                stored = self._made(whole)
+                self._ahead.keep(index, stored)
             return _moved(_counted(_cut(stored, whole, part), batch), self._target.device)
         if self._kept is None:
             return self._reading.states(batch, batch.mask_BS)
@@ -200,9 +203,12 @@ class TargetStates:
 
     def _stored(self, batch: Batch) -> BatchStates:
         """What the store has of a batch, on the host, made where it has nothing."""
-        if not self._has(batch):
-            with self._reading.opened() as content:
-                self._write(self._path(batch), content(batch))
+        return self._load(self._path(batch)) if self._has(batch) else self._made(batch)
+
+    def _made(self, batch: Batch) -> BatchStates:
+        """What the store has of a batch from now on."""
+        with self._reading.opened() as content:
+            self._write(self._path(batch), content(batch))
         return self._load(self._path(batch))
 
     def _path(self, batch: Batch) -> Path:
@@ -252,7 +258,7 @@ class TargetStates:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if self._target.device.type == "cuda":
-            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+            tensors = {name: pinned(tensor) for name, tensor in tensors.items()}
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())

@@ -10,8 +10,7 @@ fed what the drafter drafted, and behind the first rejected one nothing counts. 
 target agree when both are given the text, a little less than greedy decoding from there would accept (docs/log.md).
 """
 
-# Shapes: B sequences, T positions, K draft tokens, S teacher positions, at least T + K, D hidden size, J draft
-# vocabulary, N rows.
+# Shapes: B sequences, T positions, K draft tokens, S teacher positions, at least T + K, N rows.
 
 from collections.abc import Sequence
 
@@ -19,55 +18,15 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.bootstrap import ratio_interval
-from vllm_mtp.kernels import ops
-from vllm_mtp.module.shared_head import SharedHead
-from vllm_mtp.training.loss.objective import teacher_rows
-
-_CHUNK_SIZE = 1024
 
 
-def most_likely(hidden_ND: Tensor, head: SharedHead) -> Tensor:
-    """The head's row with the largest logit, [N]; of no more than _CHUNK_SIZE positions the logits exist at a time."""
-    rows = ops.HeadRows(head.head_VD, bias_V=head.bias_V)
-    parts = hidden_ND.to(head.head_VD.dtype).split(_CHUNK_SIZE)
-    return torch.cat([ops.draft_head(part_ND, rows) for part_ND in parts])
-
-
-def accepted_drafts(
-    states_KBTD: Tensor,
-    hidden_BSD: Tensor,
-    mask_BS: Tensor,
-    head: SharedHead,
-    draft_head: SharedHead,
-    draft_ids_J: Tensor | None = None,
-) -> Tensor:
-    """How many of K draft tokens a round at each position accepts, [B, T].
+def accepted_drafts(agrees_KBT: Tensor) -> Tensor:
+    """How many of K draft tokens a round at each position accepts, [B, T]: all before the first that is not right.
 
     Args:
-        states_KBTD: the module's outputs (`unroll`); index k - 1 at position t predicts x_{t+k+1}.
-        hidden_BSD: the target's hidden states of positions 0..S-1, post-norm.
-        mask_BS: at which of those the next token counts; no other token is accepted.
-        head: the target's, whole.
-        draft_head: cut to the draft vocabulary where there is one.
-        draft_ids_J: the target ids of that.
+        agrees_KBT: at which states drafter and target have the same most likely token, and it counts (`distillation`).
     """
-    num_positions = states_KBTD.size(2)
-    rows_N = teacher_rows(mask_BS)
-    top_BS = torch.full(mask_BS.shape, -1, device=hidden_BSD.device)
-    top_BS.view(-1)[rows_N] = most_likely(hidden_BSD.flatten(0, 1)[rows_N], head)
-    num_accepted_BT = torch.zeros_like(top_BS[:, :num_positions])
-    accepted_BT = torch.ones_like(num_accepted_BT, dtype=torch.bool)
-    for step, states_BTD in enumerate(states_KBTD, start=1):
-        expected_BT = top_BS[:, step : step + num_positions]
-        asked_BT = accepted_BT & (expected_BT >= 0)
-        if not asked_BT.any():
-            break
-        drafted_N = most_likely(states_BTD[asked_BT], draft_head)
-        if draft_ids_J is not None:
-            drafted_N = draft_ids_J[drafted_N]
-        accepted_BT = asked_BT.masked_scatter(asked_BT, drafted_N == expected_BT[asked_BT])
-        num_accepted_BT += accepted_BT
-    return num_accepted_BT
+    return agrees_KBT.int().cumprod(0).sum(0)
 
 
 def tokens_of_rounds(num_accepted_T: Sequence[int], counts_S: Sequence[bool]) -> list[int]:

@@ -25,6 +25,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 _aten = torch.ops.aten
+_NUM_STATE = 4
 _MAX_ERROR = 0.1
 """Relative, of a probe against a mask: bfloat16 is off by 0.01, an operator that computes something else by 1."""
 
@@ -86,7 +87,7 @@ class _ChainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_BTAC: Tensor, k_BATC: Tensor, v_BATC: Tensor, *own: Tensor) -> Tensor:
-        out_BATC, log_sum_BAT, ctx.rest = _flash(q_BTAC.transpose(1, 2), k_BATC, v_BATC)
+        out_BATC, log_sum_BAT, state, ctx.lengths = _flash(q_BTAC.transpose(1, 2), k_BATC, v_BATC)
         q_BTGRC = _by_group(q_BTAC, own[0])
         scores_BTGRI = torch.stack([_products(q_BTGRC, k_BTGC) for k_BTGC in own[::2]], dim=-1)
         scores_BTGRI = scores_BTGRI * q_BTAC.size(-1) ** -0.5
@@ -97,16 +98,17 @@ class _ChainAttention(torch.autograd.Function):
         for share_BTGR, v_BTGC in zip(shares_BTGRI.unbind(-1), own[1::2], strict=True):
             attended_BTGRC = torch.addcmul(attended_BTGRC, share_BTGR[..., None], v_BTGC[..., None, :])
         attended_BTAC = attended_BTGRC.flatten(2, 3).to(q_BTAC.dtype)
-        ctx.save_for_backward(q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *own)
+        ctx.save_for_backward(q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *state, *own)
         return attended_BTAC
 
     @staticmethod
     def backward(ctx: Any, grad_BTAC: Tensor) -> tuple[Tensor, ...]:
-        q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *own = ctx.saved_tensors
+        q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *rest = ctx.saved_tensors
+        state, own = rest[:_NUM_STATE], rest[_NUM_STATE:]
         of_flash = (q_BTAC.transpose(1, 2), k_BATC, v_BATC, attended_BTAC.transpose(1, 2))
         log_sum_BAT = log_sum_BTGR.flatten(2, 3).transpose(1, 2).contiguous()  # a GPU's operator reads no strides
         grad_q_BATC, grad_k_BATC, grad_v_BATC = _flash_backward(
-            grad_BTAC.transpose(1, 2), *of_flash, log_sum_BAT, ctx.rest
+            grad_BTAC.transpose(1, 2), *of_flash, log_sum_BAT, state, ctx.lengths
         )
         wide = shares_BTGRI.dtype
         q_BTGRC, grad_BTGRC = (_by_group(x_BTAC, own[0]).to(wide) for x_BTAC in (q_BTAC, grad_BTAC))
@@ -134,14 +136,17 @@ def _products(x_BTGRC: Tensor, y_BTGC: Tensor) -> Tensor:
     return (x_BTGRC.to(wide) * y_BTGC[..., None, :]).sum(-1)
 
 
-def _flash(q_BATC: Tensor, k_BATC: Tensor, v_BATC: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-    """Causal attention: output, log-sum-exp of the scores [B, A, T], and what its backward takes besides."""
+def _flash(
+    q_BATC: Tensor, k_BATC: Tensor, v_BATC: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...], tuple[int, ...]]:
+    """Causal attention: output, log-sum-exp of the scores [B, A, T], and what its backward takes besides: _NUM_STATE
+    tensors, where it has them, and two lengths."""
     if q_BATC.device.type == "cpu":
         out_BATC, log_sum_BAT = _aten._scaled_dot_product_flash_attention_for_cpu(q_BATC, k_BATC, v_BATC, 0.0, True)
-        return out_BATC, log_sum_BAT, ()
-    out_BATC, log_sum_BAT, *rest = _aten._scaled_dot_product_flash_attention(q_BATC, k_BATC, v_BATC, 0.0, True)
-    cum_q, cum_k, max_q, max_k, seed, offset, _ = rest
-    return out_BATC, log_sum_BAT, (cum_q, cum_k, max_q, max_k, 0.0, True, seed, offset)
+        return out_BATC, log_sum_BAT, (None,) * _NUM_STATE, ()
+    found = _aten._scaled_dot_product_flash_attention(q_BATC, k_BATC, v_BATC, 0.0, True)
+    out_BATC, log_sum_BAT, cum_q, cum_k, max_q, max_k, seed, offset, _ = found
+    return out_BATC, log_sum_BAT, (cum_q, cum_k, seed, offset), (max_q, max_k)
 
 
 def _flash_backward(
@@ -151,16 +156,26 @@ def _flash_backward(
     v_BATC: Tensor,
     out_BATC: Tensor,
     log_sum_BAT: Tensor,
-    rest: tuple[Any, ...],
+    state: Sequence[Tensor | None],
+    lengths: tuple[int, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
     tensors = (grad_BATC, q_BATC, k_BATC, v_BATC, out_BATC, log_sum_BAT)
     if q_BATC.device.type == "cpu":
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(*tensors, 0.0, True)  # type: ignore[no-any-return]
-    return _aten._scaled_dot_product_flash_attention_backward(*tensors, *rest)  # type: ignore[no-any-return]
+    cum_q, cum_k, seed, offset = state
+    return _aten._scaled_dot_product_flash_attention_backward(  # type: ignore[no-any-return]
+        *tensors, cum_q, cum_k, *lengths, 0.0, True, seed, offset
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_supported(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Asked once, and not in a graph that is compiled."""
+    return _does_what_a_mask_does(device, dtype, head_dim)
 
 
 @functools.cache
-def _is_supported(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+def _does_what_a_mask_does(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Whether torch's operators do here what they should: on a small example, both ways, as by a mask."""
     generator = torch.Generator().manual_seed(0)
     examples = [torch.randn(2, 5, heads, head_dim, generator=generator) for heads in (2, 2, 2, 1, 1)]

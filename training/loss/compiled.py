@@ -45,6 +45,18 @@ def faster_of_eager_and_compiled(
     return compiled, f"compiled, {1000 * compiled_seconds:.1f} ms, eager {1000 * eager_seconds:.1f} ms"
 
 
+def compiler_fault(device: torch.device) -> str:
+    """Why torch.compile cannot be used on a device; empty where something small was compiled, both ways."""
+    if device.type == "cpu" and not has_cpp_compiler():
+        return "torch.compile needs a C++ compiler, found none"
+    try:
+        x = torch.ones(8, device=device, requires_grad=True)
+        torch.compile(torch.sin)(x).sum().backward()
+    except Exception as error:  # of any kind
+        return f"torch.compile failed ({type(error).__name__})"
+    return ""
+
+
 def has_cpp_compiler() -> bool:
     """Whether torch.compile can build what it generates for a CPU."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None

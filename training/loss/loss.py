@@ -21,23 +21,19 @@ from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, NUM_SPECULATIVE_TOKENS,
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, most_likely, tokens_and_rounds
+from vllm_mtp.training.loss.acceptance import acceptance_length, accepted_drafts, tokens_and_rounds
 from vllm_mtp.training.loss.compiled import faster_of_eager_and_compiled
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl
-from vllm_mtp.training.loss.objective import (
-    Distillation,
-    WholeHead,
-    distillation,
-    student_rows,
-    teacher_rows,
-)
+from vllm_mtp.training.loss.objective import Distillation, Places, WholeHead, distillation, places
 from vllm_mtp.training.loss.unroll import unroll
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import HeldOut
 from vllm_mtp.training.transfer import to_device
 
 _MAX_LOGITS_AT_CHECKPOINTS = 2**31
-"""22 to 38 seconds of one core, and for the acceptance length up to a quarter more (docs/log.md)."""
+"""22 to 38 seconds of one core (docs/log.md)."""
+_DRAFTED_AT_ONCE = 1024
+"""Positions whose logits exist at a time where tokens are drafted."""
 
 
 class Loss:
@@ -73,67 +69,74 @@ class Loss:
         self._linear_kl = functools.partial(reference.linear_kl_by_chunks(function), chunk_size=chunk_size)
         return f"{how} for {chunk_size} positions"
 
-    def __call__(self, states_KBTD: Tensor, batch: Batch, states: BatchStates) -> Distillation:
+    def __call__(self, states_KBTD: Tensor, where: Places, states: BatchStates) -> Distillation:
+        """The objective at places on the device."""
         if states.teacher is None:
-            return self.plain(states_KBTD, batch, states.hidden_BSD)
-        return mean_embedding_kl(
-            states_KBTD, teacher_rows(batch.mask_BS), states.teacher, self.head, linear_kl=self._linear_kl
-        )
+            return distillation(states_KBTD, states.hidden_BSD, where, self.head, objective=self.objective)
+        linear_kl = ops.linear_kl if torch.compiler.is_compiling() else self._linear_kl
+        return mean_embedding_kl(states_KBTD, where, states.teacher, self.head, linear_kl=linear_kl)
 
     @torch.no_grad()
     def drafted(self, states_BTD: Tensor) -> Tensor:
         """Target ids of the tokens that serving drafts from the module's outputs without sampling, [B, T]."""
-        row_N = most_likely(states_BTD.flatten(0, 1), self.head)
+        rows = ops.HeadRows(self.head.head_VD, bias_V=self.head.bias_V)
+        parts = states_BTD.flatten(0, 1).to(self.head.head_VD.dtype).split(_DRAFTED_AT_ONCE)
+        row_N = torch.cat([ops.draft_head(part_ND, rows) for part_ND in parts])
         ids_N = row_N if self._whole is None else self._whole.draft_ids_J[row_N]
         return ids_N.view(states_BTD.shape[:2])
 
+    def places(self, batch: Batch, num_steps: int) -> Places:
+        """Where num_steps draft steps on a batch are scored, on the host."""
+        labels_BS = None
+        if self.objective == "lm":
+            labels_BS = batch.ids_BL[:, 1:]
+            labels_BS = labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS]
+        return places(batch.mask_BS, num_steps, labels_BS)
+
     def counts(self, batch: Batch, num_steps: int) -> Tensor:
         """How many positions each of num_steps draft steps is scored at, [K]."""
-        mask_BS = batch.mask_BS
-        if self.objective == "lm" and self._row_of_id_V is not None:
-            mask_BS = mask_BS & (self._row_of_id_V[batch.ids_BL[:, 1:]] >= 0)
-        rows_N, num_teacher_positions = teacher_rows(mask_BS), mask_BS.size(1)
-        num_positions = num_teacher_positions - num_steps
-        exists = (student_rows(rows_N, k, num_teacher_positions, num_positions)[0] for k in range(1, num_steps + 1))
-        return torch.stack([exists_N.sum() for exists_N in exists]).float()
+        return self.places(batch, num_steps).scored_KN.sum(-1).float()
 
-    def plain(
-        self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor, *, whole_vocabulary: bool = False
-    ) -> Distillation:
-        """The objective by objective.py; agreement and overlap with the target's whole vocabulary if so asked."""
-        labels_BS = batch.ids_BL[:, 1:]
+    def measured(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Distillation:
+        """The objective, agreement and overlap with the target's whole vocabulary, and the agreement of every state."""
         return distillation(
             states_KBTD,
             hidden_BSD,
-            labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS],
+            self.places(batch, len(states_KBTD)).to(states_KBTD.device),
             self.head,
-            mask_BS=batch.mask_BS,
             objective=self.objective,
-            whole=self._whole if whole_vocabulary else None,
+            whole=self._whole,
+            by_state=True,
         )
-
-    def rounds(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Tensor:
-        """How many tokens the rounds of each row give, and how many rounds those are, [2, B]."""
-        mask_BS = batch.mask_BS.to(states_KBTD.device)
-        draft_ids_J = None if self._whole is None else self._whole.draft_ids_J
-        drafts = states_KBTD[:NUM_SPECULATIVE_TOKENS]
-        num_accepted_BT = accepted_drafts(drafts, hidden_BSD, mask_BS, self.target.head, self.head, draft_ids_J)
-        return tokens_and_rounds(num_accepted_BT, batch.mask_BS)
 
 
 def compare(
     module: MTPModule, loss: Loss, batch: Batch, states: BatchStates, num_steps: int, recompute: bool = False
 ) -> Distillation:
     """num_steps chained draft steps of the module on a batch, scored against the target."""
+    where = loss.places(batch, num_steps).to(loss.target.device)
+    return score(module, loss, batch.ids_BL, states, where, num_steps, recompute)
+
+
+def score(
+    module: MTPModule,
+    loss: Loss,
+    ids_BL: Tensor,
+    states: BatchStates,
+    where: Places,
+    num_steps: int,
+    recompute: bool = False,
+) -> Distillation:
+    """`compare` at places on the device, without a question that the host would have to answer."""
     drafted = loss.drafted if loss.step_tokens == "drafted" else None
-    states_KBTD = draft(module, loss.target, batch, states.hidden_BSD, num_steps, drafted, recompute=recompute)
-    return loss(states_KBTD, batch, states)
+    states_KBTD = draft(module, loss.target, ids_BL, states.hidden_BSD, num_steps, drafted, recompute=recompute)
+    return loss(states_KBTD, where, states)
 
 
 def draft(
     module: MTPModule,
     target: FrozenTarget,
-    batch: Batch,
+    ids_BL: Tensor,
     hidden_BSD: Tensor,
     num_steps: int,
     drafted: Callable[[Tensor], Tensor] | None = None,
@@ -143,14 +146,14 @@ def draft(
     """The module's outputs at num_steps chained draft steps, [K, B, S - K, D].
 
     Args:
-        module, target, batch: what drafts, for what, on which rows.
-        hidden_BSD: the target's hidden states of the batch.
+        module, target, ids_BL: what drafts, for what, on which rows.
+        hidden_BSD: the target's hidden states of the rows.
         num_steps: K.
         drafted: ids [B, T] that steps after the first are fed with, from the outputs [B, T, D] of the step before;
             None: the text's.
         recompute: as of `unroll`.
     """
-    ids_BL = to_device(batch.ids_BL, target.device)
+    ids_BL = to_device(ids_BL, target.device)
     num_positions = hidden_BSD.size(1) - num_steps
 
     def embed(step: int, states_BTD: Tensor) -> Tensor:
@@ -204,12 +207,14 @@ def held_out(
         # Padded, so that the last positions of a row have all steps too.
         hidden_BSD = functional.pad(hidden_of(batch), (0, 0, 0, num_steps))
         batch = batch.padded(num_steps)
-        states_KBTD = draft(module, loss.target, batch, hidden_BSD, num_steps)
-        measured = loss.plain(states_KBTD, batch, hidden_BSD, whole_vocabulary=True)
+        states_KBTD = draft(module, loss.target, batch.ids_BL, hidden_BSD, num_steps)
+        measured = loss.measured(states_KBTD, batch, hidden_BSD)
         assert measured.overlap_K is not None
+        assert measured.agrees_KBT is not None
         found_3K = torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K])
         measures_3K += found_3K * (batch.num_tokens / total)
-        rounds_2N[:, end - len(batch.ids_BL) : end] = loss.rounds(states_KBTD, batch, hidden_BSD)
+        accepted_BT = accepted_drafts(measured.agrees_KBT[:NUM_SPECULATIVE_TOKENS])
+        rounds_2N[:, end - len(batch.ids_BL) : end] = tokens_and_rounds(accepted_BT, batch.mask_BS)
     ranks.add(measures_3K)
     ranks.add(rounds_2N)
     length, interval = acceptance_length(rounds_2N) or (None, None)

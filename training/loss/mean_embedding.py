@@ -6,18 +6,16 @@ leaves the drafter's own logits and one product with W: two of the six products,
 objective.py is the same from the teacher's hidden states, for every objective.
 """
 
-# Shapes: B sequences, T positions, K draft steps, D hidden size, N teacher rows that count, M of them that a step has.
+# Shapes: B sequences, T positions, K draft steps, D hidden size, N teacher rows that count.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from vllm_mtp.kernels import ops
 from vllm_mtp.kernels.ops import LinearKL, Teacher
 from vllm_mtp.module.shared_head import SharedHead
-from vllm_mtp.training.loss.objective import Distillation, student_rows
-from vllm_mtp.training.transfer import to_device
+from vllm_mtp.training.loss.objective import Distillation, Places, states_at
 
 
 def teacher_of(hidden_ND: Tensor, head: SharedHead, *, chunk_size: int | None = None) -> Teacher:
@@ -36,7 +34,7 @@ def teacher_of(hidden_ND: Tensor, head: SharedHead, *, chunk_size: int | None = 
 
 def mean_embedding_kl(
     states_KBTD: Tensor,
-    rows_N: Tensor,
+    where: Places,
     teacher: Teacher,
     head: SharedHead,
     *,
@@ -46,30 +44,23 @@ def mean_embedding_kl(
 
     Args:
         states_KBTD: the module's outputs (`unroll`); index k - 1 at position t predicts x_{t+k+1}.
-        rows_N: indices into [B * (T + K)] of the teacher positions that count (`teacher_rows`), on the host, which then
-            need not wait for a GPU to know how many there are.
-        teacher: of these rows.
+        where: the places to compare at (`places`), on the device.
+        teacher: of their rows.
         head: the target's head, cut to the draft vocabulary where there is one.
         linear_kl: that of vllm_mtp.kernels.ops, or its plain twin with a compiled chunk.
 
     Returns:
         Loss (differentiable with respect to states_KBTD) and agreement of each step.
     """
-    num_steps, _, num_positions, _ = states_KBTD.shape
-    losses, agreements = [], []
-    for step, states_BTD in enumerate(states_KBTD.unbind(), start=1):
-        exists_N, index_N = student_rows(rows_N, step, num_positions + num_steps, num_positions)
-        kept_M = exists_N.nonzero().flatten()
-        index_M, kept_M = (to_device(places_M, states_BTD.device) for places_M in (index_N[kept_M], kept_M))
-        found = linear_kl(
-            states_BTD.flatten(0, 1).index_select(0, index_M),
-            Teacher(*(tensor.index_select(0, kept_M) for tensor in teacher)),
-            head.head_VD,
-            bias_V=head.bias_V,
-            scale=head.transform.scale,
-            metrics=True,
-        )
-        assert found.agreement is not None
-        losses.append(found.loss)
-        agreements.append(found.agreement.sum() / max(1, len(index_M)))
-    return Distillation(torch.stack(losses), torch.stack(agreements))
+    found = linear_kl(
+        states_at(states_KBTD, where.index_KN),
+        teacher,
+        head.head_VD,
+        weights_KT=where.exists_KN,
+        bias_V=head.bias_V,
+        scale=head.transform.scale,
+        metrics=True,
+    )
+    assert found.agreement is not None
+    count_K = where.exists_KN.sum(-1).clamp(min=1)
+    return Distillation(found.per_token.sum(-1) / count_K, found.agreement.sum(-1) / count_K)

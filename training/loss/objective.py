@@ -19,7 +19,7 @@ mean_embedding.py is the same KL loss from less; this one has every objective, s
 """
 
 # Shapes: B sequences, T positions, K draft steps, S = T + K teacher positions, D hidden size, V vocabulary, J draft
-# vocabulary (V where there is none), N teacher rows that count.
+# vocabulary (V where there is none), N teacher rows that count, P = B T states of a draft step.
 
 import itertools
 from typing import NamedTuple
@@ -42,6 +42,31 @@ class Distillation(NamedTuple):
     """Share of positions at which drafter and target have the same most likely token: greedy acceptance."""
     overlap_K: Tensor | None = None
     """sum_v min(p_v, q_v): acceptance of a sampled draft token at temperature 1; None where it was not asked for."""
+    agrees_KBT: Tensor | None = None
+    """At which states the most likely token is the same, not where nothing counts; None where it was not asked for."""
+
+
+class Places(NamedTuple):
+    """Teacher positions that count, and which state of each draft step predicts what the teacher says there."""
+
+    rows_N: Tensor
+    """Indices into [B * S] (`teacher_rows`)."""
+    index_KN: Tensor
+    """Indices into [B * T], of any state where there is none."""
+    exists_KN: Tensor
+    labels_N: Tensor | None
+    """For "lm": the text's token as a row of the head; -1 for one that a draft vocabulary does not have."""
+
+    @property
+    def scored_KN(self) -> Tensor:
+        """What the means are over."""
+        return self.exists_KN if self.labels_N is None else self.exists_KN & (self.labels_N >= 0)
+
+    def to(self, device: torch.device) -> "Places":
+        """The same on a device, which need not be waited for."""
+        return self._replace(
+            **{name: to_device(tensor, device) for name, tensor in self._asdict().items() if tensor is not None}
+        )
 
 
 class WholeHead(NamedTuple):
@@ -71,62 +96,70 @@ def student_rows(rows_N: Tensor, step: int, num_teacher_positions: int, num_posi
     return exists_N, sequence_N * num_positions + t_N.clamp(0, num_positions - 1)
 
 
+def places(mask_BS: Tensor, num_steps: int, labels_BS: Tensor | None = None) -> Places:
+    """Where num_steps draft steps are scored, all on the host: no device is waited for to know how many places count.
+
+    Args:
+        mask_BS: which teacher positions count.
+        num_steps: K; there are states at the first S - K positions.
+        labels_BS: the token that follows each position, as `Places.labels_N` has it.
+    """
+    rows_N, num_teacher_positions = teacher_rows(mask_BS), mask_BS.size(1)
+    num_positions = num_teacher_positions - num_steps
+    found = [student_rows(rows_N, step, num_teacher_positions, num_positions) for step in range(1, num_steps + 1)]
+    exists, indices = zip(*found, strict=True)
+    labels_N = None if labels_BS is None else labels_BS.flatten()[rows_N]
+    return Places(rows_N, torch.stack(indices), torch.stack(exists), labels_N)
+
+
+def states_at(states_KBTD: Tensor, index_KN: Tensor) -> Tensor:
+    """The states at the places of each draft step, [K, N, D]."""
+    num_steps, num_rows, num_positions, size = states_KBTD.shape
+    first_K1 = num_rows * num_positions * torch.arange(num_steps, device=index_KN.device)[:, None]
+    found_KN_D = states_KBTD.flatten(0, 2).index_select(0, (first_K1 + index_KN).flatten())
+    return found_KN_D.view(*index_KN.shape, size)
+
+
 def distillation(
     states_KBTD: Tensor,
     teacher_hidden_BSD: Tensor,
-    labels_BS: Tensor,
+    where: Places,
     head: SharedHead,
     *,
-    mask_BS: Tensor | None = None,
     objective: str = "kl",
     whole: WholeHead | None = None,
     chunk_size: int | None = None,
+    by_state: bool = False,
 ) -> Distillation:
     """Compares drafter and target at K draft steps.
 
     Args:
         states_KBTD: the module's outputs (`unroll`); index k - 1 at position t predicts x_{t+k+1}.
         teacher_hidden_BSD: the target's hidden states of positions 0..T+K-1, post-norm.
-        labels_BS: the token that follows each of those positions, x_1..x_{T+K}, as a row of the head; -1 for a token
-            that the draft vocabulary does not have. Used by "lm", which leaves out such positions. On the host, as the
-            mask, so that it need not wait for a GPU to know how many positions count.
+        where: the places to compare at (`places`), on the device; with labels for "lm".
         head: the target's head, cut to the draft vocabulary where there is one.
-        mask_BS: which teacher positions count; None: all.
         objective: one of OBJECTIVES of training/config.py.
         whole: measure agreement and overlap against the target's whole vocabulary.
         chunk_size: teacher rows whose logits exist at a time; None: what the kernel takes.
+        by_state: say of every state whether it agrees.
 
     Returns:
         Loss (differentiable with respect to states_KBTD), agreement and overlap of each step.
     """
-    num_steps, _, num_positions, _ = states_KBTD.shape
-    device = states_KBTD.device
-    assert teacher_hidden_BSD.size(1) == labels_BS.size(1) == num_positions + num_steps
-    if mask_BS is None:
-        mask_BS = torch.ones_like(labels_BS, dtype=torch.bool)
-    if objective == "lm":
-        mask_BS = mask_BS & (labels_BS >= 0)
-    rows_N = teacher_rows(mask_BS)
-    states, exists, indices = [], [], []
-    for step, states_BTD in enumerate(states_KBTD.unbind(), start=1):
-        exists_N, index_N = student_rows(rows_N, step, num_positions + num_steps, num_positions)
-        states.append(states_BTD.flatten(0, 1).index_select(0, to_device(index_N, device)))
-        exists.append(exists_N)
-        indices.append(index_N)
-    exists_KN = to_device(torch.stack(exists), device)
-    count_K = exists_KN.sum(-1).clamp(min=1)
-
-    hidden_ND = teacher_hidden_BSD.flatten(0, 1).index_select(0, to_device(rows_N, device))
+    assert (where.labels_N is not None) == (objective == "lm")
+    scored_KN = where.scored_KN
+    count_K = scored_KN.sum(-1).clamp(min=1)
+    hidden_ND = teacher_hidden_BSD.flatten(0, 1).index_select(0, where.rows_N)
     log_sum_N = top_N = None
     if whole is not None:
         log_sum_N, top_N = _whole_vocabulary(hidden_ND, whole)
     found = linear_kl(
-        torch.stack(states),
+        states_at(states_KBTD, where.index_KN),
         hidden_ND,
         head.head_VD,
         objective="tv" if objective == "e2e-tv" else objective,
-        weights_KT=exists_KN,
-        labels_KT=to_device(labels_BS.flatten()[rows_N], device) if objective == "lm" else None,
+        weights_KT=where.exists_KN,
+        labels_KT=None if where.labels_N is None else where.labels_N.clamp(min=0),
         bias_V=head.bias_V,
         scale=head.transform.scale,
         soft_cap=head.transform.soft_cap,
@@ -137,30 +170,37 @@ def distillation(
     )
     assert found.agreement is not None
     assert found.overlap is not None
-    loss_KN = found.per_token
+    loss_KN, states_KBT = found.per_token, states_KBTD[..., 0]
     if objective == "e2e-tv":
-        index_KN = to_device(torch.stack(indices), device)
-        loss_KN = _rejected_so_far(loss_KN, exists_KN, index_KN, states_KBTD[0, :, :, 0].numel())
-    return Distillation(
-        loss_KN.sum(-1) / count_K,
-        found.agreement.sum(-1) / count_K,
-        found.overlap.sum(-1) / count_K,
-    )
+        loss_KN = _rejected_so_far(loss_KN, where, states_KBT[0].numel())
+    measured = (loss_KN, found.agreement, found.overlap)
+    loss_K, agreement_K, overlap_K = (torch.where(scored_KN, of_KN, 0).sum(-1) / count_K for of_KN in measured)
+    agrees_KBT = None
+    if by_state:
+        agrees_KP = _by_state(found.agreement, where, states_KBT[0].numel(), otherwise=False)
+        agrees_KBT = agrees_KP[:, :-1].view(states_KBT.shape)
+    return Distillation(loss_K, agreement_K, overlap_K, agrees_KBT)
 
 
-def _rejected_so_far(rejected_KN: Tensor, exists_KN: Tensor, index_KN: Tensor, num_states: int) -> Tensor:
+def _rejected_so_far(rejected_KN: Tensor, where: Places, num_states: int) -> Tensor:
     """1 - the product of what a chain's draft steps accept up to each one; a step that does not count rejects nothing.
 
     Args:
         rejected_KN: of each step alone, by teacher rows; 0 where there is no such state.
-        exists_KN, index_KN: which state of each step, out of num_states, predicts what a teacher row does.
+        where: of the rows.
         num_states: [B * T], of which a chain starts at each.
     """
-    accepted_KP = rejected_KN.new_ones(len(rejected_KN), num_states + 1)  # the last for rows without a state
-    index_KN = torch.where(exists_KN, index_KN, num_states)
-    accepted_KP = accepted_KP.scatter(1, index_KN, 1 - rejected_KN)
+    accepted_KP = _by_state(1 - rejected_KN, where, num_states, otherwise=True)
     so_far_KP = torch.stack([*itertools.accumulate(accepted_KP, torch.mul)])  # cumprod's gradient waits for the device
-    return torch.where(exists_KN, 1 - so_far_KP.gather(1, index_KN), 0)
+    index_KN = torch.where(where.exists_KN, where.index_KN, num_states)
+    return torch.where(where.exists_KN, 1 - so_far_KP.gather(1, index_KN), 0)
+
+
+def _by_state(found_KN: Tensor, where: Places, num_states: int, *, otherwise: bool) -> Tensor:
+    """What was found at the places, by the states that they are at, [K, P + 1]: the last for rows without a state."""
+    index_KN = torch.where(where.exists_KN, where.index_KN, num_states)
+    found_KP = found_KN.new_full((len(found_KN), num_states + 1), otherwise)
+    return found_KP.scatter(1, index_KN, found_KN)
 
 
 def _whole_vocabulary(hidden_ND: Tensor, whole: WholeHead) -> tuple[Tensor, Tensor]:

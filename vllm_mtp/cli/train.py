@@ -11,7 +11,7 @@ from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.common.engine_options import EngineOptions
     from vllm_mtp.training.cluster_options import ClusterOptions
-    from vllm_mtp.training.config import TrainConfig
+    from vllm_mtp.training.config import COMPILE, TrainConfig
     from vllm_mtp.training.data.chat.options import TemplateOptions
     from vllm_mtp.training.watch import REPORTS
 
@@ -41,6 +41,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recompute", action="store_true",
         help="Compute each draft step again for its gradient rather than keep it: less memory, more work",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compile", choices=COMPILE, default="auto",
+        help="Pad batches to a handful of shapes and compile the step at each: on, off, or auto, which does so on a "
+        "GPU, and compiles where the run is long enough for it",
     )  # fmt: skip
     parser.add_argument(
         "--report-to", nargs="+", choices=REPORTS,
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         accumulate=args.accumulate,
         recompute=args.recompute,
+        compile=args.compile,
         report_to=None if args.report_to is None else tuple(args.report_to),
         engine_options=config_of(EngineOptions, args),
         cluster=config_of(ClusterOptions, args),

@@ -23,5 +23,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether it was memory of a GPU: `CUDA out of memory`, or another maker's words before it."""
+    return isinstance(error, RuntimeError) and "out of memory" in str(error)
+
+
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 """What torch says, which on the host has no type of its own for it."""

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vllm_mtp.benchmarks.training.bench import PARTS, floors, make_step
+from vllm_mtp.benchmarks.training.bench import PARTS, _measured, floors, make_step
 from vllm_mtp.benchmarks.training.config import StepConfig
 from vllm_mtp.cli import main
 from vllm_mtp.training.frozen.target import FrozenTarget
+from vllm_mtp.training.loss.fixed import FixedStep
+from vllm_mtp.training.loss.shapes import Shape
 
 SMALL = StepConfig(num_steps_unrolled=(2,), sequence_length=64, batch_size=2)
 
@@ -44,6 +46,15 @@ def test_a_step_learns(target: FrozenTarget) -> None:
     assert step.value < before
 
 
+def test_a_compiled_step_is_timed_too(target: FrozenTarget) -> None:
+    step = make_step(target, SMALL, 2)
+    step.fixed = FixedStep([Shape.of(step.batch)], "eager", pytest.fail)
+    rows = list(_measured(step, floors(step), 1e9, 1, is_compiled=True))
+    assert [row["part"] for row in rows] == [*PARTS, "step", "step, compiled"]
+    assert rows[-1]["floor_flops"] == rows[-2]["floor_flops"]
+    assert "operators" not in rows[-1]
+
+
 def test_the_command(target_dir: Path, tmp_path: Path) -> None:
     words = ["--sequence-length", "32", "--batch-size", "2", "--repeats", "1", "--num-steps-unrolled", "1", "2"]
     vocabulary = ["--draft-vocab-size", "100", "--dtype", "float32"]
@@ -53,6 +64,9 @@ def test_the_command(target_dir: Path, tmp_path: Path) -> None:
     assert all(row["time_ms"] > 0 and row["floor_ms"] >= 0 for row in result["rows"])
     text = (tmp_path / "table.md").read_text()
     assert "draft vocabulary: 100" in text
+    assert [(found["graphs"], found["graph_breaks"]) for found in result["graphs"]] == [(1, 0)] * 2
+    assert result["graphs"][0]["shape"] == {"num_rows": 2, "num_tokens": 32, "num_places": 62}
+    assert "with 0 breaks. Compiled it was not timed: not asked for. Operators and graphs are those of a GPU" in text
     *parts, step = result["rows"][: len(PARTS) + 1]
     assert step["operators"] == sum(row["operators"] for row in parts)
     assert all(row["operators"] > 0 and row["written_bytes"] > 0 for row in parts)

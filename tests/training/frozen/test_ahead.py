@@ -41,6 +41,18 @@ def test_in_the_order_of_training_each_is_read_once() -> None:
     assert read == list(range(6))
 
 
+def test_what_is_kept_is_not_read_again() -> None:
+    read: list[int] = []
+    ahead = Ahead[str | None](read.append)
+    assert ahead(3) is None
+    ahead.keep(3, "made")
+    assert [ahead(3), ahead(3)] == ["made", "made"]
+    ahead.start(4)
+    assert ahead(3) == "made"
+    assert read == [3]
+    assert ahead(4) is None
+
+
 def test_what_it_raises_is_told_where_it_is_asked_for() -> None:
     def fails(index: int) -> int:
         raise OSError(f"no batch {index}")

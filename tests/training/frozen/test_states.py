@@ -181,6 +181,24 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path: Path, caplog: pytest.L
     assert target.num_calls == 3 * len(of)
 
 
+def test_a_damaged_file_is_read_once_for_all_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, of = CountingTarget(), batches()
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"garbage" * 50)
+    states, loaded = states_of(target, of, store=tmp_path), []
+    load = states._load
+    monkeypatch.setattr(states, "_load", lambda path: (loaded.append(path), load(path))[1])
+    parts = of[0].parts(2)
+    assert len(parts) == 2
+    found = [states(0, part).hidden_BSD for part in parts]
+    assert torch.equal(torch.cat(found), target.hidden_states(of[0].ids_BL[:, :-1]))
+    assert len(loaded) == 1
+    assert caplog.text.count("is damaged (") == 1
+
+
 def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     """Catches half of a file, or a temporary one, that is left behind."""
     states = states_of(CountingTarget(), batches(), store=tmp_path)

@@ -1,7 +1,7 @@
 """Acceptance length read off held-out text.
 
 Catches: rounds that are not those of decoding, the end of a row left out or counted beyond, tokens of a question taken
-for an answer's, ids of a draft vocabulary compared with the target's.
+for an answer's, ids of a draft vocabulary compared with the target's, head products that the loss has made already.
 """
 
 import itertools
@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from vllm_mtp.benchmarks.harness.figures import figures
 from vllm_mtp.benchmarks.simulation.sampler import Sampler
 from vllm_mtp.benchmarks.simulation.speculate import Simulated, generate, load_module
+from vllm_mtp.kernels import reference
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
+from vllm_mtp.training.config import NUM_HELD_OUT_STEPS, NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.cut import cut_draft
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.target import FrozenTarget
@@ -96,6 +98,23 @@ def test_on_greedy_text_the_rounds_are_those_of_eval(
     assert 1.05 < expected.acceptance_length < 3.9
 
 
+def test_the_head_is_multiplied_with_once(
+    target: FrozenTarget, draft_dir: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the teacher, and for each draft step: acceptance is read off what the loss computed."""
+    monkeypatch.setattr("vllm_mtp.training.loss.objective.linear_kl", reference.linear_kl)  # no operator to look into
+    ids_BL = torch.tensor([prompts[0][:24], prompts[1][:24]])
+    batch = Batch(ids_BL, torch.ones(2, 23, dtype=torch.bool), torch.ones(2, 23, dtype=torch.bool))
+    loss, hidden_BSD, module = Loss(target, None, CONFIG), target.hidden_states(ids_BL[:, :-1]), load_module(draft_dir)
+    with FlopCounterMode(display=False) as counter:
+        held_out(module, loss, [batch], lambda _: hidden_BSD, CONFIG)
+    with FlopCounterMode(display=False) as without:
+        padded_BSD = functional.pad(hidden_BSD, (0, 0, 0, NUM_HELD_OUT_STEPS))
+        draft(module, target, batch.padded(NUM_HELD_OUT_STEPS).ids_BL, padded_BSD, NUM_HELD_OUT_STEPS)
+    of_head = counter.get_total_flops() - without.get_total_flops()
+    assert of_head == 2 * 2 * 22 * loss.head.head_VD.numel() * (1 + NUM_HELD_OUT_STEPS)
+
+
 def left_before(run: Simulated) -> list[int]:
     """How many tokens of the output are still to come before each round."""
     given = itertools.accumulate((1 + accepted for _, accepted in run.rounds or ()), initial=1)
@@ -107,8 +126,8 @@ def rounds_of(module: MTPModule, loss: Loss, batch: Batch) -> list[list[int]]:
     """Tokens of each row's rounds, as `held_out` counts them."""
     hidden_BSD = functional.pad(loss.target.hidden_states(batch.ids_BL[:, :-1]), (0, 0, 0, NUM_SPECULATIVE_TOKENS))
     padded = batch.padded(NUM_SPECULATIVE_TOKENS)
-    states_KBTD = draft(module, loss.target, padded, hidden_BSD, NUM_SPECULATIVE_TOKENS)
-    accepted_BT = accepted_drafts(
-        states_KBTD, hidden_BSD, padded.mask_BS, loss.target.head, loss.head, module.draft_ids
-    )
+    states_KBTD = draft(module, loss.target, padded.ids_BL, hidden_BSD, NUM_SPECULATIVE_TOKENS)
+    agrees_KBT = loss.measured(states_KBTD, padded, hidden_BSD).agrees_KBT
+    assert agrees_KBT is not None
+    accepted_BT = accepted_drafts(agrees_KBT)
     return [tokens_of_rounds(*row) for row in zip(accepted_BT.tolist(), padded.mask_BS.tolist(), strict=True)]

@@ -55,7 +55,7 @@ def test_drafted_tokens_are_those_of_serving(
     target: FrozenTarget, module: MTPModule, draft_ids_J: Tensor | None, batch: Batch
 ) -> None:
     loss, hidden_BTD = Loss(target, draft_ids_J, CONFIG), target.hidden_states(batch.ids_BL[:, :-1])
-    states_KBTD = draft(module, target, batch, hidden_BTD, K, loss.drafted)
+    states_KBTD = draft(module, target, batch.ids_BL, hidden_BTD, K, loss.drafted)
     found_KBT = torch.stack([loss.drafted(states_BTD) for states_BTD in states_KBTD])
     for b, ids_L in enumerate(batch.ids_BL):
         served = DraftLoop(module, target.head)
@@ -71,9 +71,30 @@ def test_training_feeds_them_and_held_out_measures_do_not(
     losses = [Loss(target, draft_ids_J, replace(CONFIG, step_tokens=tokens)) for tokens in ("text", "drafted")]
     hidden_BTD = target.hidden_states(batch.ids_BL[:, :-1])
     text, drafted = (compare(module, loss, batch, BatchStates(hidden_BTD, None), K).loss_K for loss in losses)
-    fed_KBTD = draft(module, target, batch, hidden_BTD, K, losses[1].drafted)
-    torch.testing.assert_close(drafted, losses[1].plain(fed_KBTD, batch, hidden_BTD).loss_K)
+    fed_KBTD = draft(module, target, batch.ids_BL, hidden_BTD, K, losses[1].drafted)
+    torch.testing.assert_close(drafted, losses[1].measured(fed_KBTD, batch, hidden_BTD).loss_K)
     assert drafted[0] == text[0]
     assert (drafted != text)[1:].all()
     measured = [held_out(module, loss, [batch], lambda _: hidden_BTD, CONFIG) for loss in losses]
     assert measured[0] == measured[1]
+
+
+def test_an_objective_on_the_text_measures_the_same_rounds(
+    target: FrozenTarget, module: MTPModule, draft_ids_J: Tensor | None, batch: Batch
+) -> None:
+    """Catches rounds that end where a draft vocabulary lacks the text's token, for "lm" learns nothing there."""
+    hidden_BTD = target.hidden_states(batch.ids_BL[:, :-1])
+    measured = []
+    for objective in ("kl", "lm"):
+        loss = Loss(target, draft_ids_J, replace(CONFIG, objective=objective))
+        where = loss.places(batch, K)
+        states_KBTD = torch.stack([hidden_BTD[:, k : k + 14 - K] for k in range(1, K + 1)])  # the target's: all agree
+        found = loss.measured(states_KBTD, batch, hidden_BTD)
+        assert found.agreement_K.isfinite().all()
+        assert (loss.counts(batch, K) < where.exists_KN.sum(-1)).any() == (
+            objective == "lm" and draft_ids_J is not None
+        )
+        measured.append(found.agrees_KBT)
+    assert measured[0] is not None
+    assert measured[0].any()
+    assert torch.equal(measured[0], measured[1])

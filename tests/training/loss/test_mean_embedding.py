@@ -15,7 +15,7 @@ import torch
 from vllm_mtp.kernels import ops, reference
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 from vllm_mtp.training.loss.mean_embedding import mean_embedding_kl, teacher_of
-from vllm_mtp.training.loss.objective import WholeHead, distillation, teacher_rows
+from vllm_mtp.training.loss.objective import WholeHead, distillation, places
 
 B, T, K, D, V = 3, 7, 3, 6, 23
 DRAFT_IDS_J = torch.tensor([0, 2, 3, 7, 11, 12, 19, 22])
@@ -47,14 +47,14 @@ def test_against_the_plain_objective(
     weights_K = torch.tensor([0.5, -2.0, 0.25])
 
     plain_KBTD = states_KBTD.clone().requires_grad_()
-    plain = distillation(plain_KBTD, hidden_BSD, torch.zeros(B, T + K, dtype=torch.int64), head, mask_BS=mask_BS)
+    plain = distillation(plain_KBTD, hidden_BSD, places(mask_BS, K), head)
     (plain.loss_K * weights_K).sum().backward()
 
-    rows_N = teacher_rows(mask_BS)
-    teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head, chunk_size=chunk_size)
+    where = places(mask_BS, K)
+    teacher = teacher_of(hidden_BSD.flatten(0, 1)[where.rows_N], head, chunk_size=chunk_size)
     states_KBTD.requires_grad_()
     linear_kl = functools.partial(ops.linear_kl, chunk_size=chunk_size)
-    found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
+    found = mean_embedding_kl(states_KBTD, where, teacher, head, linear_kl=linear_kl)
     (found.loss_K * weights_K).sum().backward()
 
     torch.testing.assert_close(found.loss_K, plain.loss_K, rtol=1e-4, atol=1e-5)
@@ -68,9 +68,9 @@ def test_against_the_plain_objective(
 
 def test_no_position_that_counts() -> None:
     states_KBTD, hidden_BSD, mask_BS, head = inputs()
-    rows_N = teacher_rows(torch.zeros_like(mask_BS))
-    teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head)
-    found = mean_embedding_kl(states_KBTD.requires_grad_(), rows_N, teacher, head)
+    where = places(torch.zeros_like(mask_BS), K)
+    teacher = teacher_of(hidden_BSD.flatten(0, 1)[where.rows_N], head)
+    found = mean_embedding_kl(states_KBTD.requires_grad_(), where, teacher, head)
     found.loss_K.sum().backward()
     assert found.loss_K.tolist() == [0.0] * K
     assert states_KBTD.grad is not None
@@ -85,21 +85,19 @@ def test_every_chunk_has_one_shape() -> None:
         return reference.softmax_chunk(states_CD, *rest)
 
     states_KBTD, hidden_BSD, mask_BS, head = inputs()
-    rows_N = teacher_rows(mask_BS)
+    where = places(mask_BS, K)
     linear_kl = functools.partial(reference.linear_kl_by_chunks(chunk), chunk_size=8)
-    teacher = teacher_of(hidden_BSD.flatten(0, 1)[rows_N], head)
-    found = mean_embedding_kl(states_KBTD, rows_N, teacher, head, linear_kl=linear_kl)
+    teacher = teacher_of(hidden_BSD.flatten(0, 1)[where.rows_N], head)
+    found = mean_embedding_kl(states_KBTD, where, teacher, head, linear_kl=linear_kl)
     assert shapes == {(8, D)}
-    torch.testing.assert_close(found, mean_embedding_kl(states_KBTD, rows_N, teacher, head))
+    torch.testing.assert_close(found, mean_embedding_kl(states_KBTD, where, teacher, head))
 
 
 def test_measures_against_the_whole_vocabulary() -> None:
     states_KBTD, hidden_BSD, mask_BS, whole = inputs()
-    head, labels_BS = whole.cut(DRAFT_IDS_J), torch.zeros(B, T + K, dtype=torch.int64)
-    inside = distillation(states_KBTD, hidden_BSD, labels_BS, head, mask_BS=mask_BS)
-    found = distillation(
-        states_KBTD, hidden_BSD, labels_BS, head, mask_BS=mask_BS, whole=WholeHead(whole, DRAFT_IDS_J), chunk_size=4
-    )
+    head, where = whole.cut(DRAFT_IDS_J), places(mask_BS, K)
+    inside = distillation(states_KBTD, hidden_BSD, where, head)
+    found = distillation(states_KBTD, hidden_BSD, where, head, whole=WholeHead(whole, DRAFT_IDS_J), chunk_size=4)
     agreement = overlap = count = 0.0
     for b in range(B):
         for t in range(T):

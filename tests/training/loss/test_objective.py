@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from vllm_mtp.kernels import reference
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 from vllm_mtp.training.config import OBJECTIVES
-from vllm_mtp.training.loss.objective import Distillation, distillation
+from vllm_mtp.training.loss.objective import Distillation, Places, distillation, places
 
 B, T, K, D, V = 2, 7, 3, 6, 13
 HEADS = {
@@ -42,6 +42,10 @@ def random_inputs(head_name: str) -> tuple[Tensor, Tensor, Tensor, SharedHead]:
     transform, has_bias = HEADS[head_name]
     head = SharedHead(embedding_VD=table_VD, head_VD=table_VD, bias_V=bias_V if has_bias else None, transform=transform)
     return states_KBTD, hidden_BSD, labels_BS, head
+
+
+def everywhere(labels_BS: Tensor, num_steps: int = K, objective: str = "kl") -> Places:
+    return places(torch.ones_like(labels_BS, dtype=torch.bool), num_steps, labels_BS if objective == "lm" else None)
 
 
 def plain(
@@ -87,10 +91,15 @@ def test_against_float64_autograd(objective: str, head_name: str, chunk_size: in
     (expected.loss_K * weights_K).sum().backward()
 
     states_KBTD.requires_grad_()
-    found = distillation(states_KBTD, hidden_BSD, labels_BS, head, objective=objective, chunk_size=chunk_size)
+    where = everywhere(labels_BS, objective=objective)
+    found = distillation(
+        states_KBTD, hidden_BSD, where, head, objective=objective, chunk_size=chunk_size, by_state=True
+    )
     (found.loss_K * weights_K).sum().backward()
 
-    for name in Distillation._fields:
+    assert found.agrees_KBT is not None
+    torch.testing.assert_close(found.agrees_KBT.float().mean((1, 2)), found.agreement_K)
+    for name in ("loss_K", "agreement_K", "overlap_K"):
         torch.testing.assert_close(getattr(found, name).double(), getattr(expected, name), rtol=1e-5, atol=1e-6)
     assert 0 < expected.agreement_K.sum() < K
     assert states_KBTD.grad is not None
@@ -99,10 +108,10 @@ def test_against_float64_autograd(objective: str, head_name: str, chunk_size: in
 
 
 def test_a_chain_goes_on_over_a_step_that_does_not_count() -> None:
-    states_KBTD, hidden_BSD, labels_BS, head = random_inputs("plain")
+    states_KBTD, hidden_BSD, _, head = random_inputs("plain")
     mask_BS = torch.ones(B, T + K, dtype=torch.bool)
     mask_BS[0, 4] = False  # predicted by step 1 of position 3, step 2 of position 2 and step 3 of position 1
-    found = distillation(states_KBTD, hidden_BSD, labels_BS, head, mask_BS=mask_BS, objective="e2e-tv")
+    found = distillation(states_KBTD, hidden_BSD, places(mask_BS, K), head, objective="e2e-tv", by_state=True)
 
     def overlap(k: int, b: int, t: int) -> Tensor:
         logits_2V = torch.stack([states_KBTD[k - 1, b, t], hidden_BSD[b, t + k]]) @ head.head_VD.T
@@ -113,12 +122,14 @@ def test_a_chain_goes_on_over_a_step_that_does_not_count() -> None:
     counts_PK = torch.tensor([[(b, t + k) != (0, 4) for k in (1, 2, 3)] for b in range(B) for t in range(T)])
     expected_K = (rejected_PK * counts_PK).sum(0) / counts_PK.sum(0)
     torch.testing.assert_close(found.loss_K, expected_K)
+    assert found.agrees_KBT is not None
+    assert [bool(found.agrees_KBT[k - 1, 0, 4 - k]) for k in (1, 2, 3)] == [False] * 3
 
 
 def test_kl_of_the_targets_own_states_is_zero() -> None:
     _, hidden_BSD, labels_BS, head = random_inputs("cap, scale and bias")
     states_KBTD = torch.stack([hidden_BSD[:, k : k + T] for k in range(1, K + 1)]).requires_grad_()
-    found = distillation(states_KBTD, hidden_BSD, labels_BS, head)
+    found = distillation(states_KBTD, hidden_BSD, everywhere(labels_BS), head)
     found.loss_K.sum().backward()
     torch.testing.assert_close(found.loss_K, torch.zeros(K), rtol=0, atol=1e-6)
     assert found.overlap_K is not None
@@ -132,12 +143,12 @@ def test_bfloat16_head_and_states() -> None:
     states_KBTD, hidden_BSD, labels_BS, head = random_inputs("plain")
     rounded_VD = head.head_VD.bfloat16()
     rounded = SharedHead(embedding_VD=rounded_VD, head_VD=rounded_VD)
-    exact = distillation(states_KBTD, hidden_BSD, labels_BS, head)
-    found = distillation(states_KBTD.bfloat16().requires_grad_(), hidden_BSD.bfloat16(), labels_BS, rounded)
+    exact = distillation(states_KBTD, hidden_BSD, everywhere(labels_BS), head)
+    found = distillation(states_KBTD.bfloat16().requires_grad_(), hidden_BSD.bfloat16(), everywhere(labels_BS), rounded)
     assert found.loss_K.dtype == torch.float32
     torch.testing.assert_close(found.loss_K, exact.loss_K, rtol=0.05, atol=0.05)
     states_KBTD = states_KBTD.bfloat16().requires_grad_()
-    distillation(states_KBTD, hidden_BSD.bfloat16(), labels_BS, rounded).loss_K.sum().backward()
+    distillation(states_KBTD, hidden_BSD.bfloat16(), everywhere(labels_BS), rounded).loss_K.sum().backward()
     assert states_KBTD.grad is not None
     assert states_KBTD.grad.dtype == torch.bfloat16
 
@@ -145,9 +156,9 @@ def test_bfloat16_head_and_states() -> None:
 def test_without_gradient_nothing_is_kept() -> None:
     states_KBTD, hidden_BSD, labels_BS, head = random_inputs("plain")
     with torch.no_grad():
-        found = distillation(states_KBTD.requires_grad_(), hidden_BSD, labels_BS, head)
+        found = distillation(states_KBTD.requires_grad_(), hidden_BSD, everywhere(labels_BS), head)
     assert not found.loss_K.requires_grad
-    with_gradient = distillation(states_KBTD, hidden_BSD, labels_BS, head)
+    with_gradient = distillation(states_KBTD, hidden_BSD, everywhere(labels_BS), head)
     assert with_gradient.loss_K.requires_grad
     assert not with_gradient.agreement_K.requires_grad
     assert torch.equal(found.loss_K, with_gradient.loss_K)
@@ -165,7 +176,7 @@ def test_no_tensor_of_all_tokens_times_vocabulary_exists(monkeypatch: pytest.Mon
         result = distillation(
             states_KBTD,
             hidden_BSD,
-            labels_BS,
+            everywhere(labels_BS, 2),
             SharedHead(embedding_VD=table_VD, head_VD=table_VD),
             chunk_size=chunk_size,
         )

@@ -1,0 +1,65 @@
+"""A step's draft steps and their loss at a handful of shapes, compiled at each of them where that is wanted.
+
+What is compiled is one function of tensors: module, chained draft steps and loss in one graph, in which the kernels are
+operators of their own. Not captured as a CUDA graph: its gradients would lie in memory that the next part of a batch
+writes to.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from vllm_mtp.common.errors import is_out_of_memory
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.data.batches import Batch
+from vllm_mtp.training.frozen.reading import BatchStates
+from vllm_mtp.training.loss.loss import Loss, score
+from vllm_mtp.training.loss.objective import Distillation
+from vllm_mtp.training.loss.shapes import Shape, padded, smallest
+from vllm_mtp.training.transfer import to_device
+
+MAX_SHAPES = 6
+_NUM_DRAFT_STEPS = 2
+"""Numbers of chained steps that a run has: one at first, K later."""
+
+
+class FixedStep:
+    """`compare` at fixed shapes.
+
+    Args:
+        shapes: at most MAX_SHAPES, one of which holds every batch (`fixed_shapes`).
+        backend: of torch.compile; None: nothing is compiled.
+        say: told in one line where the compiler fails; the steps then go on without it.
+    """
+
+    def __init__(
+        self, shapes: Sequence[Shape], backend: str | Callable[..., Any] | None, say: Callable[[str], None]
+    ) -> None:
+        self.shapes, self._say = shapes, say
+        self._compiled: Callable[..., Distillation] | None = None
+        if backend is not None:
+            torch._dynamo.config.recompile_limit += _NUM_DRAFT_STEPS * len(shapes)
+            self._compiled = torch.compile(score, backend=backend, fullgraph=True, dynamic=False)
+
+    def __call__(
+        self,
+        module: MTPModule,
+        loss: Loss,
+        batch: Batch,
+        states: BatchStates,
+        num_steps: int,
+        recompute: bool = False,
+    ) -> Distillation:
+        shape, device = smallest(self.shapes, Shape.of(batch)), loss.target.device
+        ids_BL, states, where = padded(batch.ids_BL, states, loss.places(batch, num_steps), shape)
+        given = (module, loss, to_device(ids_BL, device), states, where.to(device), num_steps, recompute)
+        if self._compiled is not None:
+            try:
+                return self._compiled(*given)
+            except Exception as error:  # whatever the compiler of this machine fails with, eager is right
+                if is_out_of_memory(error):
+                    raise
+                self._compiled = None
+                self._say(f"torch.compile failed ({type(error).__name__}): the steps run without it")
+        return score(*given)
