@@ -45,7 +45,7 @@ SMALLER = {
     "--draft-vocab-size 300 --sequence-length 32 --batch-size 2 --engine torch",
 }
 STARTS_VLLM = ("generate", "bench acceptance", "bench serving")
-TAKES_MINUTES = ("bench claims",)
+TAKES_LONGER = ("bench claims", "bench kernels")
 NEEDS_A_CLUSTER, NEEDS_A_GPU = "--ray", "bench tune-kernels"
 
 
@@ -172,7 +172,7 @@ def made_small(line: Documented, room: Path, output: Path, url: str) -> list[str
     """The line with real files for those that it names, and smaller."""
     draft = shutil.copytree(room / "draft", output.parent / "draft")
     names = {"MODEL": room / "target", "TARGET": room / "target", "TUNED": room / "target"}
-    names |= {"DRAFT_DIR": draft, "runs/x/draft": draft, "http://localhost:8000": url}
+    names |= {"DRAFT_DIR": draft, "runs/x/draft": draft, "http://localhost:8000": url, "http://localhost:8001": url}
     files: Mapping[str, Path] = {
         "--draft": draft,
         "--initial": draft,
@@ -196,7 +196,7 @@ def made_small(line: Documented, room: Path, output: Path, url: str) -> list[str
 def ways(line: Documented) -> list[pytest.MarkDecorator]:
     if name_of(line) in STARTS_VLLM or "--hidden-states" in line.words:
         return [pytest.mark.vllm, pytest.mark.slow, pytest.mark.extended]
-    if name_of(line) in TAKES_MINUTES:
+    if name_of(line) in TAKES_LONGER:
         return [pytest.mark.slow, pytest.mark.extended]
     return [pytest.mark.vllm, pytest.mark.slow] if name_of(line) == "doctor" else []
 
