@@ -155,7 +155,8 @@ def measure(setup: Setup, methods: Sequence[Method], store: RowStore, made_with:
     for repeat in range(setup.config.repeats):
         for method in methods[::-1] if repeat % 2 else methods:
             todo = [number for number in setup.config.concurrency if setup.name(method, number, repeat) not in store]
-            for together in [[number] for number in todo] if method.remembers else [todo] if todo else []:
+            servers = [[number] for number in todo] if method.remembers else [todo]
+            for together in servers if todo else ():
                 _serve(setup, method, together, repeat, store, made_with)
 
 

@@ -28,7 +28,8 @@ LINES = commands("vllm-mtp", markdown_files())
 _SMALL = "--max-tokens 6 --dtype float32"
 _SMALL_ENGINE = f"{_SMALL} --enforce-eager"
 SMALLER = {
-    "generate": f"{_SMALL} --max-user-tokens 6 --self-prompts 3 --max-model-len 256 --max-num-seqs 4 --temperature 1",
+    # An end of text is one token of 2,048 to this target: some of so many user turns have one.
+    "generate": f"{_SMALL} --self-prompts 256 --max-user-tokens 64 --max-model-len 256 --temperature 1",
     "vocab": "--size 300",
     "train": "--tokens 300 --sequence-length 128 --batch-size 2 --warmup-steps 1 --dtype float32 --qk-norm",
     "lookup": "",
