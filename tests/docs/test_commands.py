@@ -93,7 +93,7 @@ def test_a_page_names_real_options(name: str) -> None:
     """Options of the table are the command's own; its defaults and the rest are left to `--help`."""
     rows = re.findall(r"^\| (`--.*?) \|", page_of(name).read_text(encoding="utf-8"), re.MULTILINE)
     named = set(re.findall(r"--[\w-]+", " ".join(rows)))
-    assert named <= {option for action in parsers()[name]._actions for option in action.option_strings}
+    assert named <= options(name)
 
 
 def test_many_lines_are_found() -> None:
@@ -105,8 +105,14 @@ def test_many_lines_are_found() -> None:
 
 @pytest.mark.parametrize("line", LINES, ids=str)
 def test_the_parser_takes_it(line: Documented) -> None:
+    """With its flags in full: a shortened one would be another's tomorrow."""
     args, rest = make_parser().parse_known_args(list(line.words))
     assert take_last_word(args, rest) == []
+    assert {word for word in line.words if word.startswith("--")} <= options(name_of(line))
+
+
+def options(name: str) -> set[str]:
+    return {option for action in parsers()[name]._actions for option in action.option_strings}
 
 
 @pytest.mark.parametrize("page", markdown_files(), ids=lambda page: str(page.relative_to(ROOT)))
