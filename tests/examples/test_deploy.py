@@ -47,9 +47,14 @@ def pod_words(container: dict[str, Any]) -> list[str]:
     return [str(word) for word in (*container["command"], *container["args"])]
 
 
+IMAGE = pod()["containers"][0]["image"]
 SERVED = {
     "unit": unit_words("ExecStart"),
     "manifest": pod_words(pod()["containers"][0]),
+    **{
+        str(line): [*SERVE, *line.words[line.words.index(IMAGE) + 1 :]]
+        for line in commands("docker run", markdown_files())
+    },
     **{str(line): [*SERVE, *line.words] for line in commands("vllm serve", markdown_files())},
 }
 
