@@ -37,7 +37,7 @@ SMALLER = {
     "doctor": "--max-model-len 256 --dtype float32",
     "eval": "--max-tokens 6 --spec-tokens 2",
     "monitor": "--once --interval 0.1",
-    "bench acceptance": f"{_SMALL_ENGINE} --spec-tokens 2 --speed-prompts-per-task 1 --speed-batch 1 --max-num-seqs 2",
+    "bench acceptance": f"{_SMALL_ENGINE} --spec-tokens 2 --temperature 1 --speed-prompts-per-task 0 --max-num-seqs 2",
     "bench serving": f"{_SMALL_ENGINE} --concurrency 1 --repeats 1 --min-requests 2 --requests-per-client 1",
     "bench training": "--sequence-length 32 --batch-size 1 --repeats 1 --num-steps-unrolled 1 --dtype float32 "
     "--draft-vocab-size 300",
