@@ -6,9 +6,9 @@ from typing import Any
 
 from vllm_mtp.benchmarks.claims.arms import Arm, Comparison, arms_of
 from vllm_mtp.benchmarks.claims.rows import ArmRow, SpeedRow
-from vllm_mtp.benchmarks.claims.statistics import Ratio, difference, estimate, verdict
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance, total
 from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, numbers, options_text
+from vllm_mtp.benchmarks.harness.statistics import Estimate, Ratio, difference, estimate, relative_difference
 
 Rows = Mapping[tuple[str, int], ArmRow]
 """Rows by an arm's name and a seed."""
@@ -46,31 +46,42 @@ def claim_rows(
 def acceptance_length(of_seeds: Sequence[Sequence[Acceptance]]) -> Ratio:
     """1 + accepted / drafts."""
     return Ratio(
-        above_SP=[[one.num_accepted_tokens for one in counts] for counts in of_seeds],
-        below_SP=[[one.num_drafts for one in counts] for counts in of_seeds],
+        above_RP=[[one.num_accepted_tokens for one in counts] for counts in of_seeds],
+        below_RP=[[one.num_drafts for one in counts] for counts in of_seeds],
         offset=1.0,
     )
 
 
 def tokens_per_second(of_seeds: Sequence[SpeedRow], arm: Arm) -> Ratio:
     """Tokens / seconds; every prompt gave max_tokens of them."""
-    seconds_SP = [row.seconds[arm.name] for row in of_seeds]
-    tokens_SP = [[row.max_tokens] * len(row.seconds[arm.name]) for row in of_seeds]
-    return Ratio(above_SP=tokens_SP, below_SP=seconds_SP)
+    seconds_RP = [row.seconds[arm.name] for row in of_seeds]
+    tokens_RP = [[row.max_tokens] * len(row.seconds[arm.name]) for row in of_seeds]
+    return Ratio(above_RP=tokens_RP, below_RP=seconds_RP)
 
 
 def _claim(comparison: Comparison, metric: str, one: Ratio, two: Ratio, *, relative: bool = False) -> dict[str, Any]:
-    between = difference(one, two, relative=relative)
+    between = relative_difference(one, two) if relative else difference(one, two)
     return {
         "claim": comparison.claim,
         "statement": comparison.statement,
         "metric": metric,
-        "better": {"arm": comparison.better.name, **estimate(one).as_dict()},
-        "worse": {"arm": comparison.worse.name, **estimate(two).as_dict()},
+        "better": {"arm": comparison.better.name, **_fields(estimate(one))},
+        "worse": {"arm": comparison.worse.name, **_fields(estimate(two))},
         "difference_is": "better / worse - 1" if relative else "better - worse",
-        "difference": between.as_dict(),
+        "difference": _fields(between),
         "verdict": verdict(between),
     }
+
+
+def verdict(found: Estimate) -> str:
+    """Verdict on a claim that the difference is above zero."""
+    return "reproduced" if found.low > 0 else "opposite" if found.high < 0 else "not separated"
+
+
+def _fields(found: Estimate) -> dict[str, Any]:
+    interval = [round(found.low, 4), round(found.high, 4)]
+    of_seeds = [round(value, 4) for value in found.of_runs]
+    return {"mean": round(found.mean, 4), "interval_95": interval, "of_seeds": of_seeds}
 
 
 def _arm_figures(of_seeds: Sequence[ArmRow], arm: Arm) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def _arm_figures(of_seeds: Sequence[ArmRow], arm: Arm) -> dict[str, Any]:
         counts = [row.counts[temperature] for row in of_seeds]
         rates = zip(*(total(of_seed).acceptance_rate_per_position for of_seed in counts), strict=True)
         return {
-            "acceptance_length": estimate(acceptance_length(counts)).as_dict(),
+            "acceptance_length": _fields(estimate(acceptance_length(counts))),
             "acceptance_rate_per_position": [round(mean(of_position), 4) for of_position in rates],
             "num_loops": [row.num_loops[temperature] for row in of_seeds],
         }

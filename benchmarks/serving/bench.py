@@ -1,7 +1,8 @@
 """`vllm-mtp bench serving`: latency and throughput over concurrency, through vLLM's OpenAI server.
 
-The load is vLLM's own, `vllm bench serve`. Each method is served in turn, no speculation first; every row is written
-when it is done, and not measured again by the same command.
+The load is vLLM's own, `vllm bench serve`. Each method is served in turn, and all of them again for every repeat, in
+turn forwards and backwards, so that a machine that becomes slower does so for all. A row of each repeat is written when
+it is done, and not measured again by the same command.
 """
 
 import json
@@ -13,12 +14,13 @@ from typing import Any
 
 from vllm_mtp.benchmarks.harness.engine import can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
-from vllm_mtp.benchmarks.harness.method import Method
+from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.prompts import sha256_of
 from vllm_mtp.benchmarks.harness.report import write_report
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of, serving_dtype_of
 from vllm_mtp.benchmarks.serving.config import ServingConfig
 from vllm_mtp.benchmarks.serving.load import run_load
+from vllm_mtp.benchmarks.serving.ratios import joined
 from vllm_mtp.benchmarks.serving.server import ServerError, serving
 from vllm_mtp.benchmarks.serving.table import plot, table
 from vllm_mtp.common.errors import InputError
@@ -45,9 +47,9 @@ class Setup:
     is_plain: bool
     """Whether requests are text without a chat template."""
 
-    def name(self, method: Method, concurrency: int) -> str:
+    def name(self, method: Method, concurrency: int, repeat: int) -> str:
         """Of a row in the store."""
-        return f"serving-{method.slug}-c{concurrency}"
+        return f"serving-{method.slug}-c{concurrency}-r{repeat}"
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides figures."""
@@ -84,18 +86,24 @@ def bench(config: ServingConfig, *, target: str, draft: Path, prompts: Path, out
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
     settings = setup.settings()
     store = RowStore(output, {"serving": settings})
-    made_with = provenance(command, config.seed)
     missing = {str(method): why for method in config.methods if (why := method.why_missing())}
-    for method in config.methods:
-        todo = [number for number in config.concurrency if setup.name(method, number) not in store]
-        if todo and str(method) not in missing:
-            for together in [[number] for number in todo] if method.remembers else [todo]:
-                measure(setup, method, together, store, made_with)
-    names = [setup.name(method, number) for number in config.concurrency for method in config.methods]
-    rows = [store.load(name) for name in names if name in store]
-    result = {"target": target, "settings": settings, "origins": origins_of(rows), "missing": missing, "rows": rows}
-    print(write_report(result, output, table, plot))
+    methods = [method for method in config.methods if str(method) not in missing]
+    measure(setup, methods, store, provenance(command, config.seed))
+    rows, origins = rows_of(setup, methods, store)
+    result = {"target": target, "settings": settings, "repeats": config.repeats, "origins": origins}
+    print(write_report(result | {"missing": missing, "rows": rows}, output, table, plot))
     return 0
+
+
+def rows_of(setup: Setup, methods: Sequence[Method], store: RowStore) -> tuple[list[dict[str, Any]], list[Any]]:
+    """A row for each number of requests at once and method, and where their repeats come from."""
+
+    def runs_of(method: Method, concurrency: int) -> list[dict[str, Any]]:
+        return [store.load(setup.name(method, concurrency, repeat)) for repeat in range(setup.config.repeats)]
+
+    runs = {(number, method): runs_of(method, number) for number in setup.config.concurrency for method in methods}
+    rows = [joined(method, number, some, runs[number, NONE]) for (number, method), some in runs.items()]
+    return rows, origins_of(run for some in runs.values() for run in some)
 
 
 def set_up(config: ServingConfig, *, target: str, draft: Path, prompts: Path, output: Path) -> Setup:
@@ -142,12 +150,25 @@ def _fitting(dialogs: Sequence[Dialog], template: ChatTemplate, room: int, limit
     return [text for text, _ in kept], max(length for _, length in kept)
 
 
-def measure(setup: Setup, method: Method, todo: Sequence[int], store: RowStore, made_with: Mapping[str, Any]) -> None:
+def measure(setup: Setup, methods: Sequence[Method], store: RowStore, made_with: Mapping[str, Any]) -> None:
+    """Stores what is missing, with a server for each method in each repeat."""
+    for repeat in range(setup.config.repeats):
+        for method in methods[::-1] if repeat % 2 else methods:
+            todo = [number for number in setup.config.concurrency if setup.name(method, number, repeat) not in store]
+            servers = [[number] for number in todo] if method.remembers else [todo]
+            for together in servers if todo else ():
+                _serve(setup, method, together, repeat, store, made_with)
+
+
+def _serve(
+    setup: Setup, method: Method, todo: Sequence[int], repeat: int, store: RowStore, made_with: Mapping[str, Any]
+) -> None:
     """Serves with one method, and stores a row for each number of requests at once."""
     try:
         with serving(setup.engine.of(method), setup.output / f"server-{method.slug}.log") as url:
             for number in todo:
-                print(f"{method}, {number} at once", file=sys.stderr)
+                name = setup.name(method, number, repeat)
+                print(f"{method}, {number} at once, repeat {repeat + 1} of {setup.config.repeats}", file=sys.stderr)
                 found = run_load(
                     setup.config,
                     url=url,
@@ -155,9 +176,8 @@ def measure(setup: Setup, method: Method, todo: Sequence[int], store: RowStore, 
                     requests=setup.output / REQUESTS,
                     concurrency=number,
                     is_plain=setup.is_plain,
-                    path=setup.output / f"{setup.name(method, number)}.json",
+                    path=setup.output / f"{name}.json",
                 )
-                about = method.about() | {"concurrency": number, "made_with": made_with}
-                store.save(setup.name(method, number), "serving", about | found)
+                store.save(name, "serving", {"made_with": made_with} | found)
     except ServerError as error:
         raise ValueError(f"{method}: {error}") from error

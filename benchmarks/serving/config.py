@@ -18,6 +18,11 @@ class ServingConfig:
         (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2."
     )
     concurrency: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "Requests that are under way at once.")
+    repeats: int = setting(
+        3,
+        "Servers of each method, in turn with those of the others: what varies between them is in the intervals. With "
+        "one, intervals are over requests alone.",
+    )
     requests_per_client: int = setting(4, "Requests of a row, for each that is under way at once.")
     min_requests: int = setting(16, "Requests of a row, at least.")
     max_tokens: int = setting(128, "Tokens generated for each request; end-of-text does not end it.")
@@ -36,7 +41,7 @@ class ServingConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, concurrency=1, requests_per_client=1, min_requests=1)
-        check_at_least(self, max_tokens=2, temperature=0, max_ttft_ms=0, max_tpot_ms=0)
+        check_at_least(self, repeats=1, max_tokens=2, temperature=0, max_ttft_ms=0, max_tpot_ms=0)
         baselines(self.baselines)
 
     @property

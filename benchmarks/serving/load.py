@@ -29,7 +29,7 @@ def run_load(
         path: where `vllm bench serve` writes its result; what it says is beside it, in a file that ends in .log.
 
     Returns:
-        Figures of the row, latencies in milliseconds, rates per second.
+        Figures of the row, latencies in milliseconds, rates per second; under "requests" those of each request.
 
     Raises:
         ServerError: if it ends, or a request fails.
@@ -41,7 +41,8 @@ def run_load(
     command += ["--num-warmups", str(concurrency), "--temperature", str(config.temperature)]
     command += ["--seed", str(config.seed), "--extra-body", json.dumps({"add_special_tokens": is_plain})]
     command += ["--percentile-metrics", "ttft,tpot", "--metric-percentiles", ",".join(map(str, PERCENTILES))]
-    command += ["--save-result", "--result-dir", str(path.parent), "--result-filename", path.name, "--disable-tqdm"]
+    command += ["--save-result", "--save-detailed", "--result-dir", str(path.parent), "--result-filename", path.name]
+    command += ["--disable-tqdm"]
     command += ["--goodput", *config.bounds()] if config.bounds() else []
     command += ["--trust-remote-code"] if config.engine_options.trust_remote_code else []
     path.unlink(missing_ok=True)
@@ -50,10 +51,10 @@ def run_load(
         status = subprocess.run(command, env=environment(), stdout=file, stderr=subprocess.STDOUT).returncode
     if status or not path.is_file():
         raise ServerError(f"vllm bench serve ended with status {status}; its log is {log}")
-    found = figures(json.loads(path.read_text()))
-    if found["failed"]:
-        raise ServerError(f"{found['failed']} of {config.num_requests(concurrency)} requests failed; the log is {log}")
-    return found
+    result = json.loads(path.read_text())
+    if result["failed"]:
+        raise ServerError(f"{result['failed']} of {config.num_requests(concurrency)} requests failed; the log is {log}")
+    return figures(result) | {"requests": requests_of(result)}
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,3 +67,12 @@ def figures(result: Mapping[str, Any]) -> dict[str, Any]:
     kept["goodput_requests_per_s"] = result["request_goodput"]
     drafting = {name: result.get(f"spec_decode_{name}") for name in _KEPT_OF_DRAFTING}
     return kept | {name: value for name, value in drafting.items() if value is not None}
+
+
+def requests_of(result: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Seconds and tokens of each request, from vLLM's detailed result, in the order in which they were sent."""
+    return {
+        "ttft_s": result["ttfts"],
+        "decode_s": [sum(between) for between in result["itls"]],
+        "output_tokens": result["output_lens"],
+    }

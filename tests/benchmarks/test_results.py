@@ -46,3 +46,19 @@ def test_a_published_table_can_be_made_again(path: Path) -> None:
 
 def test_all_of_them_are_compared() -> None:
     assert len(list(RESULTS.rglob("results.json"))) == 11
+
+
+def test_the_worked_example_is_of_stored_figures() -> None:
+    """docs/reading-acceptance.md: its table of rounds, made of demo-smollm2."""
+    rows = json.loads((RESULTS / "demo-smollm2" / "results.json").read_text("utf-8"))["rows"]
+    text = (RESULTS.parents[1] / "docs" / "reading-acceptance.md").read_text("utf-8")
+    found = [_round(row) for row in rows if row["temperature"] == 0 and row["method"] != "none"]
+    assert len(found) == 6
+    assert "\n".join(found) in text
+
+
+def _round(row: dict[str, Any]) -> str:
+    low, high = row["speedup_95"]
+    cost = row["tokens_per_forward"] / row["speedup"]
+    figures = f"{row['acceptance_length']:.2f} | {row['tokens_per_forward']:.2f} | {row['speedup']:.2f}"
+    return f"| {row['method']} | {row['num_speculative_tokens']} | {figures} ({low:.2f}-{high:.2f}) | {cost:.2f} |"

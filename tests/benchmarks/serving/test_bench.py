@@ -18,7 +18,7 @@ def words(target: Path, draft: Path, output: Path) -> list[str]:
     found = ["bench", "serving", str(target), "--draft", str(draft), "--output", str(output)]
     found += ["--prompts", str(ROOT / "examples" / "stdlib" / "prompts.txt"), "--dtype", "float32", "--enforce-eager"]
     found += ["--concurrency", "1", "2", "--max-tokens", "24", "--min-requests", "4", "--requests-per-client", "2"]
-    return [*found, "--max-tpot-ms", "60000", "--max-ttft-ms", "60000"]
+    return [*found, "--repeats", "1", "--max-tpot-ms", "60000", "--max-ttft-ms", "60000"]
 
 
 @pytest.mark.vllm
@@ -37,10 +37,22 @@ def test_rows_table_and_going_on(
         assert row["goodput_requests_per_s"] == pytest.approx(row["requests_per_s"])
         assert ("acceptance_length" in row) == (row["method"] == "mtp")
     assert rows[1]["acceptance_length"] > 1.1
-    printed = capsys.readouterr().out
+    first = capsys.readouterr()
+    assert servers(first.err) == ["none", "mtp"]
+    assert main([*command, "--concurrency", "2", "--repeats", "2"]) == 0  # adds the second repeat, the other way round
+    assert servers(capsys.readouterr().err) == ["mtp", "none"]
+    row = json.loads((tmp_path / "out" / "results.json").read_text())["rows"][1]
+    for name in ("output_tokens_per_s", "ttft", "tpot"):
+        low, high = row[f"{name}_ratio_95"]
+        assert low < row[f"{name}_ratio"] < high
     assert main(command) == 0  # nothing is measured again: no server is started
     again = capsys.readouterr()
-    assert (again.out, "at once" in again.err) == (printed, False)
+    assert (again.out, servers(again.err)) == (first.out, [])
+
+
+def servers(said: str) -> list[str]:
+    """What was served, in turn, with two requests at once."""
+    return [line.split(",")[0] for line in said.splitlines() if ", 2 at once, repeat" in line]
 
 
 def test_prompts_that_do_not_fit_are_refused(

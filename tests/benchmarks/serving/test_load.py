@@ -9,7 +9,7 @@ import pytest
 
 from vllm_mtp.benchmarks.serving import load
 from vllm_mtp.benchmarks.serving.config import ServingConfig
-from vllm_mtp.benchmarks.serving.load import figures, run_load
+from vllm_mtp.benchmarks.serving.load import figures, requests_of, run_load
 from vllm_mtp.benchmarks.serving.server import ServerError
 
 RESULT = {
@@ -33,6 +33,14 @@ def test_figures_of_a_row() -> None:
     assert found["acceptance_length"] == 1.5
     plain = {name: value for name, value in RESULT.items() if not name.startswith("spec_decode")}
     assert "acceptance_length" not in figures(plain)
+
+
+def test_seconds_and_tokens_of_each_request() -> None:
+    detailed = {"ttfts": [0.5, 0.25], "itls": [[0.1, 0.2], []], "output_lens": [5, 1]}
+    found = requests_of(RESULT | detailed)
+    assert found["ttft_s"] == [0.5, 0.25]
+    assert found["decode_s"] == [pytest.approx(0.3), 0]
+    assert found["output_tokens"] == [5, 1]
 
 
 @pytest.mark.parametrize(
