@@ -3,6 +3,7 @@ same, and a batch has the same rows in every epoch, so that what the target says
 
 # Shapes: B sequences, L tokens of the longest row, S = L - 1 tokens that the target sees.
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 from vllm_mtp.training.data.rows import Row, too_few_rows
 
 _MAX_HELD_OUT_ROWS = 32
+_NUM_KEPT = 4
 
 
 class Batch(NamedTuple):
@@ -69,6 +71,8 @@ class Batches:
             self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
             self._held_out.append([rows[index] for index in sorted(held_out)])
         self._seed = seed
+        # Asked for by the thread that reads ahead, then by the step, and again for its states.
+        self._made = functools.lru_cache(_NUM_KEPT)(lambda index: _batch(self._training[index]))
 
     def __len__(self) -> int:
         return len(self._training)
@@ -92,7 +96,7 @@ class Batches:
         return int(torch.randperm(len(self), generator=generator)[place])
 
     def __getitem__(self, index: int) -> Batch:
-        return _batch(self._training[index])
+        return self._made(index)
 
     def held_out(self, max_tokens: int | None = None) -> list[Batch]:
         """The held-out rows; with max_tokens, evenly spaced ones of about as many tokens, and one of each source."""

@@ -87,15 +87,22 @@ class Loss:
 
     def places(self, batch: Batch, num_steps: int) -> Places:
         """Where num_steps draft steps on a batch are scored, on the host."""
-        labels_BS = None
-        if self.objective == "lm":
-            labels_BS = batch.ids_BL[:, 1:]
-            labels_BS = labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS]
-        return places(batch.mask_BS, num_steps, labels_BS)
+        return places(batch.mask_BS, num_steps, self._labels(batch))
 
     def counts(self, batch: Batch, num_steps: int) -> Tensor:
-        """How many positions each of num_steps draft steps is scored at, [K]."""
-        return self.places(batch, num_steps).scored_KN.sum(-1).float()
+        """How many positions each of num_steps draft steps is scored at, [K]; `places` has which."""
+        mask_BS, labels_BS = batch.mask_BS, self._labels(batch)
+        if labels_BS is not None:
+            mask_BS = mask_BS & (labels_BS >= 0)
+        num_positions = mask_BS.size(1) - num_steps
+        return torch.stack([mask_BS[:, k : k + num_positions].sum() for k in range(1, num_steps + 1)]).float()
+
+    def _labels(self, batch: Batch) -> Tensor | None:
+        """For "lm": rows of the head, -1 for what a draft vocabulary does not have."""
+        if self.objective != "lm":
+            return None
+        labels_BS = batch.ids_BL[:, 1:]
+        return labels_BS if self._row_of_id_V is None else self._row_of_id_V[labels_BS]
 
     def measured(self, states_KBTD: Tensor, batch: Batch, hidden_BSD: Tensor) -> Distillation:
         """The objective, agreement and overlap with the target's whole vocabulary, and the agreement of every state."""

@@ -73,6 +73,12 @@ def test_fewer_held_out_tokens_are_spread_over_every_source() -> None:
     assert [int(first) for batch in of.held_out(max_tokens=10_000) for first in batch.ids_BL[:, 0]] == whole
 
 
+def test_a_batch_made_ahead_is_not_made_again() -> None:
+    of = batches(30)
+    ahead = {index: of[index] for index in (3, 5)}
+    assert all(of[index] is batch for index, batch in ahead.items())
+
+
 def test_rows_of_like_length_share_a_batch_within_the_budget() -> None:
     of = Batches([rows(200, lengths=(4, 30, 9, 17)), rows(50, lengths=(8,))], 64, 0)
     shapes = [tuple(of[index].ids_BL.shape) for index in range(len(of))]

@@ -91,6 +91,9 @@ def test_an_objective_on_the_text_measures_the_same_rounds(
         states_KBTD = torch.stack([hidden_BTD[:, k : k + 14 - K] for k in range(1, K + 1)])  # the target's: all agree
         found = loss.measured(states_KBTD, batch, hidden_BTD)
         assert found.agreement_K.isfinite().all()
+        some = batch._replace(mask_BS=batch.ids_BL[:, 1:] % 3 > 0)
+        for one in (batch, some):
+            assert torch.equal(loss.counts(one, K), loss.places(one, K).scored_KN.sum(-1).float())
         assert (loss.counts(batch, K) < where.exists_KN.sum(-1)).any() == (
             objective == "lm" and draft_ids_J is not None
         )
