@@ -14,7 +14,7 @@ first is missing: the interval then speaks of prompts alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import exp, sqrt
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,10 @@ def relative_difference(one: Ratio, two: Ratio) -> Estimate:
 
 
 def quotient(one: Ratio, two: Ratio) -> Estimate:
-    """The mean over runs of one / two, of the same runs and prompts."""
-    return _compared(one, two, lambda a_R, b_R: a_R / b_R)
+    """The geometric mean over runs of one / two, of the same runs and prompts; the interval is of its logarithm."""
+    found = _compared(one, two, lambda a_R, b_R: np.log(a_R / b_R))
+    of_runs = tuple(exp(value) for value in found.of_runs)
+    return Estimate(mean=exp(found.mean), low=exp(found.low), high=exp(found.high), of_runs=of_runs)
 
 
 def _compared(one: Ratio, two: Ratio, between: Callable[[Any, Any], Any]) -> Estimate:

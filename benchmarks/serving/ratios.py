@@ -1,8 +1,8 @@
 """What the repeats of a row come to together, and its ratios to no speculation. Pure functions.
 
-A ratio is the mean over repeats of method / no speculation, of the same requests in the same repeat. Its 95% interval
-is over repeats, each with servers of its own (Student's t), and over requests (resampled), as `harness/statistics.py`
-has it; with one repeat over requests alone.
+A ratio is the geometric mean over repeats of method / no speculation, of the same requests in the same repeat. Its 95%
+interval is over repeats, each with servers of its own (Student's t), and over requests (resampled), as
+`harness/statistics.py` has it; with one repeat over requests alone.
 """
 
 # Shapes: R repeats, P requests.

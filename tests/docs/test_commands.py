@@ -43,7 +43,7 @@ SMALLER = {
     "--draft-vocab-size 300",
     "bench kernels": "--size smoke --device cpu --seconds 0.001 --kernels draft_head",
     "bench claims": "--seeds 0 --tokens 4096 --data-tokens 2000 --num-prompts 2 --max-tokens 6 --dtype float32 "
-    "--draft-vocab-size 300 --sequence-length 32 --batch-size 2 --engine torch",
+    "--draft-vocab-size 300 --sequence-length 128 --batch-size 2 --engine torch",
 }
 STARTS_VLLM = ("generate", "bench acceptance", "bench serving")
 TAKES_LONGER = ("bench claims", "bench kernels")

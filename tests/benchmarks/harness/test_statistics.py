@@ -52,11 +52,20 @@ def test_sums_not_means_of_ratios() -> None:
     assert found.mean == pytest.approx(1 + 31 / 20)
 
 
-def test_quotient_and_relative_difference() -> None:
-    one, two = constant([110.0, 120.0]), constant([100.0, 100.0])
-    found, less_one = quotient(one, two), relative_difference(one, two)
-    assert found.of_runs == pytest.approx((1.1, 1.2))
-    assert (found.low - 1, found.high - 1) == pytest.approx((less_one.low, less_one.high))
+def test_relative_difference() -> None:
+    found = relative_difference(constant([110.0, 120.0]), constant([100.0, 100.0]))
+    assert found.of_runs == pytest.approx((0.1, 0.2))
+
+
+def test_a_quotient_is_the_same_from_either_side() -> None:
+    """And above zero, however few runs there are."""
+    one, two = constant([50.0, 200.0]), constant([100.0, 100.0])
+    found, other = quotient(one, two), quotient(two, one)
+    assert found.of_runs == pytest.approx((0.5, 2.0))
+    assert found.mean == pytest.approx(1)
+    assert (found.low, found.high) == pytest.approx((1 / other.high, 1 / other.low))
+    expected = stats.t.interval(0.95, 1, 0, stats.sem(np.log([0.5, 2.0])))
+    assert (np.log(found.low), np.log(found.high)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_coverage() -> None:
