@@ -15,6 +15,8 @@ from tqdm import tqdm
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.record import Record, Request
+from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
+from vllm_mtp.benchmarks.harness.rounds_server import measure_rounds
 from vllm_mtp.serving import cpu_repairs
 
 OnProgress = Callable[[int], object]
@@ -40,10 +42,16 @@ def serve(requests: Any, replies: Any) -> None:
     reply({"seconds_to_start": round(time.perf_counter() - start, 1), "per_request_metrics": bool(per_request)})
     for line in requests:
         message = json.loads(line)
+        kind = RoundsRequest if "repeat" in message else Request
         prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"]]
-        request = Request(**message | {"prompts": prompts})
-        records = measure(llm, request, lambda number: reply({"progress": number}))
-        reply({"results": [asdict(record) for record in records], "peak_memory_mib": _peak_memory_mib()})
+        answer = _answer(llm, kind(**message | {"prompts": prompts}), lambda number: reply({"progress": number}))
+        reply(answer | {"peak_memory_mib": _peak_memory_mib()})
+
+
+def _answer(llm: Any, request: Request | RoundsRequest, on_progress: OnProgress) -> dict[str, Any]:
+    if isinstance(request, RoundsRequest):
+        return {"results": asdict(measure_rounds(llm, request, on_progress))}
+    return {"results": [asdict(record) for record in measure(llm, request, on_progress)]}
 
 
 def _per_request_metrics(engine_args: dict[str, Any]) -> dict[str, str]:
