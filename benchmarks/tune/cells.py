@@ -83,7 +83,9 @@ class Space:
     def cells(self) -> list[Cell]:
         """What predictions need, turn by turn, and in a turn what is compared side by side."""
         most = max(self.config.batch_size)
-        methods = [NONE, *dict.fromkeys(map(self.measured_as, self.methods))]
+        methods = list(dict.fromkeys(map(self.measured_as, self.methods)))
+        # What all others are compared with is as near to them in time as it can be.
+        methods.insert(len(methods) // 2, NONE)
         found = [self._cell(ACCEPTANCE, self.acceptance_of(lookup), most, 0) for lookup in self.lookups]
         for turn in range(self.config.turns):
             for size in sorted(set(self.config.batch_size)):

@@ -52,17 +52,21 @@ def _equal_to_best(some: Sequence[Prediction], tolerance: float) -> list[Predict
 
 
 def _by_batch_size(some: Sequence[Prediction], chosen: Prediction, tolerance: float) -> dict[int, Prediction]:
-    """From the chosen batch size upwards and downwards: the K of the one beside it as long as it is as good as any."""
+    """From the chosen batch size to larger and to smaller ones: the K of the one beside it as long as it is as good.
+
+    A larger batch never gets a larger K: a further row of each request costs it more, and what says otherwise is noise.
+    """
     sizes = sorted({one.batch_size for one in some})
     place = sizes.index(chosen.batch_size)
     found = {chosen.batch_size: chosen}
-    for way in (sizes[place + 1 :], sizes[:place][::-1]):
+    for way, sign in ((sizes[place + 1 :], -1), (sizes[:place][::-1], 1)):
         k = chosen.method.num_speculative_tokens
         for size in way:
-            equal = _equal_to_best([one for one in some if one.batch_size == size], tolerance)
-            by_k = {one.method.num_speculative_tokens: one for one in equal}
-            k = k if k in by_k else min(by_k, key=lambda other: abs(other - k))
-            found[size] = by_k[k]
+            of_size = [one for one in some if one.batch_size == size]
+            allowed = [one for one in of_size if sign * (one.method.num_speculative_tokens - k) >= 0]
+            equal = {one.method.num_speculative_tokens: one for one in _equal_to_best(allowed, tolerance)}
+            k = min(equal, key=lambda other: abs(other - k))
+            found[size] = equal[k]
     return dict(sorted(found.items()))
 
 

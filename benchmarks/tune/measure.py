@@ -47,9 +47,10 @@ def measure(
     with tqdm(total=len(todo), unit="cell", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
         try:
             for some in together:
+                progress.set_description(f"starting {' and '.join(map(str, some))}", refresh=False)
                 with _alive(setup, some) as engine_of:
                     for cell in (cell for cell in todo if cell.engine in engine_of):
-                        progress.set_description(str(cell))
+                        progress.set_description(str(cell), refresh=False)
                         if not (cell.turn and is_late()):
                             rounds = engine_of[cell.engine].measure_rounds(request_of(setup, cell))
                             store.save(cell.name, cell.kind, cell.about() | {"made_with": made_with} | asdict(rounds))

@@ -11,13 +11,15 @@ are handed out k + 1 at a time: that is exact for the K that was measured.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, hypot
-from statistics import median
+from statistics import mean, median
 
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.rounds import Output
 from vllm_mtp.common.bootstrap import ratio_interval
 
 Interval = tuple[float, float]
+_STALL = 3
+"""Times the median: a round that takes longer waited for something else on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +89,12 @@ def rates_per_position(outputs: Sequence[Output], measured_k: int) -> list[float
     """Share of rounds in which the draft token at position 0, 1, ... was accepted."""
     rounds = [tokens for output in outputs for tokens in output.tokens]
     return [sum(tokens > position + 1 for tokens in rounds) / max(1, len(rounds)) for position in range(measured_k)]
+
+
+def usual(seconds: Sequence[float]) -> float:
+    """Mean seconds of a round, stalls left out."""
+    longest = _STALL * median(seconds)
+    return mean(one for one in seconds if one <= longest)
 
 
 def cost_of(seconds: Mapping[int, float], without: Mapping[int, float]) -> Cost:

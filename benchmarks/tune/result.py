@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import mean
+from statistics import median
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import NONE, Method, method_of
@@ -10,7 +10,7 @@ from vllm_mtp.benchmarks.harness.rounds import Rounds
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Space
 from vllm_mtp.benchmarks.tune.choose import Choice
-from vllm_mtp.benchmarks.tune.predict import Prediction, cost_of, predict, rates_per_position, tokens_per_round
+from vllm_mtp.benchmarks.tune.predict import Prediction, cost_of, predict, rates_per_position, tokens_per_round, usual
 from vllm_mtp.benchmarks.tune.serve import lookup_command, serve_command, speculative_config
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.benchmarks.tune.verify import verified
@@ -44,15 +44,15 @@ def rows_of(store: RowStore, kind: str) -> Measured:
 
 
 def seconds_of(measured: Measured) -> dict[tuple[Method, int], dict[int, float]]:
-    """Mean seconds of a round, by turn."""
-    return {key: {turn: mean(rounds.seconds) for turn, rounds in turns.items()} for key, turns in measured.items()}
+    """Seconds of a round, by turn."""
+    return {key: {turn: usual(rounds.seconds) for turn, rounds in turns.items()} for key, turns in measured.items()}
 
 
 def result_of(setup: Setup, store: RowStore, predicted: Sequence[Prediction], choice: Choice) -> dict[str, Any]:
     """Everything that results.json holds: plain rows, settings, where they come from; no prompt and no output."""
     rows = [row for _, row in store.all()]
     target, draft = relative(setup.engine.target), relative(str(setup.engine.draft))
-    options = setup.config.engine_options.engine_args() | _dtype(setup)
+    options = setup.config.engine_options.engine_args() | _decided(setup)
     return {
         "target": target,
         "draft": draft,
@@ -78,6 +78,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """What `--json` prints."""
     choice, rows = result["choice"], result["verification"]
     return {
+        "pays": choice["pays"],
         "config": choice["config"],
         "lookup_command": choice["lookup_command"],
         "serve_command": choice["serve_command"],
@@ -87,9 +88,10 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _dtype(setup: Setup) -> dict[str, str]:
-    """A GPU's "auto" is vLLM's own."""
-    return {} if setup.engine.dtype == "auto" else {"dtype": setup.engine.dtype}
+def _decided(setup: Setup) -> dict[str, Any]:
+    """What the engines were given and a server would have otherwise; "auto" is vLLM's own."""
+    dtype = {} if setup.engine.dtype == "auto" else {"dtype": setup.engine.dtype}
+    return dtype | ({"enforce_eager": True} if setup.config.enforce_eager else {})
 
 
 def _steps(store: RowStore) -> list[dict[str, Any]]:
@@ -99,7 +101,7 @@ def _steps(store: RowStore) -> list[dict[str, Any]]:
         {
             **method.about(),
             "batch_size": size,
-            "seconds_per_round": round(mean(seconds.values()), 6),
+            "seconds_per_round": round(median(seconds.values()), 6),
             "seconds_per_round_of_turns": [round(seconds[turn], 6) for turn in sorted(seconds)],
             "num_rounds": sum(len(rounds.seconds) for rounds in measured[method, size].values()),
             "tokens_per_round": round(_tokens_per_round(measured[method, size], size), 4),

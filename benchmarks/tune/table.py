@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_mtp.benchmarks.harness.method import method_of
+from vllm_mtp.benchmarks.harness.method import Method, lookup_label, method_of
 from vllm_mtp.benchmarks.harness.report import Result, interval_cell, made_on, markdown, numbers, options_text
+from vllm_mtp.contract.lookup import Lookup
 
 Row = Mapping[str, Any]
 
@@ -64,23 +65,32 @@ def _verification(rows: Sequence[Row]) -> str:
 
 def _predictions(result: Result) -> str:
     sizes = list(dict.fromkeys(row["batch_size"] for row in result["predictions"]))
-    by_method: dict[str, dict[int, Row]] = {}
+    by_method: dict[Method, dict[int, Row]] = {}
     for row in result["predictions"]:
-        by_method.setdefault(str(method_of(row)), {})[row["batch_size"]] = row
+        by_method.setdefault(method_of(row), {})[row["batch_size"]] = row
     lines = [
-        [name, f"{rows[sizes[0]]['tokens_per_round']:.2f}", *(f"{rows[size]['speedup']:.2f}x" for size in sizes)]
-        for name, rows in by_method.items()
+        [
+            _lookup(method),
+            str(method.num_speculative_tokens),
+            f"{rows[sizes[0]]['tokens_per_round']:.2f}",
+            *(f"{rows[size]['speedup']:.2f}x" for size in sizes),
+        ]
+        for method, rows in by_method.items()
     ]
-    title = "Predicted speedup by batch size\n\n"
-    return title + markdown(["setting", "tokens a round", *map(str, sizes)], lines)
+    title = "Predicted speedup by batch size; k = 0 is what a schedule costs where it does not draft\n\n"
+    return title + markdown(["lookup", "k", "tokens a round", *map(str, sizes)], lines)
+
+
+def _lookup(method: Method) -> str:
+    return lookup_label(method.lookup) if isinstance(method.lookup, Lookup) else method.lookup
 
 
 def _acceptance(rows: Sequence[Row]) -> str:
     lines = [
-        [method_of(row).label, interval_cell(row, "tokens_per_round"), numbers(row["acceptance_rate_per_position"])]
+        [_lookup(method_of(row)), interval_cell(row, "tokens_per_round"), numbers(row["acceptance_rate_per_position"])]
         for row in rows
     ]
     title = (
         f"Acceptance, counted with k = {rows[0]['num_speculative_tokens']} over {rows[0]['num_outputs']} prompts\n\n"
     )
-    return title + markdown(["drafter", "tokens a round (95%)", "acceptance rate per position"], lines)
+    return title + markdown(["lookup", "tokens a round (95%)", "acceptance rate per position"], lines)
