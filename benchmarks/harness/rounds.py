@@ -28,6 +28,9 @@ class RoundsRequest:
     seed: int = 0
     repeat: bool = False
     """Whether the first prompt follows the last; else the batch shrinks at the end, and each output is there once."""
+    keep: bool = False
+    """Whether what is under way stays, and the next request goes on with it where it has this batch size and says so
+    too: its prompts are not begun then. K and module_steps may change meanwhile."""
     max_outputs: int | None = None
     """Complete ones after which to stop."""
     max_seconds: float | None = None

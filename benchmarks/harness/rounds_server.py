@@ -8,39 +8,60 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.live import set_module_steps, set_num_speculative_tokens
 from vllm_mtp.benchmarks.harness.rounds import Output, Rounds, RoundsRequest
 
-_NUM_UNTIMED = 2
-"""First rounds of a request, in which kernels for a new number of rows are made."""
+_NUM_UNTIMED = 3
+"""First rounds of a request: they verify what was drafted with another K, or make kernels for a new number of rows."""
 
 
-def measure_rounds(llm: Any, request: RoundsRequest, on_progress: Callable[[int], object]) -> Rounds:
-    """What `EngineProcess.measure_rounds` asks for."""
-    import torch
+class RoundsServer:
+    """Answers for one engine, and keeps requests under way where it is asked to."""
 
-    if request.num_speculative_tokens is not None:
-        set_num_speculative_tokens(llm, request.num_speculative_tokens)
-    if request.module_steps is not None:
-        set_module_steps(llm, request.module_steps)
-    torch.manual_seed(request.seed)
-    flight = _Flight(llm.llm_engine, request, on_progress)
-    while not flight.is_over():
-        flight.step()
-    flight.end()
-    timed = flight.rounds[_NUM_UNTIMED:]
-    return Rounds(
-        seconds=[round(seconds, 6) for seconds, _ in timed],
-        tokens=[tokens for _, tokens in timed],
-        outputs=flight.ended,
-    )
+    def __init__(self, llm: Any) -> None:
+        self.llm = llm
+        self._flight: _Flight | None = None
+
+    def measure(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> Rounds:
+        """What `EngineProcess.measure_rounds` asks for."""
+        import torch
+
+        flight = self._begin(request, on_progress)
+        if request.num_speculative_tokens is not None:
+            set_num_speculative_tokens(self.llm, request.num_speculative_tokens)
+        if request.module_steps is not None:
+            set_module_steps(self.llm, request.module_steps)
+        torch.manual_seed(request.seed)
+        while not flight.is_over():
+            flight.step()
+        if not request.keep:
+            self.end()
+        timed = flight.rounds[_NUM_UNTIMED:]
+        return Rounds(
+            seconds=[round(seconds, 6) for seconds, _ in timed],
+            tokens=[tokens for _, tokens in timed],
+            outputs=flight.ended,
+        )
+
+    def end(self) -> None:
+        """Drops what is under way; what it gave counts."""
+        if self._flight is not None:
+            self._flight.end()
+        self._flight = None
+
+    def _begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> "_Flight":
+        if not request.keep or self._flight is None or not self._flight.can_go_on(request):
+            self.end()
+            self._flight = _Flight(self.llm.llm_engine, request)
+        self._flight.begin(request, on_progress)
+        return self._flight
 
 
 class _Flight:
     """Requests under way."""
 
-    def __init__(self, engine: Any, request: RoundsRequest, on_progress: Callable[[int], object]) -> None:
+    def __init__(self, engine: Any, request: RoundsRequest) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self.engine, self.request, self.on_progress = engine, request, on_progress
+        self.engine = engine
         self.params = SamplingParams(
             temperature=request.temperature,
             top_p=request.top_p,
@@ -49,10 +70,18 @@ class _Flight:
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
+        self.batch_size = request.batch_size
         self.prompts = iter(cycle(request.prompts) if request.repeat else request.prompts)
         self.tokens: dict[str, list[int]] = {}
         """New tokens of each pass, of each request under way."""
         self.numbers: dict[str, int] = {}
+
+    def can_go_on(self, request: RoundsRequest) -> bool:
+        return bool(self.tokens) and self.batch_size == request.batch_size
+
+    def begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> None:
+        """Counts anew."""
+        self.request, self.on_progress = request, on_progress
         self.ended: list[Output] = []
         self.rounds: list[tuple[float, int]] = []
         self.seconds = 0.0
@@ -66,7 +95,7 @@ class _Flight:
 
     def step(self) -> None:
         """One pass of the engine; the next prompts take the places of what ended."""
-        all_go_on = len(self.tokens) == self.request.batch_size and all(self.tokens.values())
+        all_go_on = len(self.tokens) == self.batch_size and all(self.tokens.values())
         start = time.perf_counter()
         outputs = self.engine.step()
         seconds = time.perf_counter() - start
@@ -74,7 +103,7 @@ class _Flight:
         for name, tokens in new.items():
             if tokens:
                 self.tokens[name].append(tokens)
-        if all_go_on and len(new) == self.request.batch_size and all(new.values()):
+        if all_go_on and len(new) == self.batch_size and all(new.values()):
             self.rounds.append((seconds, sum(new.values())))
             self.seconds += seconds
         for output in outputs:
@@ -92,7 +121,7 @@ class _Flight:
             self.engine.step()
 
     def _fill(self) -> None:
-        while len(self.tokens) < self.request.batch_size and (prompt := next(self.prompts, None)) is not None:
+        while len(self.tokens) < self.batch_size and (prompt := next(self.prompts, None)) is not None:
             name = f"{len(self.numbers)}"
             self.numbers[name], self.tokens[name] = prompt.number, []
             self.engine.add_request(name, {"prompt_token_ids": list(prompt.token_ids)}, self.params)

@@ -81,14 +81,14 @@ class Space:
         return replace(self.method(self.largest_k, first), schedule=schedule)
 
     def cells(self) -> list[Cell]:
-        """What predictions need, turn by turn, and in a turn what is compared side by side."""
+        """What predictions need: for each batch size in turns, in each of which all settings are timed one by one."""
         most = max(self.config.batch_size)
         methods = list(dict.fromkeys(map(self.measured_as, self.methods)))
         # What all others are compared with is as near to them in time as it can be.
         methods.insert(len(methods) // 2, NONE)
         found = [self._cell(ACCEPTANCE, self.acceptance_of(lookup), most, 0) for lookup in self.lookups]
-        for turn in range(self.config.turns):
-            for size in sorted(set(self.config.batch_size)):
+        for size in sorted(set(self.config.batch_size)):
+            for turn in range(self.config.turns):
                 ordered = methods if turn % 2 == 0 else methods[::-1]
                 found += [self._cell(COST, method, size, turn) for method in ordered]
         return list(dict.fromkeys(found))
@@ -97,12 +97,12 @@ class Space:
         """The setting whose drafts have those of every K with this lookup in them."""
         return self.measured_as(self.method(self.largest_k, lookup))
 
-    def verification(self, method: Method, num_turns: int) -> list[Cell]:
+    def verification(self, method: Method) -> list[Cell]:
         """A setting beside no speculation, each in an engine of its own."""
         return [
             Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn)
-            for turn in range(num_turns)
             for size in sorted(set(self.config.batch_size))
+            for turn in range(self.config.turns)
             for one in ((NONE, method) if turn % 2 == 0 else (method, NONE))
         ]
 

@@ -15,15 +15,14 @@ from tqdm import tqdm
 
 from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess
 from vllm_mtp.benchmarks.harness.method import NONE, Method
-from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Cell
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.contract.lookup import Lookup
 
-_LEAST_OUTPUTS = 8
-"""Complete ones in a cell of the verification."""
+_LEAST_OUTPUTS = 3
+"""Complete ones in a turn of the verification."""
 
 
 def measure(
@@ -68,7 +67,7 @@ def request_of(setup: Setup, cell: Cell) -> RoundsRequest:
     steps = method.lookup.module_steps if isinstance(method.lookup, Lookup) else None
     timed = cell.kind == COST or method == NONE
     return RoundsRequest(
-        prompts=_rotated(prompts, cell.turn, config.turns),
+        prompts=prompts,
         batch_size=cell.batch_size,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
@@ -76,17 +75,12 @@ def request_of(setup: Setup, cell: Cell) -> RoundsRequest:
         top_k=config.top_k,
         seed=config.seed + cell.turn,
         repeat=cell.kind != ACCEPTANCE,
+        keep=cell.kind != ACCEPTANCE,
         max_seconds=config.seconds if timed else None,
-        max_outputs=None if timed else max(cell.batch_size, _LEAST_OUTPUTS),
+        max_outputs=None if timed else max(cell.batch_size // 2, _LEAST_OUTPUTS),
         num_speculative_tokens=method.num_speculative_tokens if is_live else None,
         module_steps=steps if is_live and setup.on_cpu else None,
     )
-
-
-def _rotated(prompts: Sequence[BenchmarkPrompt], turn: int, num_turns: int) -> list[BenchmarkPrompt]:
-    """Every turn begins with others."""
-    start = turn * len(prompts) // num_turns
-    return [*prompts[start:], *prompts[:start]]
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def tune(
     measure(setup, store, setup.space.cells(), made_with, is_late)
     predicted = predictions(setup.space, store)
     choice = choose(predicted, config.for_batch_size, config.tolerance, setup.own_lookup)
-    measure(setup, store, setup.space.verification(choice.best, config.turns), made_with, is_late)
+    measure(setup, store, setup.space.verification(choice.best), made_with, is_late)
     result = result_of(setup, store, predicted, choice)
     text = write_report(result, output, table, plot)
     print(json.dumps(summary(result), indent=1) if as_json else text)

@@ -14,7 +14,7 @@ from tests.benchmarks.records import prompt
 from tests.drafts import with_lookup
 from tests.serving.engine import acceptance, engine
 from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
-from vllm_mtp.benchmarks.harness.rounds_server import measure_rounds
+from vllm_mtp.benchmarks.harness.rounds_server import RoundsServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -43,7 +43,7 @@ def test_every_k_is_taken_and_every_output_is_there_once(llm: Any, prompts: list
     lengths = []
     for k in (3, 0, 2):
         before = acceptance(llm)
-        found = measure_rounds(llm, request(prompts, num_speculative_tokens=k), no_progress)
+        found = RoundsServer(llm).measure(request(prompts, num_speculative_tokens=k), no_progress)
         assert sorted(output.number for output in found.outputs) == list(range(6))
         lengths.append([1 + sum(output.tokens) for output in sorted(found.outputs, key=lambda one: one.number)])
         counted = acceptance(llm) - before
@@ -58,7 +58,9 @@ def test_every_k_is_taken_and_every_output_is_there_once(llm: Any, prompts: list
 
 def test_module_steps_are_taken(llm: Any, prompts: list[list[int]]) -> None:
     def accepted(module_steps: int) -> int:
-        found = measure_rounds(llm, request(prompts, num_speculative_tokens=3, module_steps=module_steps), no_progress)
+        found = RoundsServer(llm).measure(
+            request(prompts, num_speculative_tokens=3, module_steps=module_steps), no_progress
+        )
         return sum(one > 2 for output in found.outputs for one in output.tokens)
 
     few, many = accepted(1), accepted(3)
@@ -67,13 +69,32 @@ def test_module_steps_are_taken(llm: Any, prompts: list[list[int]]) -> None:
 
 def test_it_stops_as_told_and_leaves_nothing_behind(llm: Any, prompts: list[list[int]]) -> None:
     endless = request(prompts, batch_size=2, repeat=True, num_speculative_tokens=2, max_seconds=0.0, min_rounds=3)
-    found = measure_rounds(llm, endless, no_progress)
+    found = RoundsServer(llm).measure(endless, no_progress)
     assert len(found.seconds) == len(found.tokens) == 3
     assert all(seconds > 0 for seconds in found.seconds)
     assert not llm.llm_engine.has_unfinished_requests()
-    found = measure_rounds(llm, request(prompts, repeat=True, max_outputs=9), no_progress)
-    assert 9 <= len(found.outputs) <= 9 + 4
+    found = RoundsServer(llm).measure(request(prompts, repeat=True, max_outputs=9), no_progress)
+    assert 9 <= len(found.outputs) < 9 + 2 * 4, "some that ended together, and those under way"
     assert len({output.number for output in found.outputs}) == 6, "prompts come again"
+
+
+def test_what_is_kept_goes_on_with_another_k(llm: Any, prompts: list[list[int]]) -> None:
+    server = RoundsServer(llm)
+    endless = {"batch_size": 3, "repeat": True, "keep": True, "max_seconds": 0.0, "min_rounds": 2}
+    outputs = []
+    for k in (3, 0, 2) * 4:
+        found = server.measure(request(prompts, num_speculative_tokens=k, **endless), no_progress)
+        assert all(tokens <= 3 * (k + 1) for tokens in found.tokens)
+        assert llm.llm_engine.get_num_unfinished_requests() == 3
+        outputs += found.outputs
+    whole = RoundsServer(llm).measure(request(prompts, num_speculative_tokens=3), no_progress)
+    lengths = {output.number: sum(output.tokens) for output in whole.outputs}
+    assert len(outputs) > 3
+    assert all(sum(output.tokens) == lengths[output.number] for output in outputs), "none was begun anew, or cut short"
+    server.measure(request(prompts, num_speculative_tokens=1, **endless | {"batch_size": 2}), no_progress)
+    assert llm.llm_engine.get_num_unfinished_requests() == 2
+    server.end()
+    assert not llm.llm_engine.has_unfinished_requests()
 
 
 def test_a_k_that_an_engine_cannot_take_is_refused(target_dir: Path) -> None:
@@ -82,4 +103,4 @@ def test_a_k_that_an_engine_cannot_take_is_refused(target_dir: Path) -> None:
             engine_core = None
 
     with pytest.raises(ValueError, match="a schedule of K by batch size"):
-        measure_rounds(Llm(), request([[1]], num_speculative_tokens=1), no_progress)
+        RoundsServer(Llm()).measure(request([[1]], num_speculative_tokens=1), no_progress)

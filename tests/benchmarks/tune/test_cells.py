@@ -10,7 +10,7 @@ SPACE = Space(config=TuneConfig(num_speculative_tokens=(1, 3, 5), batch_size=(1,
 
 
 def test_no_row_has_the_name_of_another() -> None:
-    cells = [*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]), 2)]
+    cells = [*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]))]
     assert len({cell.name for cell in cells}) == len(cells)
 
 
@@ -44,6 +44,6 @@ def test_an_engines_schedule_has_every_k() -> None:
 
 def test_the_verification_has_engines_of_its_own() -> None:
     chosen = SPACE.method(3, OFF)
-    cells = SPACE.verification(chosen, 2)
+    cells = SPACE.verification(chosen)
     assert all(cell.engine == cell.method for cell in cells)
     assert [cell.method for cell in cells] == [NONE, chosen, NONE, chosen, chosen, NONE, chosen, NONE]
