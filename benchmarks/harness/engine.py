@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.record import Record, Request
+from vllm_mtp.benchmarks.harness.rounds import Rounds, RoundsRequest
 
 
 class EngineError(RuntimeError):
@@ -84,6 +85,13 @@ class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
         reply = self._receive(on_progress)
         self.peak_memory_mib = reply["peak_memory_mib"]
         return [Record(**record) for record in reply["results"]]
+
+    def measure_rounds(self, request: RoundsRequest, on_progress: Callable[[int], object] | None = None) -> Rounds:
+        """Generates until the request says stop; on_progress is called with the number of outputs just ended."""
+        self._send(asdict(request))
+        reply = self._receive(on_progress)
+        self.peak_memory_mib = reply["peak_memory_mib"]
+        return Rounds.of(reply["results"])
 
     def warm_up(self, request: Request) -> None:
         """Compiles and allocates what a request needs, on a few of its prompts read backwards.

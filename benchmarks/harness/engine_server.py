@@ -15,6 +15,8 @@ from tqdm import tqdm
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.record import Record, Request
+from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
+from vllm_mtp.benchmarks.harness.rounds_server import RoundsServer
 from vllm_mtp.serving import cpu_repairs
 
 OnProgress = Callable[[int], object]
@@ -38,12 +40,20 @@ def serve(requests: Any, replies: Any) -> None:
     # The drafter has vLLM's CPU sampler repaired when it is built; the baselines are measured with the same one.
     cpu_repairs.apply_where_needed()
     reply({"seconds_to_start": round(time.perf_counter() - start, 1), "per_request_metrics": bool(per_request)})
+    rounds = RoundsServer(llm)
+
+    def answer(request: Request | RoundsRequest, on_progress: OnProgress) -> Any:
+        if isinstance(request, RoundsRequest):
+            return asdict(rounds.measure(request, on_progress))
+        rounds.end()
+        return [asdict(record) for record in measure(llm, request, on_progress)]
+
     for line in requests:
         message = json.loads(line)
+        kind = RoundsRequest if "repeat" in message else Request
         prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"]]
-        request = Request(**message | {"prompts": prompts})
-        records = measure(llm, request, lambda number: reply({"progress": number}))
-        reply({"results": [asdict(record) for record in records], "peak_memory_mib": _peak_memory_mib()})
+        found = answer(kind(**message | {"prompts": prompts}), lambda number: reply({"progress": number}))
+        reply({"results": found, "peak_memory_mib": _peak_memory_mib()})
 
 
 def _per_request_metrics(engine_args: dict[str, Any]) -> dict[str, str]:

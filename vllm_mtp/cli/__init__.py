@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, train, vocab
+from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, train, tune, vocab
 from vllm_mtp.cli.target import choose_target, take_last_word
 from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.common.flags import message_of
@@ -23,6 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add(commands.add_parser("export", help="give a drafter the names of Transformers' MTP models"))
     doctor.add(commands.add_parser("doctor", help="say what vLLM would refuse or pass over, before it is started"))
     monitor.add(commands.add_parser("monitor", help="watch a drafter that is served, and say what to do about it"))
+    tune.add(commands.add_parser("tune", help="measure, choose how to serve a drafter here, and check the choice"))
     evaluate.add(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
     bench.add(commands.add_parser("bench", help="measure a drafter in vLLM"))
     return parser

@@ -1,0 +1,110 @@
+"""What `vllm-mtp tune` measures, one by one.
+
+One engine measures every K, and on a CPU every module_steps (harness/live.py): starts would take most of the time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vllm_mtp.benchmarks.harness.method import NONE, OFF, Method, mtp
+from vllm_mtp.benchmarks.tune.config import TuneConfig
+from vllm_mtp.contract.lookup import Lookup
+
+ACCEPTANCE, COST, VERIFICATION = "acceptance", "cost", "verification"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One measurement, and a row in the store."""
+
+    kind: str
+    method: Method
+    """What is measured."""
+    engine: Method
+    """What the engine was started with."""
+    batch_size: int
+    turn: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its row in the store."""
+        return f"{self.kind}-{self.method.slug}-b{self.batch_size}-turn{self.turn}"
+
+    def about(self) -> dict[str, Any]:
+        """What its row says of it."""
+        return self.method.about() | {"batch_size": self.batch_size, "turn": self.turn}
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.method}, batch {self.batch_size}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space:
+    """Every setting to choose from."""
+
+    config: TuneConfig
+    lookups: Sequence[Lookup | str]
+    """Lookup with each of module_steps, and "off"."""
+
+    @property
+    def largest_k(self) -> int:
+        return max(self.config.num_speculative_tokens)
+
+    def method(self, k: int, lookup: Lookup | str) -> Method:
+        """A setting; greedy drafts need no probabilities."""
+        return mtp(k, local_argmax=self.config.temperature == 0, lookup=lookup)
+
+    @property
+    def methods(self) -> list[Method]:
+        """All settings, K = 0 of a schedule among them."""
+        return [self.method(k, lookup) for lookup in self.lookups for k in (0, *self._ks)]
+
+    @property
+    def _ks(self) -> list[int]:
+        return sorted(set(self.config.num_speculative_tokens))
+
+    def measured_as(self, method: Method) -> Method:
+        """The setting that drafts the very same: module_steps beyond K change nothing."""
+        k, lookup = method.num_speculative_tokens, method.lookup
+        if not isinstance(lookup, Lookup) or lookup.module_steps <= max(k, 1):
+            return method
+        return replace(method, lookup=replace(lookup, module_steps=max(k, 1)))
+
+    def engine_of(self, method: Method) -> Method:
+        """What the engine is started with that measures a setting: the largest K, and a schedule with every K."""
+        if method == NONE:
+            return NONE
+        first = next(one for one in self.lookups if (one == OFF) == (method.lookup == OFF))
+        # CUDA graphs are captured for the K of a schedule alone.
+        schedule = tuple((place, place, k) for place, k in enumerate((0, *self._ks), start=1))
+        return replace(self.method(self.largest_k, first), schedule=schedule)
+
+    def cells(self) -> list[Cell]:
+        """What predictions need: for each batch size in turns, in each of which all settings are timed one by one."""
+        most = max(self.config.batch_size)
+        methods = list(dict.fromkeys(map(self.measured_as, self.methods)))
+        # What all others are compared with is as near to them in time as it can be.
+        methods.insert(len(methods) // 2, NONE)
+        found = [self._cell(ACCEPTANCE, self.acceptance_of(lookup), most, 0) for lookup in self.lookups]
+        for size in sorted(set(self.config.batch_size)):
+            for turn in range(self.config.turns):
+                ordered = methods if turn % 2 == 0 else methods[::-1]
+                found += [self._cell(COST, method, size, turn) for method in ordered]
+        return list(dict.fromkeys(found))
+
+    def acceptance_of(self, lookup: Lookup | str) -> Method:
+        """The setting whose drafts have those of every K with this lookup in them."""
+        return self.measured_as(self.method(self.largest_k, lookup))
+
+    def verification(self, method: Method) -> list[Cell]:
+        """A setting beside no speculation, each in an engine of its own."""
+        return [
+            Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn)
+            for size in sorted(set(self.config.batch_size))
+            for turn in range(self.config.turns)
+            for one in ((NONE, method) if turn % 2 == 0 else (method, NONE))
+        ]
+
+    def _cell(self, kind: str, method: Method, batch_size: int, turn: int) -> Cell:
+        return Cell(kind=kind, method=method, engine=self.engine_of(method), batch_size=batch_size, turn=turn)

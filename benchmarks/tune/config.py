@@ -1,0 +1,49 @@
+"""What `vllm-mtp tune` measures and chooses from. Light: the command line is built from it."""
+
+from dataclasses import dataclass
+
+from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.errors import InputError
+from vllm_mtp.common.settings import check_at_least, check_choices, check_share, setting
+from vllm_mtp.training.config import DTYPES
+from vllm_mtp.training.data.chat.options import TemplateOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneConfig:
+    """What is measured, and what is chosen from."""
+
+    num_speculative_tokens: tuple[int, ...] = setting((1, 2, 3, 5), "Every K to choose from, beside no speculation.")
+    lookup: str = setting("both", "Lookup to choose from.", choices=("both", "on", "off"))
+    module_steps: tuple[int, ...] = setting(
+        (1, 2, 3), "Every module_steps of lookup to choose from, on a CPU; elsewhere it changes nothing."
+    )
+    batch_size: tuple[int, ...] = setting((1, 2, 4, 8, 16), "Requests at once, each of which is measured.")
+    for_batch_size: int = setting(
+        1, "The one that matters most: K and lookup are chosen for it, and then a K for each of the others."
+    )
+    temperature: float = setting(0.0, "Of sampling; 0 is greedy.")
+    top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")
+    top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
+    max_tokens: int = setting(96, "Most tokens of an output; end-of-text ends it before.")
+    max_prompts: int = setting(64, "Most prompts. Every second one is kept for the verification.")
+    seconds: float = setting(0.25, "Each setting has its turn for so many seconds, and for at least eight rounds.")
+    turns: int = setting(8, "Turns of each setting at each batch size, and of the verification.")
+    tolerance: float = setting(0.03, "Speeds that differ by less than this share are equal: the simpler setting wins.")
+    max_minutes: float | None = setting(
+        None, "After so many minutes each setting has one turn, the verification too.", none="no limit"
+    )
+    dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
+    seed: int = setting(0, "Seed of the engines and of sampling.")
+    no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
+    enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
+    template_options: TemplateOptions = TemplateOptions()
+    engine_options: EngineOptions = EngineOptions()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_share(self, "top_p")
+        check_at_least(self, num_speculative_tokens=1, module_steps=1, batch_size=1, for_batch_size=1, turns=1)
+        check_at_least(self, temperature=0, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0, max_minutes=0)
+        if self.for_batch_size not in self.batch_size:
+            raise InputError("for_batch_size", f"expected one of {' '.join(map(str, self.batch_size))}, as measured")

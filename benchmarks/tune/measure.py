@@ -1,0 +1,99 @@
+"""Measures cells and stores their rows.
+
+On a CPU all engines are alive and work in turn, since the speed of such a machine drifts. A GPU is one engine's alone:
+two of a large target do not fit there, and its speed does not drift as much; so one engine after another does all that
+it can measure.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from tqdm import tqdm
+
+from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess
+from vllm_mtp.benchmarks.harness.method import NONE, Method
+from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
+from vllm_mtp.benchmarks.harness.row_store import RowStore
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Cell
+from vllm_mtp.benchmarks.tune.setup import Setup
+from vllm_mtp.contract.lookup import Lookup
+
+_LEAST_OUTPUTS = 3
+"""Complete ones in a turn of the verification."""
+
+
+def measure(
+    setup: Setup, store: RowStore, cells: Sequence[Cell], made_with: Mapping[str, Any], is_late: Callable[[], bool]
+) -> None:
+    """Measures the cells that are not stored yet.
+
+    Args:
+        setup: of the command.
+        store: for rows.
+        cells: in the order of measuring.
+        made_with: where rows come from.
+        is_late: whether turns after the first are left out from now on.
+
+    Raises:
+        ValueError: for an engine that ended; its log is named.
+    """
+    todo = [cell for cell in cells if cell.name not in store]
+    engines = list(dict.fromkeys(cell.engine for cell in todo))
+    together = [engines] if setup.on_cpu and engines else [[one] for one in engines]
+    with tqdm(total=len(todo), unit="cell", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
+        try:
+            for some in together:
+                progress.set_description(f"starting {' and '.join(map(str, some))}", refresh=False)
+                with _alive(setup, some) as engine_of:
+                    for cell in (cell for cell in todo if cell.engine in engine_of):
+                        progress.set_description(str(cell), refresh=False)
+                        if not (cell.turn and is_late()):
+                            rounds = engine_of[cell.engine].measure_rounds(request_of(setup, cell))
+                            store.save(cell.name, cell.kind, cell.about() | {"made_with": made_with} | asdict(rounds))
+                        progress.update()
+        except EngineError as error:
+            print(f"\n{error}", file=sys.stderr)
+            raise ValueError(f"an engine ended; its log is {error.log}") from error
+
+
+def request_of(setup: Setup, cell: Cell) -> RoundsRequest:
+    """What the engine is asked for in a cell."""
+    config, method = setup.config, cell.method
+    prompts = setup.held_out if cell.kind == VERIFICATION else setup.measured
+    is_live = cell.engine != cell.method
+    steps = method.lookup.module_steps if isinstance(method.lookup, Lookup) else None
+    timed = cell.kind == COST or method == NONE
+    return RoundsRequest(
+        prompts=prompts,
+        batch_size=cell.batch_size,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        seed=config.seed + cell.turn,
+        repeat=cell.kind != ACCEPTANCE,
+        keep=cell.kind != ACCEPTANCE,
+        max_seconds=config.seconds if timed else None,
+        max_outputs=None if timed else max(cell.batch_size // 2, _LEAST_OUTPUTS),
+        num_speculative_tokens=method.num_speculative_tokens if is_live else None,
+        module_steps=steps if is_live and setup.on_cpu else None,
+    )
+
+
+@contextmanager
+def _alive(setup: Setup, methods: Sequence[Method]) -> Iterator[dict[Method, EngineProcess]]:
+    """An engine for each method, ready."""
+    with ExitStack() as stack:
+        engines = {method: stack.enter_context(closing(_started(setup, method))) for method in methods}
+        for engine in engines.values():
+            engine.wait_until_ready()
+        yield engines
+
+
+def _started(setup: Setup, method: Method) -> EngineProcess:
+    return EngineProcess(
+        setup.engine.of(method), setup.engine.variants / f"engine-{method.slug}.log", setup.environment
+    )

@@ -1,0 +1,54 @@
+"""`vllm-mtp tune`: measures what a drafter costs and gains, chooses how to serve it, and checks the choice by a run.
+
+Acceptance does not depend on the batch size, so it is counted once for each lookup, many prompts together. Rounds are
+timed at every batch size. From both follows the speed of every setting; the chosen one is then measured on prompts that
+were kept apart, in fresh engines. Every row is written when it is done, and not measured again by the same command.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from vllm_mtp.benchmarks.harness.report import write_report
+from vllm_mtp.benchmarks.harness.row_store import RowStore
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION
+from vllm_mtp.benchmarks.tune.choose import choose
+from vllm_mtp.benchmarks.tune.config import TuneConfig
+from vllm_mtp.benchmarks.tune.measure import measure
+from vllm_mtp.benchmarks.tune.plot import plot
+from vllm_mtp.benchmarks.tune.result import predictions, result_of, summary
+from vllm_mtp.benchmarks.tune.setup import set_up
+from vllm_mtp.benchmarks.tune.table import table
+from vllm_mtp.common.provenance import provenance
+
+
+def tune(
+    config: TuneConfig, *, target: str, draft: Path, prompts: Path, output: Path, command: str, as_json: bool = False
+) -> int:
+    """Measures what is not in the output folder yet, then writes results.json, table.md and plot.png.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: for inputs that cannot be used, a folder with rows of other settings, or an engine that ended.
+    """
+    setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
+    store = RowStore(output, dict.fromkeys((ACCEPTANCE, COST, VERIFICATION), setup.settings))
+    made_with = provenance(command, config.seed)
+    end = time.monotonic() + 60 * config.max_minutes if config.max_minutes else float("inf")
+    about = f"{len(setup.measured)} prompts to measure with, {len(setup.held_out)} to verify with"
+    print(f"{about}, {setup.engine.dtype}", file=sys.stderr)
+
+    def is_late() -> bool:
+        return time.monotonic() > end
+
+    measure(setup, store, setup.space.cells(), made_with, is_late)
+    predicted = predictions(setup.space, store)
+    choice = choose(predicted, config.for_batch_size, config.tolerance, setup.own_lookup)
+    measure(setup, store, setup.space.verification(choice.best), made_with, is_late)
+    result = result_of(setup, store, predicted, choice)
+    text = write_report(result, output, table, plot)
+    print(json.dumps(summary(result), indent=1) if as_json else text)
+    return 0

@@ -1,0 +1,49 @@
+"""What is measured: every setting once, with few engines."""
+
+from vllm_mtp.benchmarks.harness.method import NONE, OFF
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Space
+from vllm_mtp.benchmarks.tune.config import TuneConfig
+from vllm_mtp.contract.lookup import Lookup
+
+STEPS = [Lookup(module_steps=number) for number in (1, 2, 3)]
+SPACE = Space(config=TuneConfig(num_speculative_tokens=(1, 3, 5), batch_size=(1, 8), turns=2), lookups=[*STEPS, OFF])
+
+
+def test_no_row_has_the_name_of_another() -> None:
+    cells = [*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]))]
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_three_engines_measure_everything_and_every_setting_is_predicted() -> None:
+    cells = SPACE.cells()
+    assert len({cell.engine for cell in cells}) == 3
+    assert all(one.engine.lookup == OFF for one in cells if one.method.lookup == OFF)
+    timed = {(cell.method, cell.batch_size, cell.turn) for cell in cells if cell.kind == COST}
+    counted = {cell.method for cell in cells if cell.kind == ACCEPTANCE}
+    for method in SPACE.methods:
+        assert SPACE.acceptance_of(method.lookup) in counted
+        for size in (1, 8):
+            for turn in (0, 1):
+                assert {(NONE, size, turn), (SPACE.measured_as(method), size, turn)} <= timed
+
+
+def test_steps_beyond_k_are_not_measured_again() -> None:
+    assert SPACE.measured_as(SPACE.method(1, STEPS[2])) == SPACE.method(1, STEPS[0])
+    assert SPACE.measured_as(SPACE.method(0, STEPS[1])) == SPACE.method(0, STEPS[0])
+    assert SPACE.measured_as(SPACE.method(3, STEPS[2])) == SPACE.method(3, STEPS[2])
+    assert SPACE.measured_as(SPACE.method(1, OFF)) == SPACE.method(1, OFF)
+    num_drafted = sum(cell.kind == COST and cell.method != NONE for cell in SPACE.cells())
+    assert num_drafted == 2 * 2 * ((1 + 1 + 3 + 3) + 4)  # turns, sizes, by k with lookup, without
+
+
+def test_an_engines_schedule_has_every_k() -> None:
+    engine = SPACE.engine_of(SPACE.method(1, OFF))
+    assert engine.schedule == ((1, 1, 0), (2, 2, 1), (3, 3, 3), (4, 4, 5))
+    assert engine.num_speculative_tokens == 5
+
+
+def test_the_verification_has_engines_of_its_own() -> None:
+    chosen = SPACE.method(3, OFF)
+    cells = SPACE.verification(chosen)
+    assert all(cell.engine == cell.method for cell in cells)
+    assert [cell.method for cell in cells] == [NONE, chosen, NONE, chosen, chosen, NONE, chosen, NONE]

@@ -1,0 +1,38 @@
+"""Predicted beside measured, by hand."""
+
+import pytest
+
+from vllm_mtp.benchmarks.harness.method import NONE, mtp
+from vllm_mtp.benchmarks.harness.rounds import Rounds
+from vllm_mtp.benchmarks.tune.choose import Choice
+from vllm_mtp.benchmarks.tune.predict import Cost, TokensPerRound, predict
+from vllm_mtp.benchmarks.tune.verify import verified
+
+METHOD = mtp(3)
+GAIN = TokensPerRound(mean=2.0, interval=(1.9, 2.1))
+
+
+def rounds(seconds: float, tokens: int) -> Rounds:
+    return Rounds(seconds=[seconds] * 10, tokens=[tokens] * 10, outputs=[])
+
+
+def test_error_and_its_parts() -> None:
+    one = predict(METHOD, 4, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_range=(1.0, 1.0)))
+    choice = Choice(method=METHOD, best=METHOD, by_batch_size={4: one})
+    plain = {0: rounds(0.2, 4), 1: rounds(0.4, 4)}  # the machine was half as fast in turn 1
+    drafted = {0: rounds(0.25, 10), 1: rounds(0.5, 10)}
+    [row] = verified({(NONE, 4): plain, (METHOD, 4): drafted}, choice)
+    assert row["measured_speedup"] == pytest.approx(2.0)
+    assert row["measured_speedup_95"] == pytest.approx([2.0, 2.0])
+    assert row["relative_error"] == pytest.approx(0.0)
+    assert (row["tokens_per_round"], row["cost"]) == (2.5, 1.25)
+    assert (row["predicted_tokens_per_round"], row["predicted_cost"]) == (2.0, 1.0)
+    assert row["tokens_per_second_without"] == pytest.approx(2 / (0.2 / 4 + 0.4 / 4), abs=0.01)
+
+
+def test_a_turn_that_only_one_side_has_is_left_out() -> None:
+    one = predict(METHOD, 1, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_range=(1.0, 1.0)))
+    choice = Choice(method=METHOD, best=METHOD, by_batch_size={1: one})
+    [row] = verified({(NONE, 1): {0: rounds(0.2, 1)}, (METHOD, 1): {0: rounds(0.2, 2), 1: rounds(9, 2)}}, choice)
+    assert (row["num_turns"], row["measured_speedup"]) == (1, 2.0)
+    assert verified({(NONE, 1): {0: rounds(0.2, 1)}}, choice) == []
