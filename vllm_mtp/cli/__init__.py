@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, train, vocab
+from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, report, train, vocab
 from vllm_mtp.cli.target import choose_target, take_last_word
 from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.common.flags import message_of
@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     monitor.add(commands.add_parser("monitor", help="watch a drafter that is served, and say what to do about it"))
     evaluate.add(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
     bench.add(commands.add_parser("bench", help="measure a drafter in vLLM"))
+    report.add(commands.add_parser("report", help="write one page on what benchmarks found, with costs"))
     return parser
 
 

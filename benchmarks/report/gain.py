@@ -1,0 +1,143 @@
+"""Speed with drafts beside speed without, from every kind of results, and whether that pays. Pure functions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log2
+from typing import Any
+
+from vllm_mtp.benchmarks.harness.method import method_of
+from vllm_mtp.benchmarks.report.source import Row, Source, name_of
+
+Interval = tuple[float, float]
+PAYS, LOSES, OPEN = "pays", "loses", "open"
+_MARGIN = 0.05
+"""What one run without an interval may be off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """One way of drafting at one load, beside no speculation."""
+
+    method: str
+    is_drafter: bool
+    """Not a baseline."""
+    temperature: float
+    load: int
+    """Requests at once."""
+    tokens_per_s: float
+    """Of all requests together."""
+    plain_tokens_per_s: float
+    speedup: float
+    speedup_95: Interval | None
+
+    @property
+    def verdict(self) -> str:
+        """PAYS or LOSES where the interval says so."""
+        low, high = self.speedup_95 or (self.speedup - _MARGIN, self.speedup + _MARGIN)
+        return PAYS if low > 1 else LOSES if high < 1 else OPEN
+
+    @property
+    def times(self) -> str:
+        """The speedup, with its interval where it has one."""
+        if self.speedup_95 is None:
+            return f"{self.speedup:.2f}x"
+        return f"{self.speedup:.2f}x ({self.speedup_95[0]:.2f} to {self.speedup_95[1]:.2f})"
+
+
+def gains_of(source: Source) -> list[Gain]:
+    """Those that a source tells of, by load."""
+    makers = {"acceptance": _of_acceptance, "serving": _of_serving, "tune": _of_tune}
+    found = makers[source.kind](source) if source.kind in makers else []
+    return sorted(found, key=lambda gain: gain.load)
+
+
+def best_by_load(gains: Iterable[Gain]) -> list[Gain]:
+    """The drafter's best at each load."""
+    best: dict[int, Gain] = {}
+    for gain in gains:
+        if gain.is_drafter and (gain.load not in best or gain.speedup > best[gain.load].speedup):
+            best[gain.load] = gain
+    return [best[load] for load in sorted(best)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakEven:
+    """The load from which on drafting no longer pays."""
+
+    pays_to: int | None
+    """The largest load that pays; None: none does."""
+    loses_from: int | None
+    """The next one, from which on none does; None: the largest one pays."""
+    between: float | None
+    """Where the speedup is one between the two, on a line over the logarithm of the load."""
+
+
+def break_even(gains: Sequence[Gain]) -> BreakEven:
+    """Of gains at rising loads, a speedup above one being all that counts."""
+    paying = [place for place, gain in enumerate(gains) if gain.speedup > 1]
+    if not paying:
+        return BreakEven(pays_to=None, loses_from=gains[0].load, between=None)
+    last = gains[paying[-1]]
+    if last is gains[-1]:
+        return BreakEven(pays_to=last.load, loses_from=None, between=None)
+    following = gains[paying[-1] + 1]
+    share = (last.speedup - 1) / (last.speedup - following.speedup)
+    between = last.load * 2 ** (share * log2(following.load / last.load))
+    return BreakEven(pays_to=last.load, loses_from=following.load, between=between)
+
+
+def _of_acceptance(source: Source) -> list[Gain]:
+    return [
+        Gain(
+            **_method(row),
+            temperature=row["temperature"],
+            load=row["batch_size"],
+            tokens_per_s=row["output_tokens_per_second"],
+            plain_tokens_per_s=row["baseline_output_tokens_per_second"],
+            speedup=row["speedup"],
+            speedup_95=_interval(row, "speedup_95"),
+        )
+        for row in source.result["speed_rows"]
+    ]
+
+
+def _of_serving(source: Source) -> list[Gain]:
+    rows = source.result["rows"]
+    plain = {row["concurrency"]: row["output_tokens_per_s"] for row in rows if row["method"] == "none"}
+    return [
+        Gain(
+            **_method(row),
+            temperature=source.settings["temperature"],
+            load=row["concurrency"],
+            tokens_per_s=row["output_tokens_per_s"],
+            plain_tokens_per_s=plain[row["concurrency"]],
+            speedup=row.get("output_tokens_per_s_ratio", row["output_tokens_per_s"] / plain[row["concurrency"]]),
+            speedup_95=_interval(row, "output_tokens_per_s_ratio_95"),
+        )
+        for row in rows
+        if row["method"] != "none" and row["concurrency"] in plain
+    ]
+
+
+def _of_tune(source: Source) -> list[Gain]:
+    return [
+        Gain(
+            method=f"tuned k = {row['num_speculative_tokens']}",
+            is_drafter=True,
+            temperature=source.settings.get("temperature", 0.0),
+            load=row["batch_size"],
+            tokens_per_s=row["tokens_per_second"],
+            plain_tokens_per_s=row["tokens_per_second_without"],
+            speedup=row["measured_speedup"],
+            speedup_95=_interval(row, "measured_speedup_95") if row["num_turns"] > 1 else None,
+        )
+        for row in source.result["verification"]
+    ]
+
+
+def _method(row: Row) -> dict[str, Any]:
+    return {"method": name_of(row), "is_drafter": not method_of(row).is_baseline}
+
+
+def _interval(row: Row, name: str) -> Interval | None:
+    return (row[name][0], row[name][1]) if name in row else None

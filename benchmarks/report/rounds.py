@@ -1,0 +1,37 @@
+"""What `bench round` found, as a section: where a round goes."""
+
+from vllm_mtp.benchmarks.harness.report import interval_cell, made_on
+from vllm_mtp.benchmarks.report.charts import shares
+from vllm_mtp.benchmarks.report.page import Figure, Section, Table
+from vllm_mtp.benchmarks.report.source import Source, name_of
+from vllm_mtp.benchmarks.rounds.table import bar_name, share_cell
+from vllm_mtp.benchmarks.rounds.trace import PARTS
+
+
+def section(source: Source, name: str) -> Section:
+    """The section; `name` is its plot's prefix."""
+    rows, settings = source.result["rows"], source.settings
+    bars = {bar_name(row): {label: row["shares"][part] for part, label in PARTS.items()} for row in rows}
+    figure = Figure(
+        title="Where a round goes",
+        svg=shares(name, bars),
+        table=Table(
+            columns=["part", *bars],
+            rows=[
+                *([label, *(share_cell(row, part) for row in rows)] for part, label in PARTS.items()),
+                ["rounds", *(str(row["num_rounds"]) for row in rows)],
+                ["time with the profiler (95%)", *(interval_cell(row, "time_with_profiler", "x") for row in rows)],
+            ],
+        ),
+    )
+    costs = ", ".join(f"{row['time_with_profiler']:.2f}x ({name_of(row)})" for row in rows)
+    return Section(
+        title=f"Where a round goes: {source.pair}",
+        about=(
+            f"Temperature {settings['temperature']:g}, {settings['dtype']}, "
+            f"{'eager' if settings['enforce_eager'] else 'torch.compile'}, by vLLM's profiler. "
+            f"{made_on(*source.origins)}."
+        ),
+        notes=[f"The profiler itself made generating slower: {costs}. Shares are what can be trusted, not their sums."],
+        figures=[figure],
+    )
