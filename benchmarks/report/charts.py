@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm_mtp.common.plots import svg
 
-_SIZE = (4.8, 3.5)
+_SIZE = (4.4, 3.3)
 """Inches: at the width of a phone its text is as large as the page's."""
 
 
@@ -61,7 +61,7 @@ def shares(name: str, bars: Mapping[str, Mapping[str, float]]) -> str | None:
     """A bar of 100% for each name, of its parts one after another."""
 
     def draw(pyplot: Any) -> Any:
-        figure, axes = pyplot.subplots(figsize=(_SIZE[0], 1.2 + 0.45 * len(bars)))
+        figure, axes = pyplot.subplots(figsize=(_SIZE[0], 2.3 + 0.4 * len(bars)))
         names, before = list(bars), [0.0] * len(bars)
         for part in next(iter(bars.values())):
             widths = [100 * bars[one][part] for one in names]

@@ -8,21 +8,16 @@ from vllm_mtp.benchmarks.report.config import ReportConfig
 from vllm_mtp.benchmarks.report.cost import Cost, cost_of, hours_to_pay_back, speedup_that_pays
 from vllm_mtp.benchmarks.report.gain import Gain
 from vllm_mtp.benchmarks.report.page import Figure, Section, Table
+from vllm_mtp.benchmarks.report.verdict import Group
 
 
-def section(title: str, best: Sequence[Gain], config: ReportConfig, name: str) -> Section:
-    """Of the drafter's best at each load.
-
-    Args:
-        title: of what they are.
-        best: at rising loads, at least one.
-        config: with a price.
-        name: prefix of the plot.
-    """
+def section(group: Group, config: ReportConfig, name: str) -> Section:
+    """Of a group of speeds; `config` has a price, `name` is the plot's prefix."""
     assert config.price_per_hour is not None
+    best = group.drafter
     costs = [cost_of(gain, config.price_per_hour) for gain in best]
     return Section(
-        title=f"Cost: {title}",
+        title=f"Cost: {group.title}",
         about=(
             f"At {money(config.price_per_hour, config)} an hour, for a machine that always has so many requests; "
             "its tokens are those of the speed that was measured. Each load has the drafter's fastest k."

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import log2
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import method_of
@@ -51,39 +50,32 @@ def gains_of(source: Source) -> list[Gain]:
     return sorted(found, key=lambda gain: gain.load)
 
 
-def best_by_load(gains: Iterable[Gain]) -> list[Gain]:
-    """The drafter's best at each load."""
+def best_by_load(gains: Iterable[Gain], *, drafter: bool = True) -> list[Gain]:
+    """The fastest at each load: of the drafter's, or of what needs no trained drafter."""
     best: dict[int, Gain] = {}
     for gain in gains:
-        if gain.is_drafter and (gain.load not in best or gain.speedup > best[gain.load].speedup):
+        if gain.is_drafter == drafter and (gain.load not in best or gain.speedup > best[gain.load].speedup):
             best[gain.load] = gain
     return [best[load] for load in sorted(best)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BreakEven:
-    """The load from which on drafting no longer pays."""
+def break_even(speedups: Sequence[tuple[int, float]]) -> float:
+    """The load from which on no measured load pays, where the speedup is one on a line over the logarithm of the load.
 
-    pays_to: int | None
-    """The largest load that pays; None: none does."""
-    loses_from: int | None
-    """The next one, from which on none does; None: the largest one pays."""
-    between: float | None
-    """Where the speedup is one between the two, on a line over the logarithm of the load."""
+    Args:
+        speedups: loads, rising, with the speedup at each.
 
-
-def break_even(gains: Sequence[Gain]) -> BreakEven:
-    """Of gains at rising loads, a speedup above one being all that counts."""
-    paying = [place for place, gain in enumerate(gains) if gain.speedup > 1]
+    Returns:
+        0 where no load pays, infinity where the largest does.
+    """
+    paying = [place for place, (_, speedup) in enumerate(speedups) if speedup > 1]
     if not paying:
-        return BreakEven(pays_to=None, loses_from=gains[0].load, between=None)
-    last = gains[paying[-1]]
-    if last is gains[-1]:
-        return BreakEven(pays_to=last.load, loses_from=None, between=None)
-    following = gains[paying[-1] + 1]
-    share = (last.speedup - 1) / (last.speedup - following.speedup)
-    between = last.load * 2 ** (share * log2(following.load / last.load))
-    return BreakEven(pays_to=last.load, loses_from=following.load, between=between)
+        return 0.0
+    if paying[-1] == len(speedups) - 1:
+        return float("inf")
+    (load, speedup), (next_load, next_speedup) = speedups[paying[-1] : paying[-1] + 2]
+    share = (speedup - 1) / (speedup - next_speedup)
+    return float(load * (next_load / load) ** share)
 
 
 def _of_acceptance(source: Source) -> list[Gain]:

@@ -9,7 +9,8 @@ from vllm_mtp.benchmarks.report import acceptance, costs, rounds, serving, tune
 from vllm_mtp.benchmarks.report.config import ReportConfig
 from vllm_mtp.benchmarks.report.page import Page, Section, Table
 from vllm_mtp.benchmarks.report.source import KINDS, Source, differences, missing, read
-from vllm_mtp.benchmarks.report.summary import groups, summary
+from vllm_mtp.benchmarks.report.summary import summary
+from vllm_mtp.benchmarks.report.verdict import groups
 from vllm_mtp.common.files import write_atomically
 
 _SECTIONS: dict[str, Callable[[Source, str], Section]] = {
@@ -55,8 +56,7 @@ def page_of(sources: Sequence[Source], config: ReportConfig) -> Page:
         if source.kind == kind
     ]
     if config.price_per_hour is not None:
-        speeds = groups(sources)
-        sections += [costs.section(title, best, config, f"cost{place}") for place, (title, best) in enumerate(speeds)]
+        sections += [costs.section(one, config, f"cost{place}") for place, one in enumerate(groups(sources))]
     return Page(
         title=f"vllm-mtp: {', '.join(dict.fromkeys(str(source.result['target']) for source in sources))}",
         summary=summary(sources, config),

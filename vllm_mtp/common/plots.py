@@ -60,7 +60,7 @@ def svg(name: str, draw: Callable[[Any], Any]) -> str | None:
     from matplotlib import pyplot
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style = dict.fromkeys(inks, _INK) | {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.0}
+    style = dict.fromkeys(inks, _INK) | {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10.0}
     style |= {"figure.constrained_layout.use": True, "text.parse_math": False}
     content = io.StringIO()
     with mpl.rc_context(style):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.benchmarks.report.results import serving, tuned
 from tests.benchmarks.report.test_cost import gain
-from vllm_mtp.benchmarks.report.gain import LOSES, OPEN, PAYS, BreakEven, best_by_load, break_even, gains_of
+from vllm_mtp.benchmarks.report.gain import LOSES, OPEN, PAYS, best_by_load, break_even, gains_of
 from vllm_mtp.benchmarks.report.source import Source
 
 
@@ -29,22 +29,22 @@ def test_the_interval_decides(speedup: float, interval: tuple[float, float] | No
 @pytest.mark.parametrize(
     ("speedups", "expected"),
     [
-        ({1: 2.0, 4: 1.2, 16: 0.8}, BreakEven(pays_to=4, loses_from=16, between=8.0)),
-        ({1: 2.0, 4: 0.8, 16: 1.1}, BreakEven(pays_to=16, loses_from=None, between=None)),
-        ({1: 1.5, 2: 0.5}, BreakEven(pays_to=1, loses_from=2, between=2**0.5)),
-        ({1: 0.9, 4: 0.8}, BreakEven(pays_to=None, loses_from=1, between=None)),
+        ([(1, 2.0), (4, 1.2), (16, 0.8)], 8.0),
+        ([(1, 1.5), (2, 0.5)], 2**0.5),
+        ([(1, 0.5), (2, 1.25), (4, 0.75)], 2 * 2**0.5),
+        ([(1, 2.0), (4, 0.8), (16, 1.1)], float("inf")),
+        ([(1, 0.9), (4, 0.8)], 0.0),
     ],
 )
-def test_break_even(speedups: dict[int, float], expected: BreakEven) -> None:
-    found = break_even([replace(gain(speedup), load=load) for load, speedup in speedups.items()])
-    assert (found.pays_to, found.loses_from) == (expected.pays_to, expected.loses_from)
-    assert found.between == pytest.approx(expected.between)
+def test_break_even(speedups: list[tuple[int, float]], expected: float) -> None:
+    assert break_even(speedups) == pytest.approx(expected)
 
 
-def test_the_best_at_each_load_is_the_drafters() -> None:
+def test_the_best_at_each_load() -> None:
     baseline = replace(gain(3.0), is_drafter=False)
     some = [gain(1.2), replace(gain(1.4), method="mtp k = 5"), baseline, replace(gain(0.7), load=8)]
     assert [(one.load, one.speedup) for one in best_by_load(some)] == [(1, 1.4), (8, 0.7)]
+    assert best_by_load(some, drafter=False) == [baseline]
 
 
 def test_rows_of_servers_without_intervals() -> None:

@@ -93,9 +93,9 @@ def test_one_kind_is_enough_and_the_others_are_asked_for(
 
 def test_what_is_said_first(folders: dict[str, Path], tmp_path: Path) -> None:
     page = Page(written(tmp_path / "report.html", folders["serving"], options="--price-per-hour 3.6"))
-    assert "It pays at 1; it cannot be told at 2; it costs speed at 8" in page.text
+    assert "It pays at 1; at 2 that cannot be told; it costs speed at 8 (requests at once)" in page.text
     assert "at 1: 2.00x (1.90 to 2.10), mtp k = 3" in page.text
-    assert "At no load" not in page.text
+    assert "Break-even: about 2.0 (95%: about 1.9 to about 2.6) requests at once" in page.text
     # 50 and 100 tokens/s at 3.60 an hour: 0.001 a second.
     assert "cost 20.00 USD without the drafter and 10.00 USD (9.52 to 10.53) with it" in page.text
 
