@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from vllm_mtp.benchmarks.harness.report import number
 from vllm_mtp.benchmarks.report.charts import Line, lines
 from vllm_mtp.benchmarks.report.config import ReportConfig
 from vllm_mtp.benchmarks.report.cost import Cost, cost_of, hours_to_pay_back, speedup_that_pays
@@ -22,7 +21,7 @@ def section(group: Group, config: ReportConfig, name: str) -> Section:
             f"At {money(config.price_per_hour, config)} an hour, for a machine that always has so many requests; "
             "its tokens are those of the speed that was measured. Each load has the drafter's fastest k."
         ),
-        notes=list(filter(None, [_payback(best[0], config)])),
+        notes=_payback(best, config),
         figures=[_figure(best, costs, config, name)],
     )
 
@@ -46,55 +45,50 @@ def at_once(load: int) -> str:
 
 
 def _with_drafts(cost: Cost, config: ReportConfig) -> str:
-    found = money(cost.with_drafts, config)
-    return (
-        found
-        if cost.with_drafts_95 is None
-        else f"{found} ({cost.with_drafts_95[0]:,.2f} to {cost.with_drafts_95[1]:,.2f})"
-    )
+    bounds = cost.with_drafts_95
+    return money(cost.with_drafts, config) + (f" ({bounds[0]:,.2f} to {bounds[1]:,.2f})" if bounds else "")
 
 
-def _payback(gain: Gain, config: ReportConfig) -> str:
-    """When training is paid, at the smallest load."""
-    cost, price = config.training_cost, config.price_per_hour
-    if cost is None or price is None:
-        return ""
-    needed = speedup_that_pays(cost, price, config.hours)
-    first = (
-        f"Training for {money(cost, config)} is paid back within {config.hours:,.0f} hours of serving by a speedup of "
-        f"{needed:.3f}x or more."
-    )
-    hours = hours_to_pay_back(cost, price, gain.speedup)
-    if hours is None:
-        return f"{first} At {at_once(gain.load)} with {gain.times} it is never paid back."
-    return (
-        f"{first} At {at_once(gain.load)} with {gain.times} that takes {hours:,.1f} hours{_bounds(gain, cost, price)}."
-    )
+def _payback(best: Sequence[Gain], config: ReportConfig) -> list[str]:
+    """Which speedup pays for training, and how long the smallest load takes for it."""
+    if config.training_cost is None or config.price_per_hour is None:
+        return []
+    needed = speedup_that_pays(config.training_cost, config.price_per_hour, config.hours)
+    return [
+        f"A speedup of {needed:.3f}x or more pays for training, {money(config.training_cost, config)}, within "
+        f"{config.hours:,.0f} hours of serving. Hours that it takes at {at_once(best[0].load)}: "
+        f"{_hours(best[0], config)}."
+    ]
 
 
-def _bounds(gain: Gain, cost: float, price: float) -> str:
-    if gain.speedup_95 is None:
-        return ""
-    slow, fast = (hours_to_pay_back(cost, price, speedup) for speedup in gain.speedup_95)
-    return f" ({number(fast, 1)} to {'never' if slow is None else number(slow, 1)})"
+def _hours(gain: Gain, config: ReportConfig) -> str:
+    """When training is paid back, with an interval where the speedup has one."""
+    assert config.training_cost is not None
+    assert config.price_per_hour is not None
+    speedups = (gain.speedup, *(gain.speedup_95 or ())[::-1])
+    found = [hours_to_pay_back(config.training_cost, config.price_per_hour, speedup) for speedup in speedups]
+    words = ["never" if hours is None else f"{hours:,.1f}" for hours in found]
+    return f"{words[0]} ({' to '.join(words[1:])})" if words[1:] else words[0]
 
 
 def _figure(best: Sequence[Gain], costs: Sequence[Cost], config: ReportConfig, name: str) -> Figure:
-    loads = [gain.load for gain in best]
-    without = Line(label="without", points=[(load, cost.without) for load, cost in zip(loads, costs, strict=True)])
+    pairs = list(zip(best, costs, strict=True))
+    without = Line(label="without", points=[(gain.load, cost.without) for gain, cost in pairs])
     drafted = Line(
         label="with the drafter",
-        points=[(load, cost.with_drafts) for load, cost in zip(loads, costs, strict=True)],
+        points=[(gain.load, cost.with_drafts) for gain, cost in pairs],
         bounds=[cost.with_drafts_95 for cost in costs],
     )
+    rows = [
+        [str(gain.load), gain.method, gain.times, money(cost.without, config), _with_drafts(cost, config)]
+        for gain, cost in pairs
+    ]
+    columns = ["requests at once", "fastest", "times as fast", "without", "with the drafter (95%)"]
+    if config.training_cost is not None:
+        columns.append("training paid back after hours (95%)")
+        rows = [[*row, _hours(gain, config)] for row, gain in zip(rows, best, strict=True)]
     return Figure(
         title=f"{config.currency} for a million output tokens (bars: 95%, of the speedup)",
         svg=lines(name, [without, drafted], x="requests at once", y=config.currency, loads=True),
-        table=Table(
-            columns=["requests at once", "fastest", "times as fast", "without", "with the drafter (95%)"],
-            rows=[
-                [str(gain.load), gain.method, gain.times, money(cost.without, config), _with_drafts(cost, config)]
-                for gain, cost in zip(best, costs, strict=True)
-            ],
-        ),
+        table=Table(columns=columns, rows=rows),
     )

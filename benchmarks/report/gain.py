@@ -23,9 +23,8 @@ class Gain:
     temperature: float
     load: int
     """Requests at once."""
-    tokens_per_s: float
-    """Of all requests together."""
     plain_tokens_per_s: float
+    """Without speculation, of all requests together."""
     speedup: float
     speedup_95: Interval | None
 
@@ -84,7 +83,6 @@ def _of_acceptance(source: Source) -> list[Gain]:
             **_method(row),
             temperature=row["temperature"],
             load=row["batch_size"],
-            tokens_per_s=row["output_tokens_per_second"],
             plain_tokens_per_s=row["baseline_output_tokens_per_second"],
             speedup=row["speedup"],
             speedup_95=_interval(row, "speedup_95"),
@@ -101,7 +99,6 @@ def _of_serving(source: Source) -> list[Gain]:
             **_method(row),
             temperature=source.settings["temperature"],
             load=row["concurrency"],
-            tokens_per_s=row["output_tokens_per_s"],
             plain_tokens_per_s=plain[row["concurrency"]],
             speedup=row.get("output_tokens_per_s_ratio", row["output_tokens_per_s"] / plain[row["concurrency"]]),
             speedup_95=_interval(row, "output_tokens_per_s_ratio_95"),
@@ -118,7 +115,6 @@ def _of_tune(source: Source) -> list[Gain]:
             is_drafter=True,
             temperature=source.settings.get("temperature", 0.0),
             load=row["batch_size"],
-            tokens_per_s=row["tokens_per_second"],
             plain_tokens_per_s=row["tokens_per_second_without"],
             speedup=row["measured_speedup"],
             speedup_95=_interval(row, "measured_speedup_95") if row["num_turns"] > 1 else None,

@@ -116,12 +116,12 @@ def _measure(setup: Setup, method: Method, todo: Sequence[int], store: RowStore,
             EngineProcess(arguments, log) as plain,
             EngineProcess(
                 arguments | {"profiler_config": profiler}, log.with_stem(f"{log.stem}-profiled"), _SCOPES
-            ) as one,
+            ) as profiled,
         ):
             for size in todo:
                 print(f"{method}, batch {size}", file=sys.stderr)
                 shutil.rmtree(traces, ignore_errors=True)
-                passes = _in_turn(plain, one, setup.request(size))
+                passes = _in_turn(plain, profiled, setup.request(size))
                 about = method.about() | {"batch_size": size, "made_with": made_with}
                 store.save(_name(method, size), KIND, about | row_of(passes, read_rounds(traces)))
     except EngineError as error:

@@ -12,7 +12,6 @@ def gain(speedup: float, interval: Interval | None = None) -> Gain:
         is_drafter=True,
         temperature=0.0,
         load=1,
-        tokens_per_s=100 * speedup,
         plain_tokens_per_s=100.0,
         speedup=speedup,
         speedup_95=interval,
