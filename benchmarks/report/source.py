@@ -130,7 +130,7 @@ def differences(sources: Sequence[Source]) -> list[str]:
         for source in sources
         if len(source.machines) > 1
     ]
-    named = {
+    named: dict[str, list[Any]] = {
         "drafters": list({source.settings.get("draft"): source.pair for source in sources}.values()),
         "machines": [" and ".join(source.machines) for source in sources],
         "dtypes": [source.settings.get("dtype") for source in sources],
