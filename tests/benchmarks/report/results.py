@@ -52,7 +52,7 @@ def rounds() -> dict[str, Any]:
     return ABOUT | {"kind": "round", "settings": settings(), "rows": [row]}
 
 
-def tuned() -> dict[str, Any]:
+def tuned(*, pays: bool = True) -> dict[str, Any]:
     method = {"method": "mtp", "num_speculative_tokens": 3}
     predicted = [
         method | {"batch_size": size, "tokens_per_round": 2.0, "cost": cost, "speedup": 2 / cost}
@@ -73,7 +73,7 @@ def tuned() -> dict[str, Any]:
     }
     choice = {
         "for_batch_size": 1,
-        "pays": True,
+        "pays": pays,
         "method": method,
         "by_batch_size": predicted,
         "lookup_command": None,

@@ -100,6 +100,12 @@ def test_what_is_said_first(folders: dict[str, Path], tmp_path: Path) -> None:
     assert "cost 20.00 USD without the drafter and 10.00 USD (9.52 to 10.53) with it" in page.text
 
 
+def test_what_does_not_pay_is_not_advised(tmp_path: Path) -> None:
+    page = Page(written(tmp_path / "report.html", stored(tmp_path / "tune", tuned(pays=False))))
+    assert "Do not speculate here. What comes closest to paying is mtp k = 3: 1.60x (1.44-1.76)" in page.text
+    assert "Serve with" not in page.text
+
+
 def test_every_kind_has_a_section_with_plots(whole: str) -> None:
     page = Page(whole)
     for start in ("Served: ", "Acceptance: ", "Where a round goes: ", "Tuned: ", "Cost: "):
