@@ -15,7 +15,10 @@ from vllm_mtp.benchmarks.report.report import page_of
 from vllm_mtp.benchmarks.report.source import Source
 
 CHROMIUM = browser.find()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(browser.NAMES)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(browser.NAMES)}"),
+]
 WIDTHS = (390, 1280)
 NUM_PLOTS = 8
 
