@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_mtp.benchmarks.harness.plot import stacked_bars
 from vllm_mtp.common.plots import svg
 
 _SIZE = (4.4, 3.3)
@@ -62,13 +63,7 @@ def shares(name: str, bars: Mapping[str, Mapping[str, float]]) -> str | None:
 
     def draw(pyplot: Any) -> Any:
         figure, axes = pyplot.subplots(figsize=(_SIZE[0], 2.3 + 0.4 * len(bars)))
-        names, before = list(bars), [0.0] * len(bars)
-        for part in next(iter(bars.values())):
-            widths = [100 * bars[one][part] for one in names]
-            axes.barh(names, widths, left=before, label=part)
-            before = [start + width for start, width in zip(before, widths, strict=True)]
-        axes.invert_yaxis()
-        axes.set_xlim(0, 100)
+        stacked_bars(axes, bars)
         axes.set_xlabel("% of a round")
         _finish(figure, axes)
         return figure

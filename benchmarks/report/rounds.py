@@ -4,14 +4,14 @@ from vllm_mtp.benchmarks.harness.report import interval_cell, made_on
 from vllm_mtp.benchmarks.report.charts import shares
 from vllm_mtp.benchmarks.report.page import Figure, Section, Table
 from vllm_mtp.benchmarks.report.source import Source
-from vllm_mtp.benchmarks.rounds.table import bar_name, share_cell
+from vllm_mtp.benchmarks.rounds.table import bar_name, bars_of, share_cell
 from vllm_mtp.benchmarks.rounds.trace import PARTS
 
 
 def section(source: Source, name: str) -> Section:
     """The section; `name` is its plot's prefix."""
     rows, settings = source.result["rows"], source.settings
-    bars = {bar_name(row): {label: row["shares"][part] for part, label in PARTS.items()} for row in rows}
+    bars = bars_of(source.result)
     figure = Figure(
         title="Where a round goes",
         svg=shares(name, bars),

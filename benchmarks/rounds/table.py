@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import method_of
+from vllm_mtp.benchmarks.harness.plot import stacked_bars
 from vllm_mtp.benchmarks.harness.report import Result, interval_cell, made_on, markdown, options_text
 from vllm_mtp.benchmarks.rounds.trace import PARTS
 
@@ -25,18 +26,17 @@ def table(result: Result) -> str:
 
 def plot(result: Result, pyplot: Any) -> Any:
     """A bar for each method and batch size, of the parts of a round one after another."""
-    rows = result["rows"]
-    figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.5 * len(rows)))
-    names, before = [bar_name(row) for row in rows], [0.0] * len(rows)
-    for part, label in PARTS.items():
-        widths = [100 * row["shares"][part] for row in rows]
-        axes.barh(names, widths, left=before, label=label)
-        before = [start + width for start, width in zip(before, widths, strict=True)]
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
+    bars = bars_of(result)
+    figure, axes = pyplot.subplots(figsize=(8, 1.8 + 0.4 * len(bars)), layout="constrained")
+    stacked_bars(axes, bars)
     axes.set_xlabel("% of a round")
-    figure.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.3))
+    figure.legend(ncols=3, loc="outside lower center")
     return figure
+
+
+def bars_of(result: Result) -> dict[str, dict[str, float]]:
+    """The share of each part, under what plots call it, by method and batch size."""
+    return {bar_name(row): {label: row["shares"][part] for part, label in PARTS.items()} for row in result["rows"]}
 
 
 def bar_name(row: Mapping[str, Any]) -> str:
