@@ -24,7 +24,11 @@ FLOORS = (
     ("vllm_mtp/serving", "training"),
     ("benchmarks/harness", "vllm_mtp/doctor"),
     ("benchmarks/acceptance", "benchmarks/serving", "benchmarks/simulation", "benchmarks/training", "vllm_mtp/monitor"),
-    ("benchmarks/claims", "benchmarks/demo", "benchmarks/finetune", "benchmarks/kernels", "benchmarks/tune"),
+    (
+        *("benchmarks/claims", "benchmarks/demo", "benchmarks/finetune"),
+        *("benchmarks/kernels", "benchmarks/rounds", "benchmarks/tune"),
+    ),
+    ("benchmarks/report",),
     ("vllm_mtp/cli", "vllm_mtp"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -17,6 +17,7 @@ from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.record import Record, Request
 from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
 from vllm_mtp.benchmarks.harness.rounds_server import RoundsServer
+from vllm_mtp.benchmarks.harness.scopes import name_parts_of_drafter
 from vllm_mtp.serving import cpu_repairs
 
 OnProgress = Callable[[int], object]
@@ -35,6 +36,8 @@ def serve(requests: Any, replies: Any) -> None:
     engine_args = json.loads(requests.readline())
     from vllm import LLM
 
+    if "profiler_config" in engine_args:
+        name_parts_of_drafter()
     per_request = _per_request_metrics(engine_args)
     llm = LLM(**per_request, **engine_args, disable_log_stats=False)
     # The drafter has vLLM's CPU sampler repaired when it is built; the baselines are measured with the same one.
@@ -69,9 +72,13 @@ def _per_request_metrics(engine_args: dict[str, Any]) -> dict[str, str]:
 def measure(llm: Any, request: Request, on_progress: OnProgress) -> list[Record]:
     """What `EngineProcess.measure` asks for."""
     records: list[Record] = []
+    if request.is_profiled:
+        llm.start_profile()
     for start in range(0, len(request.prompts), request.batch_size):
         prompts = request.prompts[start : start + request.batch_size]
         records += _measure_batch(llm, replace(request, prompts=prompts, seed=request.seed + start), on_progress)
+    if request.is_profiled:
+        llm.stop_profile()
     return records
 
 

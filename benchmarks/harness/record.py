@@ -26,6 +26,8 @@ class Request:
     """End-of-text does not stop generation."""
     batch_size: int = 1
     """The engine itself runs at most `max_num_seqs` of them together."""
+    is_profiled: bool = False
+    """vLLM's profiler runs meanwhile, and writes a trace where the engine's `profiler_config` says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, train, tune, vocab
+from vllm_mtp.cli import bench, doctor, evaluate, export, generate, lookup, monitor, report, train, tune, vocab
 from vllm_mtp.cli.target import choose_target, take_last_word
 from vllm_mtp.common.errors import is_out_of_memory
 from vllm_mtp.common.flags import message_of
@@ -26,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     tune.add(commands.add_parser("tune", help="measure, choose how to serve a drafter here, and check the choice"))
     evaluate.add(commands.add_parser("eval", help="measure a drafter exactly, without vLLM"))
     bench.add(commands.add_parser("bench", help="measure a drafter in vLLM"))
+    report.add(commands.add_parser("report", help="write one page on what benchmarks found, with costs"))
     return parser
 
 
