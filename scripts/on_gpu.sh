@@ -9,7 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 OUTPUT=${OUTPUT:-runs/gpu} LIMIT=${LIMIT:-1800}
 MODEL=${MODEL:-runs/smollm2/target} DRAFT=${DRAFT:-examples/smollm2/draft} PROMPTS=${PROMPTS:-examples/smollm2/prompts.jsonl}
-STEPS=(target kernels exact speed serving tune round training projection launches)
+STEPS=(target kernels exact speed serving tune training projection launches)
 
 target() { [ -e "$MODEL" ] || python examples/smollm2/target.py --output "$MODEL"; }
 
@@ -40,11 +40,6 @@ serving() {
 # The configuration that tune chooses, and its prediction against a run.
 tune() { vllm-mtp tune "$MODEL" "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 --output "$OUTPUT/tune"; }
 
-# Where a round goes.
-round() {
-  vllm-mtp bench round "$MODEL" --draft "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 --spec-tokens 1 3 5 \
-    --output "$OUTPUT/round"
-}
 
 # A step of training by its parts: the goal on an H200 is 0.05 s at K = 1 and 0.1 s at K = 3.
 training() {

@@ -67,9 +67,9 @@ def bench(config: RoundConfig, *, target: str, draft: Path, prompts: Path, outpu
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
     store = RowStore(output, {KIND: setup.settings})
     for method in config.methods:
-        if todo := [size for size in config.batch if _name(method, size) not in store]:
+        if todo := [size for size in config.batch_size if _name(method, size) not in store]:
             _measure(setup, method, todo, store, provenance(command, config.seed))
-    rows = [store.load(_name(method, size)) for size in config.batch for method in config.methods]
+    rows = [store.load(_name(method, size)) for size in config.batch_size for method in config.methods]
     about = {"kind": KIND, "target": relative(target), "draft": relative(str(draft)), "settings": setup.settings}
     print(write_report(about | {"origins": origins_of(rows), "rows": rows}, output, table, plot))
     return 0
@@ -89,7 +89,7 @@ def set_up(config: RoundConfig, *, target: str, draft: Path, prompts: Path, outp
             "serve with --profiler-config and look at the trace"
         )
     made = acceptance.set_up(config.as_acceptance(), target=target, draft=draft, prompts=prompts, output=output)
-    wanted, found = max(config.num_prompts, *config.batch), made.prompts
+    wanted, found = max(config.num_prompts, *config.batch_size), made.prompts
     if len(found) < wanted:
         raise InputError("prompts", f"expected at least {wanted} that leave room in the context, got {len(found)}")
     chosen = found[:: len(found) // wanted][:wanted]

@@ -15,7 +15,7 @@ class RoundConfig:
     """What is measured."""
 
     num_speculative_tokens: tuple[int, ...] = setting((3,), "Every K of the drafter, beside no speculation.")
-    batch: tuple[int, ...] = setting((1,), "Prompts generated together.")
+    batch_size: tuple[int, ...] = setting((1,), "Prompts generated together.")
     num_prompts: int = setting(4, "Prompts that are profiled; as many as the batch has, where that is larger.")
     max_tokens: int = setting(24, "Tokens generated for each prompt; end-of-text does not end it.")
     temperature: float = setting(0.0, "Of sampling; 0 is greedy.")
@@ -28,7 +28,7 @@ class RoundConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, num_speculative_tokens=1, batch=1, num_prompts=1, max_tokens=8, temperature=0)
+        check_at_least(self, num_speculative_tokens=1, batch_size=1, num_prompts=1, max_tokens=8, temperature=0)
 
     @property
     def methods(self) -> list[Method]:
@@ -42,7 +42,7 @@ class RoundConfig:
             num_speculative_tokens=self.num_speculative_tokens,
             temperature=(self.temperature,),
             max_tokens=self.max_tokens,
-            max_num_seqs=max(self.batch),
+            max_num_seqs=max(self.batch_size),
             dtype=self.dtype,
             seed=self.seed,
             no_chat_template=self.no_chat_template,

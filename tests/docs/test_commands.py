@@ -16,6 +16,7 @@ from threading import Thread
 import pytest
 import torch
 
+from tests.benchmarks.report import results
 from tests.documented import FENCE, PAGES, ROOT, Documented, commands, markdown_files
 from tests.training.data.chat.templates import CHATML
 from tests.vllm_mtp.monitor.cases import METRICS
@@ -38,6 +39,9 @@ SMALLER = {
     "eval": "--max-tokens 6 --spec-tokens 2",
     "monitor": "--once --interval 0.1",
     "bench acceptance": f"{_SMALL_ENGINE} --spec-tokens 2 --temperature 1 --speed-prompts-per-task 0 --max-num-seqs 2",
+    "tune": f"{_SMALL_ENGINE} --spec-tokens 2 --module-steps 1 --batch-size 1 --for-batch-size 1 --turns 1",
+    "bench round": f"{_SMALL_ENGINE} --max-tokens 8 --spec-tokens 2 --num-prompts 1",
+    "report": "",
     "bench serving": f"{_SMALL_ENGINE} --concurrency 1 --repeats 1 --min-requests 2 --requests-per-client 1",
     "bench training": "--sequence-length 32 --batch-size 1 --repeats 1 --num-steps-unrolled 1 --dtype float32 "
     "--draft-vocab-size 300",
@@ -45,7 +49,7 @@ SMALLER = {
     "bench claims": "--seeds 0 --tokens 4096 --data-tokens 2000 --num-prompts 2 --max-tokens 6 --dtype float32 "
     "--draft-vocab-size 300 --sequence-length 128 --batch-size 2 --engine torch",
 }
-STARTS_VLLM = ("generate", "bench acceptance", "bench serving")
+STARTS_VLLM = ("generate", "tune", "bench acceptance", "bench round", "bench serving")
 TAKES_LONGER = ("bench claims", "bench kernels")
 NEEDS_A_CLUSTER, NEEDS_A_GPU = "--ray", "bench tune-kernels"
 
@@ -149,6 +153,9 @@ def room(target_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     talks = [{"prompt": text, "completion": f"{text} + {text}"} for text in words]
     (folder / "chats.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
     save_draft_vocab(folder / "vocab.json", torch.arange(300), {})
+    for name, found in (("serving", results.serving()), ("round", results.rounds()), ("tune", results.tuned())):
+        (folder / name).mkdir()
+        (folder / name / "results.json").write_text(json.dumps(found))
     trained = f"train {folder}/target --data {folder}/chats.jsonl --output {folder}/draft {SMALLER['train']}"
     assert main(trained.split()) == 0
     return folder
@@ -180,6 +187,8 @@ def made_small(line: Documented, room: Path, output: Path, url: str) -> list[str
     draft = shutil.copytree(room / "draft", output.parent / "draft")
     names = {"MODEL": room / "target", "TARGET": room / "target", "TUNED": room / "target"}
     names |= {"DRAFT_DIR": draft, "runs/x/draft": draft, "http://localhost:8000": url, "http://localhost:8001": url}
+    names |= {f"runs/x/{name}": room / name for name in ("serving", "round", "tune")}
+    names["runs/x/bench"] = ROOT / "benchmarks" / "results" / "smollm2-lookup"
     files: Mapping[str, Path] = {
         "--draft": draft,
         "--initial": draft,

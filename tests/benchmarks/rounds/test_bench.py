@@ -48,5 +48,5 @@ def test_shares_and_going_on(target_dir: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_too_few_prompts_are_refused(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
-    assert main([*words(target_dir, draft, tmp_path / "out"), "--batch", "1000"]) == 2
+    assert main([*words(target_dir, draft, tmp_path / "out"), "--batch-size", "1000"]) == 2
     assert "--prompts: expected at least 1000 that leave room in the context, got 24" in capsys.readouterr().err
