@@ -42,6 +42,11 @@ class FixedStep:
             torch._dynamo.config.recompile_limit += _NUM_DRAFT_STEPS * len(shapes)
             self._compiled = torch.compile(score, backend=backend, fullgraph=True, dynamic=False)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Not where nothing is to be, nor since the compiler failed."""
+        return self._compiled is not None
+
     def __call__(
         self,
         module: MTPModule,

@@ -53,6 +53,11 @@ def test_a_compiled_step_is_timed_too(target: FrozenTarget) -> None:
     assert [row["part"] for row in rows] == [*PARTS, "step", "step, compiled"]
     assert rows[-1]["floor_flops"] == rows[-2]["floor_flops"]
     assert "operators" not in rows[-1]
+    said: list[str] = []
+    step.fixed = FixedStep([Shape.of(step.batch)], lambda *_: 1 / 0, said.append)
+    rows = list(_measured(step, floors(step), 1e9, 1, is_compiled=True))
+    assert [row["part"] for row in rows] == [*PARTS, "step"], "what ran without the compiler is not called compiled"
+    assert len(said) == 1
 
 
 def test_the_command(target_dir: Path, tmp_path: Path) -> None:

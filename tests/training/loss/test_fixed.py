@@ -173,6 +173,5 @@ def test_compiled_for_this_machine(targets: Callable[[str], FrozenTarget], batch
     assert compiler_fault(torch.device("cpu")) == ""
     step, said = Step(targets("float32")), []
     how = FixedStep(fixed_shapes(shapes_of(batches, 1), 1), "inductor", said.append)
-    for num_steps in (1, K):
-        close(step.figures(how, batches[0], num_steps), step.figures(compare, batches[0], num_steps), 1e-4)
+    close(step.figures(how, batches[0], 2), step.figures(compare, batches[0], 2), 1e-4)
     assert said == []
