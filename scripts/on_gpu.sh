@@ -9,7 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 OUTPUT=${OUTPUT:-runs/gpu} LIMIT=${LIMIT:-1800}
 MODEL=${MODEL:-runs/smollm2/target} DRAFT=${DRAFT:-examples/smollm2/draft} PROMPTS=${PROMPTS:-examples/smollm2/prompts.jsonl}
-STEPS=(target kernels exact speed serving tune training projection launches)
+STEPS=(target kernels exact speed serving tune training projection launches report)
 
 target() { [ -e "$MODEL" ] || python examples/smollm2/target.py --output "$MODEL"; }
 
@@ -43,7 +43,7 @@ tune() { vllm-mtp tune "$MODEL" "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 -
 
 # A step of training by its parts: the goal on an H200 is 0.05 s at K = 1 and 0.1 s at K = 3.
 training() {
-  vllm-mtp bench training "$MODEL" --device cuda --batch-size 8 --sequence-length 2048 --num-steps-unrolled 1 3 \
+  vllm-mtp bench training "$MODEL" --device cuda --batch-size 32 --num-steps-unrolled 1 3 --compile on \
     --output "$OUTPUT/training"
 }
 
@@ -61,6 +61,9 @@ launches() {
   vllm-mtp bench kernels --quick --output "$OUTPUT/kernels"
   vllm-mtp bench tune-kernels --output "$OUTPUT/launches"
 }
+
+# All of it on one page.
+report() { vllm-mtp report "$OUTPUT"/{speed,serving,tune} --output "$OUTPUT/report.html"; }
 
 mkdir -p "$OUTPUT"
 [ $# -gt 0 ] && STEPS=("$@")
