@@ -13,7 +13,8 @@ from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundsRequest:
-    """What an engine is asked to generate, and when it may stop: whatever comes first."""
+    """What an engine is asked to generate, and when it may stop: at max_outputs or max_seconds, whatever comes first,
+    but not before min_rounds were timed; and where nothing is left to generate."""
 
     prompts: Sequence[BenchmarkPrompt]
     """Begun in this order."""
@@ -32,10 +33,10 @@ class RoundsRequest:
     """Whether what is under way stays, and the next request goes on with it where it has this batch size and says so
     too: its prompts are not begun then. K and module_steps may change meanwhile."""
     max_outputs: int | None = None
-    """Complete ones after which to stop."""
+    """Complete ones."""
     max_seconds: float | None = None
-    """Of rounds, after which to stop, when there are at least min_rounds."""
-    min_rounds: int = 8
+    """Of rounds."""
+    min_rounds: int = 4
     num_speculative_tokens: int | None = None
     """K from now on, at most the engine's own; for one with a schedule alone."""
     module_steps: int | None = None

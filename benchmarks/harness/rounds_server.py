@@ -91,7 +91,7 @@ class _Flight:
         request, num_timed = self.request, len(self.rounds) - _NUM_UNTIMED
         enough = request.max_outputs is not None and len(self.ended) >= request.max_outputs
         late = request.max_seconds is not None and self.seconds >= request.max_seconds
-        return not self.tokens or enough or (late and num_timed >= request.min_rounds)
+        return not self.tokens or ((enough or late) and num_timed >= request.min_rounds)
 
     def step(self) -> None:
         """One pass of the engine; the next prompts take the places of what ended."""

@@ -27,8 +27,8 @@ class TuneConfig:
     top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     max_tokens: int = setting(96, "Most tokens of an output; end-of-text ends it before.")
     max_prompts: int = setting(64, "Most prompts. Every second one is kept for the verification.")
-    seconds: float = setting(0.25, "Each setting has its turn for so many seconds, and for at least eight rounds.")
-    turns: int = setting(8, "Turns of each setting at each batch size, and of the verification.")
+    seconds: float = setting(0.25, "Each setting has its turn for so many seconds, and for at least four rounds.")
+    turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
     tolerance: float = setting(0.03, "Speeds that differ by less than this share are equal: the simpler setting wins.")
     max_minutes: float | None = setting(
         None, "After so many minutes each setting has one turn, the verification too.", none="no limit"

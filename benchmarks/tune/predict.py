@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import ceil, hypot
 from statistics import mean, median
 
+import numpy as np
+
 from vllm_mtp.benchmarks.harness.method import Method
 from vllm_mtp.benchmarks.harness.rounds import Output
 from vllm_mtp.common.bootstrap import ratio_interval
@@ -30,13 +32,13 @@ class Cost:
     """Median over turns."""
     ratio: float
     """To a round without speculation of the same turn, median over turns."""
-    ratio_range: Interval
-    """Lowest and highest of turns."""
+    ratio_95: Interval
+    """95% bootstrap interval of that median, turns resampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokensPerRound:
-    """What a round gives a request, and its 95% interval over prompts."""
+    """What a round gives a request, and its 95% interval over prompts, or over turns."""
 
     mean: float
     interval: Interval
@@ -105,14 +107,20 @@ def cost_of(seconds: Mapping[int, float], without: Mapping[int, float]) -> Cost:
         without: has one of these turns at least.
     """
     ratios = [value / without[turn] for turn, value in seconds.items() if turn in without]
-    return Cost(seconds=median(seconds.values()), ratio=median(ratios), ratio_range=(min(ratios), max(ratios)))
+    return Cost(seconds=median(seconds.values()), ratio=median(ratios), ratio_95=_median_interval(ratios))
+
+
+def _median_interval(values: Sequence[float], num_resamples: int = 1000) -> Interval:
+    drawn = np.random.default_rng(0).choice(values, (num_resamples, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975), method="nearest")
+    return float(low), float(high)
 
 
 def predict(method: Method, batch_size: int, gain: TokensPerRound, cost: Cost) -> Prediction:
     """Speed of a setting at a batch size."""
     speedup = gain.mean / cost.ratio
-    below = hypot(1 - gain.interval[0] / gain.mean, 1 - cost.ratio / cost.ratio_range[1])
-    above = hypot(gain.interval[1] / gain.mean - 1, cost.ratio / cost.ratio_range[0] - 1)
+    below = hypot(1 - gain.interval[0] / gain.mean, 1 - cost.ratio / cost.ratio_95[1])
+    above = hypot(gain.interval[1] / gain.mean - 1, cost.ratio / cost.ratio_95[0] - 1)
     return Prediction(
         method=method,
         batch_size=batch_size,

@@ -51,11 +51,11 @@ def seconds_of(measured: Measured) -> dict[tuple[Method, int], dict[int, float]]
 def result_of(setup: Setup, store: RowStore, predicted: Sequence[Prediction], choice: Choice) -> dict[str, Any]:
     """Everything that results.json holds: plain rows, settings, where they come from; no prompt and no output."""
     rows = [row for _, row in store.all()]
-    target, draft = relative(setup.engine.target), relative(str(setup.engine.draft))
+    target, draft = setup.engine.target, str(setup.engine.draft)
     options = setup.config.engine_options.engine_args() | _decided(setup)
     return {
-        "target": target,
-        "draft": draft,
+        "target": relative(target),
+        "draft": relative(draft),
         "settings": setup.settings,
         "origins": origins_of(rows),
         "steps": _steps(store),

@@ -46,4 +46,4 @@ def test_the_verification_has_engines_of_its_own() -> None:
     chosen = SPACE.method(3, OFF)
     cells = SPACE.verification(chosen)
     assert all(cell.engine == cell.method for cell in cells)
-    assert [cell.method for cell in cells] == [NONE, chosen, NONE, chosen, chosen, NONE, chosen, NONE]
+    assert [cell.method for cell in cells] == [NONE, chosen, chosen, NONE] * 2

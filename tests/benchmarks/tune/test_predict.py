@@ -74,7 +74,7 @@ def test_costs_are_of_the_same_turn() -> None:
     # The machine was half as fast in turn 1.
     cost = cost_of({0: 2.0, 1: 4.2, 2: 1.8}, {0: 1.0, 1: 2.0, 2: 1.0})
     assert (cost.seconds, cost.ratio) == (2.0, 2.0)
-    assert cost.ratio_range == (1.8, 2.1)
+    assert 1.8 <= cost.ratio_95[0] <= 2.0 <= cost.ratio_95[1] <= 2.1
 
 
 def test_a_turn_without_its_like_is_left_out() -> None:
@@ -87,9 +87,9 @@ def test_a_stall_does_not_count() -> None:
 
 def test_speedup_and_its_interval() -> None:
     gain = TokensPerRound(mean=2.4, interval=(2.0, 3.0))
-    one = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_range=(1.5, 1.5)))
+    one = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_95=(1.5, 1.5)))
     assert one.speedup == pytest.approx(1.6)
     assert one.tokens_per_second == pytest.approx(4 * 2.4 / 0.03)
     assert one.speedup_95 == pytest.approx((2.0 / 1.5, 3.0 / 1.5))
-    wider = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_range=(1.4, 1.7)))
+    wider = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_95=(1.4, 1.7)))
     assert wider.speedup_95[0] < one.speedup_95[0] < 1.6 < one.speedup_95[1] < wider.speedup_95[1]
