@@ -23,12 +23,12 @@ class RoundsServer:
         """What `EngineProcess.measure_rounds` asks for."""
         import torch
 
-        flight = self._begin(request, on_progress)
         if request.num_speculative_tokens is not None:
             set_num_speculative_tokens(self.llm, request.num_speculative_tokens)
         if request.module_steps is not None:
             set_module_steps(self.llm, request.module_steps)
         torch.manual_seed(request.seed)
+        flight = self._begin(request, on_progress)
         while not flight.is_over():
             flight.step()
         if not request.keep:

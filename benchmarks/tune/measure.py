@@ -46,7 +46,7 @@ def measure(
     with tqdm(total=len(todo), unit="cell", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
         try:
             for some in together:
-                progress.set_description(f"starting {' and '.join(map(str, some))}", refresh=False)
+                progress.set_description(f"starting {len(some)} of {len(engines)} engines")
                 with _alive(setup, some) as engine_of:
                     for cell in (cell for cell in todo if cell.engine in engine_of):
                         progress.set_description(str(cell), refresh=False)

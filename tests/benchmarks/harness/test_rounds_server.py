@@ -88,7 +88,7 @@ def test_what_is_kept_goes_on_with_another_k(llm: Any, prompts: list[list[int]])
         assert all(tokens <= 3 * (k + 1) for tokens in found.tokens)
         assert llm.llm_engine.get_num_unfinished_requests() == 3
         outputs += found.outputs
-    whole = RoundsServer(llm).measure(request(prompts, num_speculative_tokens=3), no_progress)
+    whole = server.measure(request(prompts, num_speculative_tokens=3), no_progress)
     lengths = {output.number: sum(output.tokens) for output in whole.outputs}
     assert len(outputs) > 3
     assert all(sum(output.tokens) == lengths[output.number] for output in outputs), "none was begun anew, or cut short"
@@ -96,12 +96,3 @@ def test_what_is_kept_goes_on_with_another_k(llm: Any, prompts: list[list[int]])
     assert llm.llm_engine.get_num_unfinished_requests() == 2
     server.end()
     assert not llm.llm_engine.has_unfinished_requests()
-
-
-def test_a_k_that_an_engine_cannot_take_is_refused(target_dir: Path) -> None:
-    class Llm:
-        class llm_engine:
-            engine_core = None
-
-    with pytest.raises(ValueError, match="a schedule of K by batch size"):
-        RoundsServer(Llm()).measure(request([[1]], num_speculative_tokens=1), no_progress)
