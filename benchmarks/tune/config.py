@@ -33,6 +33,9 @@ class TuneConfig:
     max_minutes: float | None = setting(
         None, "After so many minutes each setting has one turn, the verification too.", none="no limit"
     )
+    draft_vocab_size: int | None = setting(
+        None, "Without DRAFT_DIR: tokens that the drafter to be trained would draft.", none="all"
+    )
     dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
     seed: int = setting(0, "Seed of the engines and of sampling.")
     no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
@@ -45,5 +48,6 @@ class TuneConfig:
         check_share(self, "top_p")
         check_at_least(self, num_speculative_tokens=1, module_steps=1, batch_size=1, for_batch_size=1, turns=1)
         check_at_least(self, temperature=0, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0, max_minutes=0)
+        check_at_least(self, draft_vocab_size=1)
         if self.for_batch_size not in self.batch_size:
             raise InputError("for_batch_size", f"expected one of {' '.join(map(str, self.batch_size))}, as measured")

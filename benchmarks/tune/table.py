@@ -1,6 +1,6 @@
 """The Markdown of `vllm-mtp tune`: what to type, whether it holds, and what it was chosen from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import Method, lookup_label, method_of
@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 def table(result: Result) -> str:
     """All of it."""
-    parts = [_about(result), _choice(result["choice"])]
+    parts = [_about(result), _choice(result["choice"]), *_against(result)]
     if result["verification"]:
         parts += [_verification(result["verification"])]
     return "\n\n".join([*parts, _predictions(result), _acceptance(result["acceptance"])])
@@ -38,6 +38,19 @@ def _choice(choice: Row) -> str:
     if not choice["pays"]:
         return f"**Do not speculate.** The best of the settings is {what}.\n\n{typed}"
     return f"**Serve with {what}.**\n\n{typed}"
+
+
+def _against(result: Result) -> Iterator[str]:
+    """Where what was measured says otherwise than what was predicted, at the batch size that was chosen for."""
+    pays, size = result["choice"]["pays"], result["choice"]["for_batch_size"]
+    for row in (row for row in result["verification"] if row["batch_size"] == size):
+        low, high = row["measured_speedup_95"]
+        if (pays and high < 1) or (not pays and low > 1):
+            measured = interval_cell(row, "measured_speedup", "x")
+            yield (
+                f"**The verification says otherwise**: {measured} was measured at batch size {size}. Ask again with "
+                "more prompts and --turns, or with nothing else at work on the machine."
+            )
 
 
 def _verification(rows: Sequence[Row]) -> str:

@@ -9,12 +9,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from vllm_mtp.benchmarks.harness.report import write_report
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION
 from vllm_mtp.benchmarks.tune.choose import choose
 from vllm_mtp.benchmarks.tune.config import TuneConfig
+from vllm_mtp.benchmarks.tune.costs import costs
 from vllm_mtp.benchmarks.tune.measure import measure
 from vllm_mtp.benchmarks.tune.plot import plot
 from vllm_mtp.benchmarks.tune.result import predictions, result_of, summary
@@ -24,9 +26,18 @@ from vllm_mtp.common.provenance import provenance
 
 
 def tune(
-    config: TuneConfig, *, target: str, draft: Path, prompts: Path, output: Path, command: str, as_json: bool = False
+    config: TuneConfig,
+    *,
+    target: str,
+    draft: Path | None,
+    prompts: Path,
+    output: Path,
+    command: str,
+    as_json: bool = False,
 ) -> int:
     """Measures what is not in the output folder yet, then writes results.json, table.md and plot.png.
+
+    Without a drafter `costs` does, of one that is not trained.
 
     Returns:
         0.
@@ -34,16 +45,19 @@ def tune(
     Raises:
         ValueError: for inputs that cannot be used, a folder with rows of other settings, or an engine that ended.
     """
-    setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
-    store = RowStore(output, dict.fromkeys((ACCEPTANCE, COST, VERIFICATION), setup.settings))
-    made_with = provenance(command, config.seed)
     end = time.monotonic() + 60 * config.max_minutes if config.max_minutes else float("inf")
-    about = f"{len(setup.measured)} prompts to measure with, {len(setup.held_out)} to verify with"
-    print(f"{about}, {setup.engine.dtype}", file=sys.stderr)
 
     def is_late() -> bool:
         return time.monotonic() > end
 
+    if draft is None:
+        inputs: dict[str, Any] = {"target": target, "prompts": prompts, "output": output, "command": command}
+        return costs(config, **inputs, is_late=is_late, as_json=as_json)
+    setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
+    store = RowStore(output, dict.fromkeys((ACCEPTANCE, COST, VERIFICATION), setup.settings))
+    made_with = provenance(command, config.seed)
+    about = f"{len(setup.measured)} prompts to measure with, {len(setup.held_out)} to verify with"
+    print(f"{about}, {setup.engine.dtype}", file=sys.stderr)
     measure(setup, store, setup.space.cells(), made_with, is_late)
     predicted = predictions(setup.space, store)
     choice = choose(predicted, config.for_batch_size, config.tolerance, setup.own_lookup)

@@ -11,7 +11,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.benchmarks.tune.config import TuneConfig
 
     parser.add_argument("target", metavar="TARGET", help="Folder or Hub id of the target, as it will be served.")
-    parser.add_argument("draft", type=Path, metavar="DRAFT_DIR", help="Folder of the drafter; it is left as it is.")
+    parser.add_argument(
+        "draft", nargs="?", type=Path, metavar="DRAFT_DIR",
+        help="Folder of the drafter; it is left as it is. Without it: how much one must give to pay here",
+    )  # fmt: skip
     prompts = f"{PROMPTS_HELP} Take what the drafter was not trained on, and what you will serve."
     parser.add_argument("--prompts", required=True, type=Path, help=prompts)
     parser.add_argument("--output", required=True, type=Path, help="Folder; rows found in it are not measured again.")

@@ -19,3 +19,13 @@ def test_what_does_not_pay_is_said_plainly() -> None:
     assert "**Do not speculate.** The best of the settings is mtp, no lookup k = 2, for which 1.50x" in text
     assert "```\nvllm serve target ...\n```" in text
     assert "Verification" not in table(result(pays=False) | {"verification": []})
+
+
+def test_a_verification_that_says_otherwise_is_told() -> None:
+    found = result(pays=False)
+    size = found["choice"]["for_batch_size"]
+    verified = [row | {"batch_size": size} for row in found["verification"][:1]]
+    assert "**The verification says otherwise**: 1.60x (1.45-1.70)" in table(found | {"verification": verified})
+    assert "otherwise" not in table(result() | {"verification": verified})
+    slower = [row | {"measured_speedup": 0.8, "measured_speedup_95": [0.7, 0.9]} for row in verified]
+    assert "**The verification says otherwise**: 0.80x" in table(result() | {"verification": slower})
