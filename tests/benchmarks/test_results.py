@@ -15,6 +15,7 @@ from vllm_mtp.benchmarks.acceptance.table import table as acceptance_table
 from vllm_mtp.benchmarks.claims.report import table as claims_table
 from vllm_mtp.benchmarks.demo.report import table as demo_table
 from vllm_mtp.benchmarks.finetune.table import table as finetune_table
+from vllm_mtp.benchmarks.tune.table import table as tune_table
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 # Made before a table of speeds had pairs of engines, and results.json the drafter's lookup: compared up to the speeds.
@@ -26,6 +27,7 @@ NARROW = ("demo-avx2",)
 def table_of(result: dict[str, Any]) -> str:
     makers: dict[str, Callable[[Any], str]] = {
         "claims": claims_table,
+        "verification": tune_table,
         "settings": acceptance_table,
         "tuned": finetune_table,
     }
@@ -45,7 +47,7 @@ def test_a_published_table_can_be_made_again(path: Path) -> None:
 
 
 def test_all_of_them_are_compared() -> None:
-    assert len(list(RESULTS.rglob("results.json"))) == 11
+    assert len(list(RESULTS.rglob("results.json"))) == 12
 
 
 def test_the_worked_example_is_of_stored_figures() -> None:
