@@ -4,14 +4,15 @@
 #     bash scripts/on_gpu.sh [STEP ...]      # without arguments all steps, in the order below; one page at the end
 #
 # SmolLM2-135M-Instruct and its shipped drafter, or a model of your own: MODEL, DRAFT and PROMPTS. A step that fails, or
-# takes more than LIMIT seconds, leaves OUTPUT/STEP.log, and the next one runs. Typed again, it measures what is missing.
+# takes more than LIMIT seconds, leaves OUTPUT/STEP.log, and the next one runs. Typed again, exact, speed,
+# serving and tune measure what is missing; the others begin anew.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-OUTPUT=${OUTPUT:-runs/gpu} LIMIT=${LIMIT:-1800}
+OUTPUT=${OUTPUT:-runs/gpu} LIMIT=${LIMIT:-3600}
 MODEL=${MODEL:-runs/smollm2/target} DRAFT=${DRAFT:-examples/smollm2/draft} PROMPTS=${PROMPTS:-examples/smollm2/prompts.jsonl}
 STEPS=(target kernels exact speed serving tune training projection launches report)
 
-target() { [ -e "$MODEL" ] || python examples/smollm2/target.py --output "$MODEL"; }
+target() { [ "$MODEL" != runs/smollm2/target ] || python examples/smollm2/target.py --output "$MODEL"; }
 
 # Triton's kernels and the attention of training against their plain twins.
 kernels() { python -m pytest -q -rs tests/kernels/gpu tests/training/loss/test_chain_attention.py; }
@@ -40,7 +41,6 @@ serving() {
 # The configuration that tune chooses, and its prediction against a run.
 tune() { vllm-mtp tune "$MODEL" "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 --output "$OUTPUT/tune"; }
 
-
 # A step of training by its parts: the goal on an H200 is 0.05 s at K = 1 and 0.1 s at K = 3.
 training() {
   vllm-mtp bench training "$MODEL" --device cuda --batch-size 32 --num-steps-unrolled 1 3 --compile on \
@@ -63,7 +63,7 @@ launches() {
 }
 
 # All of it on one page.
-report() { vllm-mtp report "$OUTPUT"/{speed,serving,tune} --output "$OUTPUT/report.html"; }
+report() { vllm-mtp report $(ls "$OUTPUT"/{speed,serving,tune}/results.json) --output "$OUTPUT/report.html"; }
 
 mkdir -p "$OUTPUT"
 [ $# -gt 0 ] && STEPS=("$@")

@@ -38,7 +38,7 @@ from vllm_mtp.training.loss.compiled import compiler_fault
 from vllm_mtp.training.loss.fixed import MAX_SHAPES, FixedStep
 from vllm_mtp.training.loss.loss import Loss, compare, tokens_at_checkpoints
 from vllm_mtp.training.loss.objective import Distillation
-from vllm_mtp.training.loss.shapes import fixed_shapes, shapes_of
+from vllm_mtp.training.loss.shapes import Shape, fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, RunIdentity
@@ -46,6 +46,8 @@ from vllm_mtp.training.watch import check_reports
 from vllm_mtp.training.work import check_workers
 
 _LEAST_STEPS_TO_COMPILE = 1000
+_MOST_ROOM = 1.25
+"""Times the largest batch that a step may be padded to without being asked: its memory was chosen by --batch-size."""
 """Every shape takes a minute or so to compile, for one draft step and for K."""
 
 
@@ -306,12 +308,27 @@ def _compare(
     device = loss.target.device
     if inputs.compile == "off" or (inputs.compile == "auto" and device.type != "cuda"):
         return compare
-    shapes = fixed_shapes(shapes_of(batches, ranks.size * inputs.accumulate), MAX_SHAPES)
-    is_short = inputs.compile == "auto" and config.num_steps < _LEAST_STEPS_TO_COMPILE
-    why_not = f"fewer than {_LEAST_STEPS_TO_COMPILE:,} steps" if is_short else compiler_fault(device)
+    of_batches = list(shapes_of(batches, ranks.size * inputs.accumulate))
+    shapes = fixed_shapes(of_batches, MAX_SHAPES)
+    why_not = compiler_fault(device)
+    if inputs.compile == "auto" and (reason := _why_as_they_are(config, of_batches, shapes) or why_not):
+        inputs.say(f"steps are not compiled: {reason}")
+        return compare
     sizes = ", ".join(f"{shape.num_rows} x {shape.num_tokens}" for shape in shapes)
     inputs.say(f"steps at {len(shapes)} shapes ({sizes}), {f'not compiled: {why_not}' if why_not else 'compiled'}")
     return FixedStep(shapes, None if why_not else "inductor", inputs.say)
+
+
+def _why_as_they_are(config: TrainConfig, of_batches: Sequence[Shape], shapes: Sequence[Shape]) -> str:
+    """Why batches keep their own shapes where nobody asked for others; empty where a handful pays."""
+    if config.num_steps < _LEAST_STEPS_TO_COMPILE:
+        return f"fewer than {_LEAST_STEPS_TO_COMPILE:,} steps"
+    wider = max(shape.num_positions for shape in shapes) / max(shape.num_positions for shape in of_batches)
+    if wider > _MOST_ROOM:
+        return (
+            f"at {len(shapes)} shapes the largest step would have {wider:.1f} times the positions of the largest batch"
+        )
+    return ""
 
 
 def _held_out(batches: Batches, loss: Loss, config: TrainConfig, is_last: bool) -> list[Batch]:

@@ -11,6 +11,9 @@ from vllm_mtp.benchmarks.harness.rounds import Output, Rounds, RoundsRequest
 _NUM_UNTIMED = 3
 """First rounds of a request: they verify what was drafted with another K, or make kernels for a new number of rows."""
 
+_MOST_PASSES = 1000
+"""Passes for one round that counts, at most."""
+
 
 class RoundsServer:
     """Answers for one engine, and keeps requests under way where it is asked to."""
@@ -81,6 +84,7 @@ class _Flight:
 
     def begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> None:
         """Counts anew."""
+        self.num_passes = 0
         self.request, self.on_progress = request, on_progress
         self.ended: list[Output] = []
         self.rounds: list[tuple[float, int]] = []
@@ -94,7 +98,17 @@ class _Flight:
         return not self.tokens or ((enough or late) and num_timed >= request.min_rounds)
 
     def step(self) -> None:
-        """One pass of the engine; the next prompts take the places of what ended."""
+        """One pass of the engine; the next prompts take the places of what ended.
+
+        Raises:
+            ValueError: where requests end so soon that hardly a pass has all of them.
+        """
+        self.num_passes += 1
+        if self.request.max_seconds is not None and self.num_passes > _MOST_PASSES * (1 + len(self.rounds)):
+            raise ValueError(
+                f"expected outputs long enough that {self.batch_size} go on beside each other, got {self.num_passes:,} "
+                f"passes and {len(self.rounds)} in which they did: give a smaller batch size"
+            )
         all_go_on = len(self.tokens) == self.batch_size and all(self.tokens.values())
         start = time.perf_counter()
         outputs = self.engine.step()

@@ -25,7 +25,7 @@ def cost_of(gain: Gain, price_per_hour: float) -> Cost:
     return Cost(
         without=without,
         with_drafts=without / gain.speedup,
-        with_drafts_95=None if bounds is None else (without / bounds[1], without / bounds[0]),
+        with_drafts_95=(without / bounds[1], without / bounds[0]) if bounds is not None and bounds[0] > 0 else None,
     )
 
 

@@ -94,6 +94,10 @@ def read(folder: Path) -> Source:
     for kind, about in KINDS.items():
         if about.keys <= keys and result.get("kind", kind) == kind:
             return Source(kind=kind, path=path, result=result)
+    if "break_even" in keys:
+        raise ValueError(
+            f"{path} is of vllm-mtp tune without a drafter, which a page does not show: read the table beside it"
+        )
     commands = ", ".join(f"vllm-mtp {about.command}" for about in KINDS.values())
     raise ValueError(f"expected the results of one of {commands}; {path} has others")
 

@@ -25,11 +25,14 @@ class Cell:
     """What the engine was started with."""
     batch_size: int
     turn: int = 0
+    beside: Method | None = None
+    """What it is measured beside, in the same hour: its row is of no use to another."""
 
     @property
     def name(self) -> str:
         """Of its row in the store."""
-        return f"{self.kind}-{self.method.slug}-b{self.batch_size}-turn{self.turn}"
+        beside = f"-beside-{self.beside.slug}" if self.beside else ""
+        return f"{self.kind}-{self.method.slug}{beside}-b{self.batch_size}-turn{self.turn}"
 
     def about(self) -> dict[str, Any]:
         """What its row says of it."""
@@ -100,7 +103,7 @@ class Space:
     def verification(self, method: Method) -> list[Cell]:
         """A setting beside no speculation, each in an engine of its own."""
         return [
-            Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn)
+            Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn, beside=method)
             for size in sorted(set(self.config.batch_size))
             for turn in range(self.config.turns)
             for one in ((NONE, method) if turn % 2 == 0 else (method, NONE))

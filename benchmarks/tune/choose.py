@@ -42,7 +42,7 @@ def choose(
     of_lookup = [one for one in predictions if one.method.lookup == chosen.method.lookup]
     by_batch_size = _by_batch_size(of_lookup, chosen, tolerance)
     method = _scheduled(chosen.method, {size: one.method.num_speculative_tokens for size, one in by_batch_size.items()})
-    pays = chosen.speedup >= 1 + tolerance
+    pays = max(one.speedup for one in main) >= 1 + tolerance
     return Choice(method=method if pays else NONE, best=method, by_batch_size=by_batch_size)
 
 

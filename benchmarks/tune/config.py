@@ -8,6 +8,9 @@ from vllm_mtp.common.settings import check_at_least, check_choices, check_share,
 from vllm_mtp.training.config import DTYPES
 from vllm_mtp.training.data.chat.options import TemplateOptions
 
+LEAST_TURNS = 2
+"""One alone would say nothing of how turns differ."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuneConfig:
@@ -31,7 +34,7 @@ class TuneConfig:
     turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
     tolerance: float = setting(0.03, "Speeds that differ by less than this share are equal: the simpler setting wins.")
     max_minutes: float | None = setting(
-        None, "After so many minutes each setting has one turn, the verification too.", none="no limit"
+        None, "After so many minutes each setting has two turns, the verification too.", none="no limit"
     )
     draft_vocab_size: int | None = setting(
         None, "Without DRAFT_DIR: tokens that the drafter to be trained would draft.", none="all"
@@ -46,8 +49,12 @@ class TuneConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_share(self, "top_p")
-        check_at_least(self, num_speculative_tokens=1, module_steps=1, batch_size=1, for_batch_size=1, turns=1)
-        check_at_least(self, temperature=0, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0, max_minutes=0)
+        check_at_least(
+            self, num_speculative_tokens=1, module_steps=1, batch_size=1, for_batch_size=1, turns=LEAST_TURNS
+        )
+        check_at_least(self, temperature=0, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0)
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise InputError("max_minutes", f"expected a number above 0, got {self.max_minutes:g}")
         check_at_least(self, draft_vocab_size=1)
         if self.for_batch_size not in self.batch_size:
             raise InputError("for_batch_size", f"expected one of {' '.join(map(str, self.batch_size))}, as measured")

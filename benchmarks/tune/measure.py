@@ -18,6 +18,7 @@ from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Cell
+from vllm_mtp.benchmarks.tune.config import LEAST_TURNS
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.contract.lookup import Lookup
 
@@ -35,7 +36,7 @@ def measure(
         store: for rows.
         cells: in the order of measuring.
         made_with: where rows come from.
-        is_late: whether turns after the first are left out from now on.
+        is_late: whether turns after the second are left out from now on.
 
     Raises:
         ValueError: for an engine that ended; its log is named.
@@ -50,7 +51,7 @@ def measure(
                 with _alive(setup, some) as engine_of:
                     for cell in (cell for cell in todo if cell.engine in engine_of):
                         progress.set_description(str(cell), refresh=False)
-                        if not (cell.turn and is_late()):
+                        if cell.turn < LEAST_TURNS or not is_late():
                             rounds = engine_of[cell.engine].measure_rounds(request_of(setup, cell))
                             store.save(cell.name, cell.kind, cell.about() | {"made_with": made_with} | asdict(rounds))
                         progress.update()

@@ -8,7 +8,7 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.method import NONE, Method, method_of
 from vllm_mtp.benchmarks.harness.rounds import Rounds
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Space
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Cell, Space
 from vllm_mtp.benchmarks.tune.choose import Choice
 from vllm_mtp.benchmarks.tune.predict import Prediction, cost_of, predict, rates_per_position, tokens_per_round, usual
 from vllm_mtp.benchmarks.tune.serve import lookup_command, serve_command, speculative_config
@@ -23,10 +23,9 @@ Measured = dict[tuple[Method, int], dict[int, Rounds]]
 def predictions(space: Space, store: RowStore) -> list[Prediction]:
     """Of every setting at every batch size."""
     seconds, counted = seconds_of(rows_of(store, COST)), rows_of(store, ACCEPTANCE)
-    outputs = {method: turns[0].outputs for (method, _), turns in counted.items()}
-    found = []
+    most, found = max(space.config.batch_size), []
     for method in space.methods:
-        counts = outputs[space.acceptance_of(method.lookup)]
+        counts = counted[space.acceptance_of(method.lookup), most][0].outputs
         gain = tokens_per_round(counts, space.largest_k, method.num_speculative_tokens)
         for size in sorted(set(space.config.batch_size)):
             cost = cost_of(seconds[space.measured_as(method), size], seconds[NONE, size])
@@ -40,6 +39,14 @@ def rows_of(store: RowStore, kind: str) -> Measured:
     for of_kind, row in store.all():
         if of_kind == kind:
             found.setdefault((method_of(row), row["batch_size"]), {})[row["turn"]] = Rounds.of(row)
+    return found
+
+
+def _of_cells(store: RowStore, cells: Sequence[Cell]) -> Measured:
+    """The rows of these cells, as far as they are measured."""
+    found: Measured = {}
+    for cell in (cell for cell in cells if cell.name in store):
+        found.setdefault((cell.method, cell.batch_size), {})[cell.turn] = Rounds.of(store.load(cell.name))
     return found
 
 
@@ -70,7 +77,7 @@ def result_of(setup: Setup, store: RowStore, predicted: Sequence[Prediction], ch
             "lookup_command": lookup_command(choice.method, setup.own_lookup, draft),
             "serve_command": serve_command(choice.method, target=target, draft=draft, engine_args=options),
         },
-        "verification": verified(rows_of(store, VERIFICATION), choice),
+        "verification": verified(_of_cells(store, setup.space.verification(choice.best)), choice),
     }
 
 
@@ -117,9 +124,9 @@ def _tokens_per_round(turns: Mapping[int, Rounds], batch_size: int) -> float:
 
 def _acceptance(space: Space, store: RowStore) -> list[dict[str, Any]]:
     """A row for each lookup, counted with the largest K."""
-    found = []
-    for (method, _), turns in rows_of(store, ACCEPTANCE).items():
-        outputs = turns[0].outputs
+    found, counted, size = [], rows_of(store, ACCEPTANCE), max(space.config.batch_size)
+    for method in map(space.acceptance_of, space.lookups):
+        outputs = counted[method, size][0].outputs
         gain = tokens_per_round(outputs, space.largest_k, space.largest_k)
         rates = rates_per_position(outputs, space.largest_k)
         found.append(

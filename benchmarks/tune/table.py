@@ -8,6 +8,8 @@ from vllm_mtp.benchmarks.harness.report import Result, interval_cell, made_on, m
 from vllm_mtp.contract.lookup import Lookup
 
 Row = Mapping[str, Any]
+PAYS_ELSEWHERE = 1.1
+"""The predicted speedup at another batch size that is worth a word."""
 
 
 def table(result: Result) -> str:
@@ -36,7 +38,9 @@ def _choice(choice: Row) -> str:
     commands = [one for one in (choice["lookup_command"], choice["serve_command"]) if one]
     typed = "\n".join(["```", *commands, "```"])
     if not choice["pays"]:
-        return f"**Do not speculate.** The best of the settings is {what}.\n\n{typed}"
+        others = [str(row["batch_size"]) for row in choice["by_batch_size"] if row["speedup"] > PAYS_ELSEWHERE]
+        elsewhere = f" It pays at {', '.join(others)} requests at once (--for-batch-size)." if others else ""
+        return f"**Do not speculate.** The best of the settings is {what}.{elsewhere}\n\n{typed}"
     return f"**Serve with {what}.**\n\n{typed}"
 
 

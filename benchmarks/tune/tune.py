@@ -22,6 +22,7 @@ from vllm_mtp.benchmarks.tune.plot import plot
 from vllm_mtp.benchmarks.tune.result import predictions, result_of, summary
 from vllm_mtp.benchmarks.tune.setup import set_up
 from vllm_mtp.benchmarks.tune.table import table
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import provenance
 
 
@@ -45,7 +46,7 @@ def tune(
     Raises:
         ValueError: for inputs that cannot be used, a folder with rows of other settings, or an engine that ended.
     """
-    end = time.monotonic() + 60 * config.max_minutes if config.max_minutes else float("inf")
+    end = time.monotonic() + 60 * config.max_minutes if config.max_minutes is not None else float("inf")
 
     def is_late() -> bool:
         return time.monotonic() > end
@@ -53,6 +54,8 @@ def tune(
     if draft is None:
         inputs: dict[str, Any] = {"target": target, "prompts": prompts, "output": output, "command": command}
         return costs(config, **inputs, is_late=is_late, as_json=as_json)
+    if config.draft_vocab_size is not None:
+        raise InputError("draft_vocab_size", f"is of a drafter to be trained; {draft} has a vocabulary of its own")
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
     store = RowStore(output, dict.fromkeys((ACCEPTANCE, COST, VERIFICATION), setup.settings))
     made_with = provenance(command, config.seed)

@@ -6,6 +6,7 @@ writes to.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -61,10 +62,19 @@ class FixedStep:
         given = (module, loss, to_device(ids_BL, device), states, where.to(device), num_steps, recompute)
         if self._compiled is not None:
             try:
-                return self._compiled(*given)
+                with _both_ways_at_once():
+                    return self._compiled(*given)
             except Exception as error:  # whatever the compiler of this machine fails with, eager is right
                 if is_out_of_memory(error):
                     raise
                 self._compiled = None
                 self._say(f"torch.compile failed ({type(error).__name__}): the steps run without it")
         return score(*given)
+
+
+def _both_ways_at_once() -> AbstractContextManager[Any]:
+    """The backward graph is compiled with the forward one, so that a compiler fails before anything depends on it."""
+    from torch._functorch import config
+
+    name = "force_non_lazy_backward_lowering"
+    return config.patch(**{name: True}) if hasattr(config, name) else nullcontext()

@@ -33,9 +33,14 @@ class Shape(NamedTuple):
         return cls(num_rows, num_tokens, len(teacher_rows(batch.mask_BS)))
 
     @property
+    def num_positions(self) -> int:
+        """Of the module."""
+        return self.num_rows * self.num_tokens
+
+    @property
     def work(self) -> int:
         """Positions of the module, and of the loss."""
-        return self.num_rows * self.num_tokens + self.num_places
+        return self.num_positions + self.num_places
 
     def holds(self, other: "Shape") -> bool:
         return all(size >= size_of_other for size, size_of_other in zip(self, other, strict=True))

@@ -59,7 +59,7 @@ def test_halves_share_no_prompt(target_dir: Path, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--for-batch-size", "3"], "--for-batch-size: expected one of 1 2 4 8 16"),
-        (["--turns", "0"], "--turns: expected at least 1"),
+        (["--turns", "0"], "--turns: expected at least 2"),
         (["--lookup", "sometimes"], "invalid choice: 'sometimes'"),
     ],
 )

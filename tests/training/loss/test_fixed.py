@@ -167,6 +167,28 @@ def test_a_compiler_that_fails_costs_a_line(targets: Callable[[str], FrozenTarge
     assert said == ["torch.compile failed (BackendCompilerFailed): the steps run without it"]
 
 
+def test_a_backward_graph_that_does_not_compile_costs_a_line_too(
+    targets: Callable[[str], FrozenTarget], batches: Batches
+) -> None:
+    """It is compiled with the forward graph: later, in the backward pass, nobody would catch it."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    def fails(graph: Any, inputs: Any) -> Any:
+        raise OSError("no compiler")
+
+    step, batch, said = Step(targets("float32")), batches[0], []
+    backend = aot_autograd(fw_compiler=make_boxed_func_of, bw_compiler=fails)
+    how = FixedStep(fixed_shapes(shapes_of(batches, 1), 2), backend, said.append)
+    close(step.figures(how, batch, K), step.figures(compare, batch, K))
+    assert [line.split(" (")[0] for line in said] == ["torch.compile failed"]
+
+
+def make_boxed_func_of(graph: Any, inputs: Any) -> Any:
+    from functorch.compile import make_boxed_func
+
+    return make_boxed_func(graph.forward)
+
+
 @pytest.mark.extended
 @pytest.mark.skipif(not has_cpp_compiler(), reason="needs a C++ compiler")
 def test_compiled_for_this_machine(targets: Callable[[str], FrozenTarget], batches: Batches) -> None:
