@@ -310,9 +310,10 @@ def _compare(
         return compare
     of_batches = list(shapes_of(batches, ranks.size * inputs.accumulate))
     shapes = fixed_shapes(of_batches, MAX_SHAPES)
-    why_not = compiler_fault(device)
-    if inputs.compile == "auto" and (reason := _why_as_they_are(config, of_batches, shapes) or why_not):
-        inputs.say(f"steps are not compiled: {reason}")
+    is_auto = inputs.compile == "auto"
+    why_not = (_why_as_they_are(config, of_batches, shapes) if is_auto else "") or compiler_fault(device)
+    if is_auto and why_not:
+        inputs.say(f"steps are not compiled: {why_not}")
         return compare
     sizes = ", ".join(f"{shape.num_rows} x {shape.num_tokens}" for shape in shapes)
     inputs.say(f"steps at {len(shapes)} shapes ({sizes}), {f'not compiled: {why_not}' if why_not else 'compiled'}")

@@ -29,6 +29,7 @@ from vllm_mtp.training.checkpoint import load_checkpoint
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.export import CURVE_FILE
 from vllm_mtp.training.loop import train
+from vllm_mtp.training.loss.shapes import Shape
 from vllm_mtp.training.run import Run, TrainInputs, prepare
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while seven wizards brew a potion of jade and quartz; "
@@ -730,6 +731,14 @@ def test_fixed_shapes_are_of_the_same_run(
     assert run_train(config, tiny_target, text, finished, compile="on")["tokens_seen"] == 12 * STEP
     with pytest.raises(ValueError, match=r"^compile: expected one of auto, on, off, got 'yes'"):
         run_train(config, tiny_target, text, tmp_path / "other", compile="yes")
+
+
+def test_batches_keep_their_shapes_where_a_step_would_need_more_memory() -> None:
+    long, short = (TrainConfig(tokens=steps * STEP, **TINY) for steps in (1000, 999))
+    of_batches = [Shape(8, 16, 100), Shape(1, 128, 100)]
+    assert "8.0 times the positions" in run_file._why_as_they_are(long, of_batches, [Shape(8, 128, 100)])
+    assert run_file._why_as_they_are(long, of_batches, [Shape(8, 20, 100), Shape(1, 128, 100)]) == ""
+    assert run_file._why_as_they_are(short, of_batches, of_batches) == "fewer than 1,000 steps"
 
 
 def test_too_little_memory_is_one_line(

@@ -13,6 +13,7 @@ import pytest
 from tests.benchmarks.records import prompt
 from tests.drafts import with_lookup
 from tests.serving.engine import acceptance, engine
+from vllm_mtp.benchmarks.harness import rounds_server
 from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
 from vllm_mtp.benchmarks.harness.rounds_server import RoundsServer
 
@@ -96,3 +97,15 @@ def test_what_is_kept_goes_on_with_another_k(llm: Any, prompts: list[list[int]])
     assert llm.llm_engine.get_num_unfinished_requests() == 2
     server.end()
     assert not llm.llm_engine.has_unfinished_requests()
+
+
+def test_outputs_too_short_to_be_timed_are_an_error(
+    llm: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a wait for ever, where somebody ends in every pass."""
+    monkeypatch.setattr(rounds_server, "_MOST_PASSES", 5)
+    server = RoundsServer(llm)
+    short = request(prompts, repeat=True, max_tokens=1, max_seconds=0.1, keep=True)
+    with pytest.raises(ValueError, match="expected outputs long enough that 4 go on beside each other"):
+        server.measure(short, no_progress)
+    server.end()

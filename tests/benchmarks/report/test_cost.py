@@ -29,6 +29,7 @@ def test_cost_with_drafts_has_the_interval_of_the_speedup() -> None:
     assert (found.without, found.with_drafts) == (pytest.approx(20.0), pytest.approx(12.5))
     assert found.with_drafts_95 == (pytest.approx(10.0), pytest.approx(16.0))
     assert cost_of(gain(1.6), 7.2).with_drafts_95 is None
+    assert cost_of(gain(1.6, (0.0, 3.2)), 7.2).with_drafts_95 is None, "no cost is that high"
 
 
 def test_training_is_paid_back_by_what_hours_save() -> None:

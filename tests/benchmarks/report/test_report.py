@@ -189,6 +189,7 @@ def test_rows_of_two_machines_in_one_file_are_told(tmp_path: Path) -> None:
         (None, "expected a folder with results.json"),
         ("{", "is not valid JSON"),
         ("[]", "expected the results of one of vllm-mtp bench acceptance"),
+        ('{"break_even": []}', "is of vllm-mtp tune without a drafter"),
         ('{"rows": []}', "expected the results of one of vllm-mtp bench acceptance"),
         (json.dumps(serving() | {"rows": [{"method": "mtp"}]}), "expected what vllm-mtp bench serving writes"),
         (json.dumps(rounds() | {"rows": 5}), "expected what vllm-mtp bench round writes"),

@@ -41,6 +41,11 @@ def test_a_smaller_k_wins_where_it_is_as_fast() -> None:
     assert method_for(prediction(1.5, 1), prediction(1.88, 2), prediction(1.9, 3)) == mtp(2, lookup=OWN)
 
 
+def test_a_simpler_setting_that_is_chosen_does_not_hide_that_the_best_one_pays() -> None:
+    assert method_for(prediction(1.025, 1), prediction(1.055, 3)) == mtp(1, lookup=OWN)
+    assert method_for(prediction(1.0, 1), prediction(1.02, 3)) == NONE
+
+
 def test_the_drafters_own_lookup_wins_where_it_is_as_fast() -> None:
     other = Lookup(module_steps=1)
     assert method_for(prediction(1.88, 3), prediction(1.9, 1, lookup=other)) == mtp(3, lookup=OWN)

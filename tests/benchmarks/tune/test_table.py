@@ -21,6 +21,11 @@ def test_what_does_not_pay_is_said_plainly() -> None:
     assert "Verification" not in table(result(pays=False) | {"verification": []})
 
 
+def test_where_else_it_pays_is_said() -> None:
+    found = result(pays=False)
+    assert "requests at once (--for-batch-size)" in table(found)
+
+
 def test_a_verification_that_says_otherwise_is_told() -> None:
     found = result(pays=False)
     size = found["choice"]["for_batch_size"]
