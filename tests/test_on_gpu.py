@@ -35,12 +35,16 @@ def run(folder: Path, *steps: str, failing: str = "") -> tuple[str, list[list[st
 
 
 def test_every_command_line_is_taken_by_the_parser(tmp_path: Path) -> None:
+    for name in ("speed", "tune"):  # as if the servers had not come to their end
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "results.json").touch()
     printed, called = run(tmp_path)
     ours = [words for name, *words in called if name == "vllm-mtp"]
     for words in ours:
         args, rest = make_parser().parse_known_args(words)
         assert take_last_word(args, rest) == [], shlex.join(words)
     assert {"tune", "report"} <= {words[0] for words in ours}
+    assert [Path(word).parent.name for word in ours[-1] if word.endswith("results.json")] == ["speed", "tune"]
     assert {words[1] for words in ours if words[0] == "bench"} >= {"acceptance", "serving", "training", "kernels"}
     assert printed.count(": status 0 ") == len(printed.splitlines()) == 10
 
