@@ -77,4 +77,4 @@ def _both_ways_at_once() -> AbstractContextManager[Any]:
     from torch._functorch import config
 
     name = "force_non_lazy_backward_lowering"
-    return config.patch(**{name: True}) if hasattr(config, name) else nullcontext()
+    return config.patch({name: True}) if hasattr(config, name) else nullcontext()
