@@ -72,10 +72,10 @@ def test_where_torch_lacks_the_operators_a_mask_serves(monkeypatch: pytest.Monke
     others = (refused, lambda *_: (1, 2, 3, 4), lambda q_BATC, *_: (q_BATC, q_BATC.sum(-1), ()))
     for other in others[:2]:
         monkeypatch.setattr(file, "_flash", other)
-        file._is_supported.cache_clear()
+        file._does_what_a_mask_does.cache_clear()
         torch.testing.assert_close(chain_attention(q_BTAC, context, own), expected)
     monkeypatch.setattr(file, "_flash", others[2])
-    file._is_supported.cache_clear()
+    file._does_what_a_mask_does.cache_clear()
     torch.testing.assert_close(chain_attention(q_BTAC, context, own), expected)
     monkeypatch.undo()
-    file._is_supported.cache_clear()
+    file._does_what_a_mask_does.cache_clear()
