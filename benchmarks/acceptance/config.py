@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
-from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, check_share, setting
-from vllm_mtp.training.config import DTYPES
 from vllm_mtp.training.data.chat.options import TemplateOptions
 
 _ALL = {"top_p": 1.0, "top_k": 0}
@@ -15,7 +14,7 @@ _ALL = {"top_p": 1.0, "top_k": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AcceptanceConfig:
+class AcceptanceConfig(ServingOptions):
     """What is measured."""
 
     num_speculative_tokens: tuple[int, ...] = setting(
@@ -50,7 +49,6 @@ class AcceptanceConfig:
         None, "Most prompts of each task, taken in turn from its categories.", none="all"
     )
     max_num_seqs: int = setting(32, "Prompts generated together where acceptance is measured.")
-    dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
     speed_prompts_per_task: int = setting(
         0,
         "Prompts of each task whose speed is measured, in turn with an engine without speculation; with 0 no speed is "
@@ -65,10 +63,6 @@ class AcceptanceConfig:
         "At temperature 0, measure speed with use_local_argmax_reduction, which changes no draft token.",
     )
     seed: int = setting(0, "Seed of the engines and of the first batch's sampling.")
-    no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
-    enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
-    template_options: TemplateOptions = TemplateOptions()
-    engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)

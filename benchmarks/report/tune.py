@@ -8,6 +8,7 @@ from vllm_mtp.benchmarks.harness.report import interval_cell, made_on
 from vllm_mtp.benchmarks.report.charts import Line, lines
 from vllm_mtp.benchmarks.report.page import Figure, Section, Table
 from vllm_mtp.benchmarks.report.source import Row, Source
+from vllm_mtp.benchmarks.tune.table import verified_cells
 
 
 def section(source: Source, name: str) -> Section:
@@ -74,15 +75,7 @@ def _verification(rows: Sequence[Row]) -> Table:
     return Table(
         columns=["requests at once", "k", "predicted (95%)", "measured (95%)", "error", "tokens/s", "without"],
         rows=[
-            [
-                str(row["batch_size"]),
-                str(row["num_speculative_tokens"]),
-                interval_cell(row, "predicted_speedup", "x"),
-                interval_cell(row, "measured_speedup", "x"),
-                f"{100 * row['relative_error']:+.0f}%",
-                f"{row['tokens_per_second']:.1f}",
-                f"{row['tokens_per_second_without']:.1f}",
-            ]
+            [*verified_cells(row), f"{row['tokens_per_second']:.1f}", f"{row['tokens_per_second_without']:.1f}"]
             for row in rows
         ],
     )

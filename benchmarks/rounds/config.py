@@ -4,14 +4,12 @@ from dataclasses import dataclass
 
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.harness.method import NONE, Method, mtp
-from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
-from vllm_mtp.training.config import DTYPES
-from vllm_mtp.training.data.chat.options import TemplateOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RoundConfig:
+class RoundConfig(ServingOptions):
     """What is measured."""
 
     num_speculative_tokens: tuple[int, ...] = setting((3,), "Every K of the drafter, beside no speculation.")
@@ -19,12 +17,7 @@ class RoundConfig:
     num_prompts: int = setting(4, "Prompts that are profiled; as many as the batch has, where that is larger.")
     max_tokens: int = setting(24, "Tokens generated for each prompt; end-of-text does not end it.")
     temperature: float = setting(0.0, "Of sampling; 0 is greedy.")
-    dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
     seed: int = setting(0, "Seed of the engines and of sampling.")
-    no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
-    enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
-    template_options: TemplateOptions = TemplateOptions()
-    engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -43,10 +36,6 @@ class RoundConfig:
             temperature=(self.temperature,),
             max_tokens=self.max_tokens,
             max_num_seqs=max(self.batch_size),
-            dtype=self.dtype,
             seed=self.seed,
-            no_chat_template=self.no_chat_template,
-            enforce_eager=self.enforce_eager,
-            template_options=self.template_options,
-            engine_options=self.engine_options,
+            **self.serving_options(),
         )

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 from vllm_mtp.benchmarks.harness.method import NONE, Method, baselines, mtp
-from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
-from vllm_mtp.training.config import DTYPES
-from vllm_mtp.training.data.chat.options import TemplateOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServingConfig:
+class ServingConfig(ServingOptions):
     """What is measured."""
 
     num_speculative_tokens: tuple[int, ...] = setting((3,), "Every K of the drafter, beside no speculation.")
@@ -31,12 +29,7 @@ class ServingConfig:
         None, "Bound on the time to first token, for goodput: requests a second within all bounds.", none="none"
     )
     max_tpot_ms: float | None = setting(None, "Bound on the time per output token after the first.", none="none")
-    dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
     seed: int = setting(0, "Seed of the servers and of sampling.")
-    no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
-    enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
-    template_options: TemplateOptions = TemplateOptions()
-    engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)

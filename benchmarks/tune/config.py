@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, check_share, setting
-from vllm_mtp.training.config import DTYPES
-from vllm_mtp.training.data.chat.options import TemplateOptions
 
 LEAST_TURNS = 2
 """One alone would say nothing of how turns differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TuneConfig:
+class TuneConfig(ServingOptions):
     """What is measured, and what is chosen from."""
 
     num_speculative_tokens: tuple[int, ...] = setting((1, 2, 3, 5), "Every K to choose from, beside no speculation.")
@@ -39,12 +37,7 @@ class TuneConfig:
     draft_vocab_size: int | None = setting(
         None, "Without DRAFT_DIR: tokens that the drafter to be trained would draft.", none="all"
     )
-    dtype: str = setting("auto", "auto: on a CPU the faster one, by a short probe.", choices=DTYPES)
     seed: int = setting(0, "Seed of the engines and of sampling.")
-    no_chat_template: bool = setting(False, "Take prompts as plain text even if the target has a chat template.")
-    enforce_eager: bool = setting(False, "Run without torch.compile, on either side.")
-    template_options: TemplateOptions = TemplateOptions()
-    engine_options: EngineOptions = EngineOptions()
 
     def __post_init__(self) -> None:
         check_choices(self)

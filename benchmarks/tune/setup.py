@@ -17,7 +17,7 @@ from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.contract.lookup import Lookup
 
-_SHARED = ("temperature", "top_p", "top_k", "max_tokens", "dtype", "seed", "no_chat_template", "enforce_eager")
+_SAMPLING = ("top_p", "top_k", "max_tokens", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,11 +86,10 @@ def spread(prompts: Sequence[BenchmarkPrompt], most: int) -> list[BenchmarkPromp
 
 def _as_acceptance(config: TuneConfig) -> AcceptanceConfig:
     """What `bench acceptance` would be asked for, which reads the same inputs."""
-    shared = {name: getattr(config, name) for name in _SHARED}
+    sampling = {name: getattr(config, name) for name in _SAMPLING}
     return AcceptanceConfig(
-        **shared | {"temperature": (config.temperature,)},
+        **sampling | config.serving_options(),
+        temperature=(config.temperature,),
         num_speculative_tokens=config.num_speculative_tokens,
         max_num_seqs=max(*config.batch_size, len(config.num_speculative_tokens) + 1),
-        template_options=config.template_options,
-        engine_options=config.engine_options,
     )

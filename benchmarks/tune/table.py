@@ -57,14 +57,21 @@ def _against(result: Result) -> Iterator[str]:
             )
 
 
+def verified_cells(row: Row) -> list[str]:
+    """Batch size, K, predicted and measured speedup, and the error of the prediction."""
+    return [
+        str(row["batch_size"]),
+        str(row["num_speculative_tokens"]),
+        interval_cell(row, "predicted_speedup", "x"),
+        interval_cell(row, "measured_speedup", "x"),
+        f"{100 * row['relative_error']:+.0f}%",
+    ]
+
+
 def _verification(rows: Sequence[Row]) -> str:
     lines = [
         [
-            str(row["batch_size"]),
-            str(row["num_speculative_tokens"]),
-            interval_cell(row, "predicted_speedup", "x"),
-            interval_cell(row, "measured_speedup", "x"),
-            f"{100 * row['relative_error']:+.0f}%",
+            *verified_cells(row),
             f"{row['tokens_per_second']:.1f} / {row['tokens_per_second_without']:.1f}",
             f"{row['predicted_tokens_per_round']:.2f} / {row['tokens_per_round']:.2f}",
             f"{row['predicted_cost']:.2f} / {row['cost']:.2f}",

@@ -35,9 +35,9 @@ class _Kind:
 def add_fields(parser: Parser, config: Any) -> None:
     """A flag for every setting of a config class; a field that is a config class itself gets a group of its own.
 
-    Fields that were not made by `setting` get none.
+    Fields that were not made by `setting` get none; inherited ones come behind a class's own.
     """
-    for one in fields(config):
+    for one in sorted(fields(config), key=lambda one: one.name not in config.__annotations__):
         about = setting_of(one)
         if isinstance(one.type, type) and is_dataclass(one.type):
             title = (one.type.__doc__ or "").partition("\n")[0].rstrip(".")
