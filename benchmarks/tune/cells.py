@@ -3,7 +3,7 @@
 One engine measures every K, and on a CPU every module_steps (harness/live.py): starts would take most of the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,14 +100,52 @@ class Space:
         """The setting whose drafts have those of every K with this lookup in them."""
         return self.measured_as(self.method(self.largest_k, lookup))
 
-    def verification(self, method: Method) -> list[Cell]:
-        """A setting beside no speculation, each in an engine of its own."""
+    def again(self, methods: Mapping[int, Method], turns: Mapping[int, range]) -> list[Cell]:
+        """A setting at each of some batch sizes, and no speculation beside it.
+
+        Args:
+            methods: by batch size.
+            turns: by batch size.
+        """
+        return [
+            self._cell(COST, one, size, turn)
+            for size, of_size in turns.items()
+            for turn in of_size
+            for one in _in_turn(NONE, self.measured_as(methods[size]), turn)
+        ]
+
+    def verification(self, method: Method, turns: Mapping[int, range]) -> list[Cell]:
+        """A setting beside no speculation, each in an engine of its own.
+
+        Args:
+            method: what is verified.
+            turns: by batch size.
+        """
         return [
             Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn, beside=method)
-            for size in sorted(set(self.config.batch_size))
-            for turn in range(self.config.turns)
-            for one in ((NONE, method) if turn % 2 == 0 else (method, NONE))
+            for size, of_size in turns.items()
+            for turn in of_size
+            for one in _in_turn(NONE, method, turn)
         ]
+
+    @property
+    def first_turns(self) -> dict[int, range]:
+        """By batch size: what is measured at least."""
+        return dict.fromkeys(sorted(set(self.config.batch_size)), range(self.config.turns))
+
+    @property
+    def all_turns(self) -> dict[int, range]:
+        """By batch size: what is measured at most."""
+        most = max(self.config.turns, self.config.most_turns)
+        return dict.fromkeys(self.first_turns, range(most))
+
+    def further_turns(self, num_turns: Mapping[int, int]) -> dict[int, range]:
+        """As many as at first, after what there is at some batch sizes; none after the most."""
+        return {size: self.all_turns[size][done:][: self.config.turns] for size, done in num_turns.items()}
 
     def _cell(self, kind: str, method: Method, batch_size: int, turn: int) -> Cell:
         return Cell(kind=kind, method=method, engine=self.engine_of(method), batch_size=batch_size, turn=turn)
+
+
+def _in_turn(one: Method, other: Method, turn: int) -> tuple[Method, Method]:
+    return (one, other) if turn % 2 == 0 else (other, one)

@@ -30,9 +30,15 @@ class TuneConfig(ServingOptions):
     max_prompts: int = setting(64, "Most prompts. Every second one is kept for the verification.")
     seconds: float = setting(0.25, "Each setting has its turn for so many seconds, and for at least four rounds.")
     turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
+    precision: float = setting(
+        0.05,
+        "What is chosen is measured again, beside no speculation, until its cost and then its speedup are known to "
+        "this share to either side, by their 95% intervals.",
+    )
+    most_turns: int = setting(30, "Most turns of that.")
     tolerance: float = setting(0.03, "Speeds that differ by less than this share are equal: the simpler setting wins.")
     max_minutes: float | None = setting(
-        None, "After so many minutes each setting has two turns, the verification too.", none="no limit"
+        15.0, "After so many minutes each setting has two turns, the verification too.", none="no limit"
     )
     draft_vocab_size: int | None = setting(
         None, "Without DRAFT_DIR: tokens that the drafter to be trained would draft.", none="all"
@@ -46,6 +52,7 @@ class TuneConfig(ServingOptions):
             self, num_speculative_tokens=1, module_steps=1, batch_size=1, for_batch_size=1, turns=LEAST_TURNS
         )
         check_at_least(self, temperature=0, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0)
+        check_at_least(self, precision=0, most_turns=LEAST_TURNS)
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise InputError("max_minutes", f"expected a number above 0, got {self.max_minutes:g}")
         check_at_least(self, draft_vocab_size=1)

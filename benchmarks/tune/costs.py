@@ -16,7 +16,7 @@ from vllm_mtp.benchmarks.harness.report import Result, made_on, markdown, option
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.benchmarks.tune.cells import COST
 from vllm_mtp.benchmarks.tune.config import TuneConfig
-from vllm_mtp.benchmarks.tune.measure import measure
+from vllm_mtp.benchmarks.tune.measure import Meter
 from vllm_mtp.benchmarks.tune.predict import cost_of
 from vllm_mtp.benchmarks.tune.result import rows_of, seconds_of
 from vllm_mtp.benchmarks.tune.setup import set_up
@@ -50,7 +50,8 @@ def costs(
     store = RowStore(output, {COST: setup.settings})
     print(f"a drafter of random weights, {setup.engine.dtype}", file=sys.stderr)
     cells = [cell for cell in setup.space.cells() if cell.kind == COST]
-    measure(setup, store, cells, provenance(command, config.seed), is_late)
+    with Meter(setup, store, provenance(command, config.seed), is_late) as meter:
+        meter(cells)
     rows = break_even(seconds_of(rows_of(store, COST)))
     origins = origins_of(row for _, row in store.all())
     result = {"target": relative(target), "settings": setup.settings, "origins": origins, "break_even": rows}

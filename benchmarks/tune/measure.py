@@ -6,8 +6,8 @@ it can measure.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -26,38 +26,67 @@ _LEAST_OUTPUTS = 3
 """Complete ones in a turn of the verification."""
 
 
-def measure(
-    setup: Setup, store: RowStore, cells: Sequence[Cell], made_with: Mapping[str, Any], is_late: Callable[[], bool]
-) -> None:
-    """Measures the cells that are not stored yet.
+class Meter(ExitStack):
+    """Measures the cells that are not stored yet, when called; its engines stay for the next call.
 
     Args:
         setup: of the command.
         store: for rows.
-        cells: in the order of measuring.
         made_with: where rows come from.
         is_late: whether turns after the second are left out from now on.
-
-    Raises:
-        ValueError: for an engine that ended; its log is named.
     """
-    todo = [cell for cell in cells if cell.name not in store]
-    engines = list(dict.fromkeys(cell.engine for cell in todo))
-    together = [engines] if setup.on_cpu and engines else [[one] for one in engines]
-    with tqdm(total=len(todo), unit="cell", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-        try:
-            for some in together:
-                progress.set_description(f"starting {len(some)} of {len(engines)} engines")
-                with _alive(setup, some) as engine_of:
-                    for cell in (cell for cell in todo if cell.engine in engine_of):
+
+    def __init__(
+        self, setup: Setup, store: RowStore, made_with: Mapping[str, Any], is_late: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self.setup, self.store, self.made_with, self.is_late = setup, store, made_with, is_late
+        self._engines: dict[Method, EngineProcess] = {}
+
+    def __call__(self, cells: Sequence[Cell]) -> bool:
+        """Measures in this order; on a GPU what one engine can measure comes before the next one's.
+
+        Returns:
+            Whether anything was measured.
+
+        Raises:
+            ValueError: for an engine that ended; its log is named.
+        """
+        todo, num_stored = [cell for cell in cells if cell.name not in self.store], 0
+        engines = list(dict.fromkeys(cell.engine for cell in todo))
+        together = [engines] if self.setup.on_cpu and engines else [[one] for one in engines]
+        with tqdm(total=len(todo), unit="cell", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
+            try:
+                for some in together:
+                    progress.set_description(f"starting {len(some)} of {len(engines)} engines")
+                    self._start(some)
+                    for cell in (cell for cell in todo if cell.engine in some):
                         progress.set_description(str(cell), refresh=False)
-                        if cell.turn < LEAST_TURNS or not is_late():
-                            rounds = engine_of[cell.engine].measure_rounds(request_of(setup, cell))
-                            store.save(cell.name, cell.kind, cell.about() | {"made_with": made_with} | asdict(rounds))
+                        num_stored += self._measure(cell)
                         progress.update()
-        except EngineError as error:
-            print(f"\n{error}", file=sys.stderr)
-            raise ValueError(f"an engine ended; its log is {error.log}") from error
+            except EngineError as error:
+                print(f"\n{error}", file=sys.stderr)
+                raise ValueError(f"an engine ended; its log is {error.log}") from error
+        return num_stored > 0
+
+    def _start(self, methods: Sequence[Method]) -> None:
+        """Those that are not alive, all at once; on a GPU in place of the one that is."""
+        missing = [method for method in methods if method not in self._engines]
+        if missing and not self.setup.on_cpu:
+            self.close()
+            self._engines.clear()
+        started = {method: self.enter_context(_started(self.setup, method)) for method in missing}
+        for engine in started.values():
+            engine.wait_until_ready()
+        self._engines |= started
+
+    def _measure(self, cell: Cell) -> bool:
+        """Whether there was time for it."""
+        if cell.turn >= LEAST_TURNS and self.is_late():
+            return False
+        rounds = self._engines[cell.engine].measure_rounds(request_of(self.setup, cell))
+        self.store.save(cell.name, cell.kind, cell.about() | {"made_with": self.made_with} | asdict(rounds))
+        return True
 
 
 def request_of(setup: Setup, cell: Cell) -> RoundsRequest:
@@ -82,16 +111,6 @@ def request_of(setup: Setup, cell: Cell) -> RoundsRequest:
         num_speculative_tokens=method.num_speculative_tokens if is_live else None,
         module_steps=steps if is_live and setup.on_cpu else None,
     )
-
-
-@contextmanager
-def _alive(setup: Setup, methods: Sequence[Method]) -> Iterator[dict[Method, EngineProcess]]:
-    """An engine for each method, ready."""
-    with ExitStack() as stack:
-        engines = {method: stack.enter_context(closing(_started(setup, method))) for method in methods}
-        for engine in engines.values():
-            engine.wait_until_ready()
-        yield engines
 
 
 def _started(setup: Setup, method: Method) -> EngineProcess:

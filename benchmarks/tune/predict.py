@@ -34,6 +34,8 @@ class Cost:
     """To a round without speculation of the same turn, median over turns."""
     ratio_95: Interval
     """95% bootstrap interval of that median, turns resampled."""
+    num_turns: int
+    """With a round without speculation beside it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,9 @@ class Prediction:
     seconds_per_round: float
     cost: float
     """Of a round, in rounds without speculation."""
+    cost_95: Interval
+    num_turns: int
+    """Of which the cost is the median."""
     tokens_per_second: float
     """All requests together."""
     speedup: float
@@ -107,13 +112,23 @@ def cost_of(seconds: Mapping[int, float], without: Mapping[int, float]) -> Cost:
         without: has one of these turns at least.
     """
     ratios = [value / without[turn] for turn, value in seconds.items() if turn in without]
-    return Cost(seconds=median(seconds.values()), ratio=median(ratios), ratio_95=_median_interval(ratios))
+    return Cost(
+        seconds=median(seconds.values()),
+        ratio=median(ratios),
+        ratio_95=_median_interval(ratios),
+        num_turns=len(ratios),
+    )
 
 
 def _median_interval(values: Sequence[float], num_resamples: int = 1000) -> Interval:
     drawn = np.random.default_rng(0).choice(values, (num_resamples, len(values)))
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975), method="nearest")
     return float(low), float(high)
+
+
+def width(value: float, interval: Interval) -> float:
+    """How far an interval reaches to its longer side, as a share of the value."""
+    return max(1 - interval[0] / value, interval[1] / value - 1)
 
 
 def predict(method: Method, batch_size: int, gain: TokensPerRound, cost: Cost) -> Prediction:
@@ -127,6 +142,8 @@ def predict(method: Method, batch_size: int, gain: TokensPerRound, cost: Cost) -
         tokens_per_round=gain.mean,
         seconds_per_round=cost.seconds,
         cost=cost.ratio,
+        cost_95=cost.ratio_95,
+        num_turns=cost.num_turns,
         tokens_per_second=batch_size * gain.mean / cost.seconds,
         speedup=speedup,
         speedup_95=(speedup * max(0.0, 1 - below), speedup * (1 + above)),

@@ -42,6 +42,11 @@ def rows_of(store: RowStore, kind: str) -> Measured:
     return found
 
 
+def verification_of(space: Space, store: RowStore, choice: Choice) -> list[dict[str, Any]]:
+    """Predicted beside measured, a row for each batch size."""
+    return verified(_of_cells(store, space.verification(choice.best, space.all_turns)), choice)
+
+
 def _of_cells(store: RowStore, cells: Sequence[Cell]) -> Measured:
     """The rows of these cells, as far as they are measured."""
     found: Measured = {}
@@ -77,7 +82,7 @@ def result_of(setup: Setup, store: RowStore, predicted: Sequence[Prediction], ch
             "lookup_command": lookup_command(choice.method, setup.own_lookup, draft),
             "serve_command": serve_command(choice.method, target=target, draft=draft, engine_args=options),
         },
-        "verification": verified(_of_cells(store, setup.space.verification(choice.best)), choice),
+        "verification": verification_of(setup.space, store, choice),
     }
 
 
@@ -142,6 +147,7 @@ def _acceptance(space: Space, store: RowStore) -> list[dict[str, Any]]:
 
 
 def _row(one: Prediction) -> dict[str, Any]:
-    rounded = {name: value for name, value in asdict(one).items() if name not in ("method", "speedup_95")}
-    rounded = {name: round(value, 6 if "seconds" in name else 4) for name, value in rounded.items()}
-    return one.method.about() | rounded | {"speedup_95": [round(end, 4) for end in one.speedup_95]}
+    found = {name: value for name, value in asdict(one).items() if name != "method"}
+    intervals = {name: [round(end, 4) for end in found.pop(name)] for name in ("cost_95", "speedup_95")}
+    rounded = {name: round(value, 6 if "seconds" in name else 4) for name, value in found.items()}
+    return one.method.about() | rounded | intervals

@@ -14,13 +14,13 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.report import write_report
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION
-from vllm_mtp.benchmarks.tune.choose import choose
 from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.benchmarks.tune.costs import costs
-from vllm_mtp.benchmarks.tune.measure import measure
+from vllm_mtp.benchmarks.tune.measure import Meter
 from vllm_mtp.benchmarks.tune.plot import plot
-from vllm_mtp.benchmarks.tune.result import predictions, result_of, summary
+from vllm_mtp.benchmarks.tune.result import result_of, summary
 from vllm_mtp.benchmarks.tune.setup import set_up
+from vllm_mtp.benchmarks.tune.sure import choose_by, verify_by
 from vllm_mtp.benchmarks.tune.table import table
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import provenance
@@ -61,10 +61,10 @@ def tune(
     made_with = provenance(command, config.seed)
     about = f"{len(setup.measured)} prompts to measure with, {len(setup.held_out)} to verify with"
     print(f"{about}, {setup.engine.dtype}", file=sys.stderr)
-    measure(setup, store, setup.space.cells(), made_with, is_late)
-    predicted = predictions(setup.space, store)
-    choice = choose(predicted, config.for_batch_size, config.tolerance, setup.own_lookup)
-    measure(setup, store, setup.space.verification(choice.best), made_with, is_late)
+    with Meter(setup, store, made_with, is_late) as meter:
+        predicted, choice = choose_by(meter, setup.space, store, setup.own_lookup)
+    with Meter(setup, store, made_with, is_late) as meter:
+        verify_by(meter, setup.space, store, choice)
     result = result_of(setup, store, predicted, choice)
     text = write_report(result, output, table, plot)
     print(json.dumps(summary(result), indent=1) if as_json else text)

@@ -1,5 +1,7 @@
 """What is measured: every setting once, with few engines."""
 
+from dataclasses import replace
+
 from vllm_mtp.benchmarks.harness.method import NONE, OFF
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Space
 from vllm_mtp.benchmarks.tune.config import TuneConfig
@@ -10,7 +12,7 @@ SPACE = Space(config=TuneConfig(num_speculative_tokens=(1, 3, 5), batch_size=(1,
 
 
 def test_no_row_has_the_name_of_another() -> None:
-    cells = [*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]))]
+    cells = [*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]), SPACE.first_turns)]
     assert len({cell.name for cell in cells}) == len(cells)
 
 
@@ -44,6 +46,18 @@ def test_an_engines_schedule_has_every_k() -> None:
 
 def test_the_verification_has_engines_of_its_own() -> None:
     chosen = SPACE.method(3, OFF)
-    cells = SPACE.verification(chosen)
+    cells = SPACE.verification(chosen, SPACE.first_turns)
     assert all(cell.engine == cell.method for cell in cells)
     assert [cell.method for cell in cells] == [NONE, chosen, chosen, NONE] * 2
+
+
+def test_what_leads_has_further_turns_beside_no_speculation_until_there_are_most() -> None:
+    space = replace(SPACE, config=replace(SPACE.config, turns=2, most_turns=5))
+    assert space.further_turns({1: 2, 8: 4}) == {1: range(2, 4), 8: range(4, 5)}
+    assert not any(space.further_turns({1: 5}).values())
+    leading = space.method(1, STEPS[2])
+    cells = space.again({8: leading}, {8: range(2, 4)})
+    as_measured = space.method(1, STEPS[0])
+    assert [(cell.method, cell.turn) for cell in cells] == [(NONE, 2), (as_measured, 2), (as_measured, 3), (NONE, 3)]
+    assert {cell.batch_size for cell in cells} == {8}
+    assert {cell.engine for cell in cells} <= {cell.engine for cell in space.cells()}, "no engine is started for it"

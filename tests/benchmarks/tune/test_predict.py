@@ -18,6 +18,7 @@ from vllm_mtp.benchmarks.tune.predict import (
     rates_per_position,
     tokens_per_round,
     usual,
+    width,
 )
 
 
@@ -73,12 +74,18 @@ def test_rates_per_position() -> None:
 def test_costs_are_of_the_same_turn() -> None:
     # The machine was half as fast in turn 1.
     cost = cost_of({0: 2.0, 1: 4.2, 2: 1.8}, {0: 1.0, 1: 2.0, 2: 1.0})
-    assert (cost.seconds, cost.ratio) == (2.0, 2.0)
+    assert (cost.seconds, cost.ratio, cost.num_turns) == (2.0, 2.0, 3)
     assert 1.8 <= cost.ratio_95[0] <= 2.0 <= cost.ratio_95[1] <= 2.1
 
 
 def test_a_turn_without_its_like_is_left_out() -> None:
-    assert cost_of({0: 2.0, 1: 9.0}, {0: 1.0}).ratio == 2.0
+    cost = cost_of({0: 2.0, 1: 9.0}, {0: 1.0})
+    assert (cost.ratio, cost.num_turns) == (2.0, 1)
+
+
+def test_how_far_an_interval_reaches() -> None:
+    assert width(2.0, (1.9, 2.3)) == pytest.approx(0.15)
+    assert width(2.0, (1.5, 2.1)) == pytest.approx(0.25)
 
 
 def test_a_stall_does_not_count() -> None:
@@ -87,9 +94,9 @@ def test_a_stall_does_not_count() -> None:
 
 def test_speedup_and_its_interval() -> None:
     gain = TokensPerRound(mean=2.4, interval=(2.0, 3.0))
-    one = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_95=(1.5, 1.5)))
+    one = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_95=(1.5, 1.5), num_turns=4))
     assert one.speedup == pytest.approx(1.6)
     assert one.tokens_per_second == pytest.approx(4 * 2.4 / 0.03)
     assert one.speedup_95 == pytest.approx((2.0 / 1.5, 3.0 / 1.5))
-    wider = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_95=(1.4, 1.7)))
+    wider = predict(mtp(3), 4, gain, Cost(seconds=0.03, ratio=1.5, ratio_95=(1.4, 1.7), num_turns=4))
     assert wider.speedup_95[0] < one.speedup_95[0] < 1.6 < one.speedup_95[1] < wider.speedup_95[1]

@@ -24,7 +24,7 @@ def test_choice_verification_and_going_on(
     command = ["tune", str(target_dir), str(draft_dir), "--output", str(tmp_path / "out"), "--json"]
     command += ["--prompts", str(ROOT / "examples" / "stdlib" / "prompts.txt"), "--dtype", "float32", "--enforce-eager"]
     command += ["--spec-tokens", "1", "3", "--module-steps", "1", "--batch-size", "1", "4", "--max-tokens", "24"]
-    command += ["--max-prompts", "12", "--turns", "2", "--seconds", "0.1"]
+    command += ["--max-prompts", "12", "--turns", "2", "--most-turns", "4", "--seconds", "0.1"]
     assert main(command) == 0
     printed = json.loads(capsys.readouterr().out)
     assert list(printed["predicted_speedup"]) == list(printed["measured_speedup"]) == ["1", "4"]
@@ -32,7 +32,7 @@ def test_choice_verification_and_going_on(
     result: dict[str, Any] = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(result["predictions"]) == 2 * (3 + 2 * 3), "sizes, K of 0, 1 and 3, without lookup and with two kinds"
     assert printed["config"] == result["choice"]["config"]
-    assert [row["num_turns"] for row in result["verification"]] == [2, 2]
+    assert all(2 <= row["num_turns"] <= 4 for row in [*result["verification"], *result["predictions"]])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "rows").iterdir()}
     assert main(command) == 0  # nothing is measured again: no engine is started
     assert json.loads(capsys.readouterr().out) == printed

@@ -17,7 +17,7 @@ def rounds(seconds: float, tokens: int) -> Rounds:
 
 
 def test_error_and_its_parts() -> None:
-    one = predict(METHOD, 4, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_95=(1.0, 1.0)))
+    one = predict(METHOD, 4, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_95=(1.0, 1.0), num_turns=2))
     choice = Choice(method=METHOD, best=METHOD, by_batch_size={4: one})
     plain = {0: rounds(0.2, 4), 1: rounds(0.4, 4)}  # the machine was half as fast in turn 1
     drafted = {0: rounds(0.25, 10), 1: rounds(0.5, 10)}
@@ -31,7 +31,7 @@ def test_error_and_its_parts() -> None:
 
 
 def test_a_turn_that_was_disturbed_is_in_the_throughput_alone() -> None:
-    one = predict(METHOD, 1, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_95=(1.0, 1.0)))
+    one = predict(METHOD, 1, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_95=(1.0, 1.0), num_turns=2))
     choice = Choice(method=METHOD, best=METHOD, by_batch_size={1: one})
     plain = {turn: rounds(0.1, 1) for turn in range(5)}
     drafted = {turn: rounds(0.1 if turn else 0.9, 2) for turn in range(5)}
@@ -41,7 +41,7 @@ def test_a_turn_that_was_disturbed_is_in_the_throughput_alone() -> None:
 
 
 def test_a_turn_that_only_one_side_has_is_left_out() -> None:
-    one = predict(METHOD, 1, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_95=(1.0, 1.0)))
+    one = predict(METHOD, 1, GAIN, Cost(seconds=0.3, ratio=1.0, ratio_95=(1.0, 1.0), num_turns=2))
     choice = Choice(method=METHOD, best=METHOD, by_batch_size={1: one})
     [row] = verified({(NONE, 1): {0: rounds(0.2, 1)}, (METHOD, 1): {0: rounds(0.2, 2), 1: rounds(9, 2)}}, choice)
     assert (row["num_turns"], row["measured_speedup"]) == (1, 2.0)

@@ -1,0 +1,99 @@
+"""What is measured again, with made-up rounds in place of engines.
+
+Catches: a leader by luck that is not found out, turns that go on for ever, a run that was killed and starts anew.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from vllm_mtp.benchmarks.harness.method import NONE, OFF, Method
+from vllm_mtp.benchmarks.harness.rounds import Output, Rounds
+from vllm_mtp.benchmarks.harness.row_store import RowStore
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Cell, Space
+from vllm_mtp.benchmarks.tune.config import TuneConfig
+from vllm_mtp.benchmarks.tune.result import verification_of
+from vllm_mtp.benchmarks.tune.sure import choose_by, verify_by
+
+CONFIG = TuneConfig(num_speculative_tokens=(1, 3), batch_size=(1, 4), turns=4, most_turns=16, tolerance=0)
+SECONDS = {0: 1.0, 1: 1.1, 3: 1.3}
+
+
+class Machine:
+    """Rounds whose seconds are off by `noise`; in its first turns K = 1 is fast by luck."""
+
+    def __init__(self, store: RowStore, noise: float, luck: float = 1.0, most: int = 10**6) -> None:
+        self.store, self.noise, self.luck, self.most = store, noise, luck, most
+        self.measured: list[Cell] = []
+
+    def __call__(self, cells: Sequence[Cell]) -> bool:
+        todo = [cell for cell in cells if cell.name not in self.store][: self.most - len(self.measured)]
+        for cell in todo:
+            self.store.save(cell.name, cell.kind, cell.about() | asdict(self.rounds(cell)))
+        self.measured += todo
+        return bool(todo)
+
+    def rounds(self, cell: Cell) -> Rounds:
+        drawn, k = random.Random(cell.name), cell.method.num_speculative_tokens
+        lucky = cell.kind == COST and k == 1 and cell.turn < CONFIG.turns
+        seconds = SECONDS[k] * (1 + self.noise * drawn.uniform(-1, 1)) * (self.luck if lucky else 1)
+        outputs = [Output(number=number, tokens=[3] * 8) for number in range(4)] if cell.kind == ACCEPTANCE else []
+        return Rounds(seconds=[seconds] * 5, tokens=[min(3, 1 + k) * cell.batch_size] * 5, outputs=outputs)
+
+
+def store_in(folder: Path) -> RowStore:
+    return RowStore(folder, {kind: {} for kind in (ACCEPTANCE, COST, VERIFICATION)})
+
+
+def turns_of(machine: Machine, kind: str, method: Method, batch_size: int = 1) -> int:
+    found = [
+        cell.turn
+        for cell in machine.measured
+        if (cell.kind, cell.method, cell.batch_size) == (kind, method, batch_size)
+    ]
+    assert sorted(found) == list(range(len(found)))
+    return len(found)
+
+
+def test_what_led_by_luck_is_found_out(tmp_path: Path) -> None:
+    space = Space(config=CONFIG, lookups=[OFF])
+    machine = Machine(store_in(tmp_path), noise=0.3, luck=0.7)
+    _, choice = choose_by(machine, space, machine.store, None)
+    assert choice.best.num_speculative_tokens == 3
+    lucky, best = space.method(1, OFF), space.method(3, OFF)
+    assert turns_of(machine, COST, lucky) > CONFIG.turns, "it led"
+    assert turns_of(machine, COST, best) > CONFIG.turns
+    assert turns_of(machine, COST, space.method(0, OFF)) == CONFIG.turns, "it never led"
+    assert turns_of(machine, COST, NONE) == max(turns_of(machine, COST, one) for one in (lucky, best))
+
+
+def test_a_quiet_machine_is_measured_once(tmp_path: Path) -> None:
+    space = Space(config=CONFIG, lookups=[OFF])
+    machine = Machine(store_in(tmp_path), noise=0.01)
+    _, choice = choose_by(machine, space, machine.store, None)
+    verify_by(machine, space, machine.store, choice)
+    assert {cell.turn for cell in machine.measured} == set(range(CONFIG.turns))
+
+
+def test_a_machine_that_never_is_sure_has_most_turns(tmp_path: Path) -> None:
+    space = Space(config=CONFIG, lookups=[OFF])
+    machine = Machine(store_in(tmp_path), noise=0.9)
+    _, choice = choose_by(machine, space, machine.store, None)
+    verify_by(machine, space, machine.store, choice)
+    rows = verification_of(space, machine.store, choice)
+    assert [row["num_turns"] for row in rows] == [CONFIG.most_turns] * 2
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    space = Space(config=CONFIG, lookups=[OFF])
+    names: list[str] = []
+    for _ in range(6):
+        machine = Machine(store_in(tmp_path), noise=0.2, most=80)
+        predicted, choice = choose_by(machine, space, machine.store, None)
+        if len(machine.measured) < machine.most:
+            verify_by(machine, space, machine.store, choice)
+        names += [cell.name for cell in machine.measured]
+    assert not machine.measured, "it has ended"
+    assert len(names) == len(set(names)), "nothing is measured again"
+    assert min(one.num_turns for one in predicted if one.method == choice.best) > CONFIG.turns
