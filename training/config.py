@@ -9,6 +9,7 @@ from vllm_mtp.common.settings import check_at_least, check_choices, setting
 
 OBJECTIVES = ("kl", "lm", "tv", "lk", "e2e-tv")
 STEP_TOKENS = ("text", "drafted")
+PROJECTION_INIT = ("random", "fitted")
 OPTIMIZERS = ("muon", "adamw")
 LOSS_ON = ("all", "answers")
 HIDDEN_STATES = ("transformers", "vllm")
@@ -80,6 +81,12 @@ class TrainConfig:
     intermediate_size: int | None = setting(None, "Width of the module's MLP.", none="the target's")
     num_attention_heads: int | None = setting(None, "Query heads of the module.", none="the target's")
     num_key_value_heads: int | None = setting(None, "Key-value heads of the module.", none="the target's")
+    projection_init: str = setting(
+        "fitted",
+        "What the projection and the final norm start from: a least-squares fit of the target's next hidden state, or "
+        "random weights and ones. `initial` comes before both.",
+        choices=PROJECTION_INIT,
+    )
     qk_norm: bool = setting(False, "Normalise every query and key head (RMSNorm).")
     dtype: str = setting(
         "auto",
@@ -161,7 +168,12 @@ class TrainConfig:
         choice.
         """
         now = asdict(self)
-        first = {"hidden_states": HIDDEN_STATES, "keep": KEEP, "step_tokens": STEP_TOKENS}
+        first = {
+            "hidden_states": HIDDEN_STATES,
+            "keep": KEEP,
+            "step_tokens": STEP_TOKENS,
+            "projection_init": PROJECTION_INIT,
+        }
         stored = {name: choices[0] for name, choices in first.items()} | {
             n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
         }

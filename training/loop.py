@@ -19,6 +19,7 @@ from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoin
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
+from vllm_mtp.training.fitted import fit_start
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import held_out
@@ -154,6 +155,8 @@ def _start(run: Run) -> None:
         f"steps; target in {run.target.dtype_name}; loss: {run.loss.note}"
     )
     run.target_tokens_per_second = run.states.fill(run.inputs.show_progress)
+    if config.projection_init == "fitted" and run.first_step == 0 and run.inputs.initial is None:
+        fit_start(run)
     run.started = time.perf_counter()
 
 

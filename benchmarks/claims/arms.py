@@ -122,6 +122,8 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
     draft = replace(base, vocabulary=DRAFT)
     cut = "a vocabulary that is cut after training than with one cut before"
     found.append(("cut", cut, replace(draft, vocabulary=CUT), draft))
+    fitted = "a projection that is fitted before training than with random weights"
+    found.append(("projection-init", fitted, base, having(projection_init="random")))
     return [Comparison(claim=c, statement=f"more is accepted with {w}", better=b, worse=o) for c, w, b, o in found]
 
 

@@ -39,7 +39,8 @@ SMALLER = {
     "eval": "--max-tokens 6 --spec-tokens 2",
     "monitor": "--once --interval 0.1",
     "bench acceptance": f"{_SMALL_ENGINE} --spec-tokens 2 --temperature 1 --speed-prompts-per-task 0 --max-num-seqs 2",
-    "tune": f"{_SMALL_ENGINE} --spec-tokens 2 --module-steps 1 --batch-size 1 --for-batch-size 1 --turns 2 --most-turns 2",
+    "tune": f"{_SMALL_ENGINE} --spec-tokens 2 --module-steps 1 --batch-size 1 --for-batch-size 1 --turns 2 "
+    "--most-turns 2",
     "bench round": f"{_SMALL_ENGINE} --max-tokens 8 --spec-tokens 2 --num-prompts 1",
     "report": "",
     "bench serving": f"{_SMALL_ENGINE} --concurrency 1 --repeats 1 --min-requests 2 --requests-per-client 1",
