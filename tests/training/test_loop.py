@@ -116,7 +116,7 @@ def test_training_overfits(tied: bool, objective: str, optimizer: str, tmp_path:
     data.write_text("abcdefghijk" * 150, encoding="utf-8")  # every window of 33 tokens is the same
     config = TrainConfig(
         tokens=160 * STEP, num_steps_unrolled=2, objective=objective, optimizer=optimizer, checkpoint_every=160,
-        learning_rate=0.02 if optimizer == "muon" else 0.005, **TINY,
+        learning_rate=0.02 if optimizer == "muon" else 0.005, projection_init="random", **TINY,
     )  # fmt: skip
     info = run_train(config, target, data, tmp_path / "draft")
     first, *_, last = curve(tmp_path / "draft")
