@@ -73,8 +73,9 @@ def fit(
     for ids_BL, hidden_BTD, counts_BT in rows:
         hidden_BTD, embedding_BTD = hidden_BTD.float(), head.embed(ids_BL[:, 1:-1].to(like["device"])).float()
         counts_BT = counts_BT[:, 1:].to(like["device"])
-        inputs_MI = torch.cat((module.enorm(embedding_BTD), module.hnorm(hidden_BTD[:, :-1])), dim=-1)[counts_BT]
-        next_MD = hidden_BTD[:, 1:][counts_BT]
+        inputs_BTI = torch.cat((module.enorm(embedding_BTD), module.hnorm(hidden_BTD[:, :-1])), dim=-1)
+        # In double precision: however many processes and parts share the rows, the same start.
+        inputs_MI, next_MD = inputs_BTI[counts_BT].double(), hidden_BTD[:, 1:][counts_BT].double()
         inputs_II += inputs_MI.T @ inputs_MI
         products_ID += inputs_MI.T @ next_MD
         squares_D += next_MD.square().sum(dim=0)

@@ -727,7 +727,7 @@ def test_fixed_shapes_are_of_the_same_run(
     config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
     run_train(config, tiny_target, text, tmp_path / "draft", compile="on", accumulate=3)
     for row, expected in zip(curve(tmp_path / "draft"), curve(finished), strict=True):
-        assert row == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert row == pytest.approx(expected, rel=1e-3, abs=5e-3)  # one position in 244 may be a tie
     assert run_train(config, tiny_target, text, finished, compile="on")["tokens_seen"] == 12 * STEP
     with pytest.raises(ValueError, match=r"^compile: expected one of auto, on, off, got 'yes'"):
         run_train(config, tiny_target, text, tmp_path / "other", compile="yes")
