@@ -12,25 +12,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tests.scripts import load_script
+from tests.shared import shared
+from tests.thin import with_one_layer_of
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED_TARGET = ROOT / "examples" / "stdlib" / "target"
+ONE_LAYER_OF = 3
 MAX_PROMPT_TOKENS = 64
-NUM_TRAINING_TOKENS = 98_304
+NUM_TRAINING_TOKENS = 40_960
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--extended", action="store_true", help="run the tests marked extended as well")
     parser.addoption(
-        "--target",
-        type=Path,
-        default=ROOT / "examples" / "stdlib" / "target",
-        help="folder of the target that is served; default: the shipped one",
+        "--target", type=Path, help="folder of the target that is served; default: the shipped one, a third of its layers"
     )
 
 
@@ -45,17 +47,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def target_dir(request: pytest.FixtureRequest) -> Path:
+def target_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The target: a small language model of Python source, with its tokenizer."""
-    folder: Path = request.config.getoption("--target").resolve()
-    assert (folder / "config.json").is_file(), f"{folder}: expected the target's folder, found no config.json"
-    return folder
+    given: Path | None = request.config.getoption("--target")
+    if given is None:
+        return with_one_layer_of(ONE_LAYER_OF, SHIPPED_TARGET, tmp_path_factory.mktemp("targets") / "target")
+    assert (given / "config.json").is_file(), f"{given}: expected the target's folder, found no config.json"
+    return given.resolve()
 
 
 @pytest.fixture(scope="session")
 def corpus() -> ModuleType:
-    """examples/stdlib/corpus.py."""
-    return load_script("examples/stdlib/corpus.py")
+    """examples/stdlib/corpus.py, which reads its 1,500 files once."""
+    module = load_script("examples/stdlib/corpus.py")
+    module.documents = cache(module.documents)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -64,24 +70,34 @@ def draft_dir(target_dir: Path, corpus: ModuleType, tmp_path_factory: pytest.Tem
 
     Without lookup: every token is the module's.
     """
+
+    def make(folder: Path) -> None:
+        texts = [text for _, text in corpus.documents("train")[::10]]
+        distil(target_dir, texts, folder)
+
+    return shared(tmp_path_factory, "draft", make)
+
+
+def distil(target_dir: Path, texts: list[str], folder: Path) -> None:
+    """Writes a drafter without lookup, and beside its folder the text that it was trained on."""
     from vllm_mtp.contract.checkpoint import write_lookup
     from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.loop import train
     from vllm_mtp.training.run import TrainInputs
 
-    folder = tmp_path_factory.mktemp("drafter")
-    data = folder / "train.jsonl"
-    texts = [text for _, text in corpus.documents("train")[::10]]
+    data = folder.with_name("train.jsonl")
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     config = TrainConfig(
-        tokens=NUM_TRAINING_TOKENS, sequence_length=128, warmup_steps=5, checkpoint_every=1000, dtype="float32"
+        tokens=NUM_TRAINING_TOKENS,
+        sequence_length=96,
+        num_steps_unrolled=1,
+        warmup_steps=5,
+        decay_fraction=0.8,
+        checkpoint_every=1000,
+        dtype="float32",
     )
-    inputs = TrainInputs(
-        target=str(target_dir), data=[data], output=folder / "draft", device="cpu", show_progress=False
-    )
-    train(config, inputs)
-    write_lookup(folder / "draft", None)
-    return folder / "draft"
+    train(config, TrainInputs(target=str(target_dir), data=[data], output=folder, device="cpu", show_progress=False))
+    write_lookup(folder, None)
 
 
 @pytest.fixture(scope="session")
