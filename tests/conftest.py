@@ -32,7 +32,9 @@ NUM_TRAINING_TOKENS = 40_960
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--extended", action="store_true", help="run the tests marked extended as well")
     parser.addoption(
-        "--target", type=Path, help="folder of the target that is served; default: the shipped one, a third of its layers"
+        "--target",
+        type=Path,
+        help="folder of the target that is served; default: the shipped one, a third of its layers",
     )
 
 
