@@ -12,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib.util
 import json
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -38,32 +37,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes that share out the files (pytest-xdist) keep the order below."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what cannot run here and what was not asked for."""
+    """Skips what cannot run here and what was not asked for. Files that take long come first: of several processes
+    none works on alone at the end."""
     no_vllm = importlib.util.find_spec("vllm") is None
     for item in items:
         if no_vllm and item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
         if item.get_closest_marker("extended") and not config.getoption("--extended"):
             item.add_marker(pytest.mark.skip(reason="only with --extended"))
+    long = {item.path for item in items if item.get_closest_marker("vllm") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
-def target_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The target: a small language model of Python source, with its tokenizer."""
-    given: Path | None = request.config.getoption("--target")
-    if given is None:
-        return with_one_layer_of(ONE_LAYER_OF, SHIPPED_TARGET, tmp_path_factory.mktemp("targets") / "target")
-    assert (given / "config.json").is_file(), f"{given}: expected the target's folder, found no config.json"
-    return given.resolve()
+def whole_target_dir(request: pytest.FixtureRequest) -> Path:
+    """A small language model of Python source, with its tokenizer: for what needs text that is not a loop."""
+    folder: Path = (request.config.getoption("--target") or SHIPPED_TARGET).resolve()
+    assert (folder / "config.json").is_file(), f"{folder}: expected the target's folder, found no config.json"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def target_dir(
+    request: pytest.FixtureRequest, whole_target_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The target: that model with a third of its layers, unless one was given."""
+    if request.config.getoption("--target") is not None:
+        return whole_target_dir
+    return with_one_layer_of(ONE_LAYER_OF, whole_target_dir, tmp_path_factory.mktemp("targets") / "target")
 
 
 @pytest.fixture(scope="session")
 def corpus() -> ModuleType:
-    """examples/stdlib/corpus.py, which reads its 1,500 files once."""
-    module = load_script("examples/stdlib/corpus.py")
-    module.documents = cache(module.documents)
-    return module
+    """examples/stdlib/corpus.py."""
+    return load_script("examples/stdlib/corpus.py")
 
 
 @pytest.fixture(scope="session")
