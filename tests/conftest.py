@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_TARGET = ROOT / "examples" / "stdlib" / "target"
 ONE_LAYER_OF = 3
 MAX_PROMPT_TOKENS = 64
-NUM_TRAINING_TOKENS = 40_960
+NUM_TRAINING_TOKENS = 65_536
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,13 +103,7 @@ def distil(target_dir: Path, texts: list[str], folder: Path) -> None:
     data = folder.with_name("train.jsonl")
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     config = TrainConfig(
-        tokens=NUM_TRAINING_TOKENS,
-        sequence_length=96,
-        num_steps_unrolled=1,
-        warmup_steps=5,
-        decay_fraction=0.8,
-        checkpoint_every=1000,
-        dtype="float32",
+        tokens=NUM_TRAINING_TOKENS, sequence_length=128, warmup_steps=5, checkpoint_every=1000, dtype="float32"
     )
     train(config, TrainInputs(target=str(target_dir), data=[data], output=folder, device="cpu", show_progress=False))
     write_lookup(folder, None)
