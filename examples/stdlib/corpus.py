@@ -38,9 +38,9 @@ def documents(split: str) -> list[tuple[str, str]]:
     """
     if split not in ("train", "held_out"):
         raise ValueError(f"split: expected 'train' or 'held_out', got {split!r}")
-    found = []
-    for path in sorted(stdlib_folder().rglob("*.py")):
-        relative = path.relative_to(stdlib_folder())
+    folder, found = stdlib_folder(), []
+    for path in sorted(folder.rglob("*.py")):
+        relative = path.relative_to(folder)
         if _SKIPPED_FOLDERS.intersection(relative.parts) or path.stat().st_size > _MAX_FILE_BYTES:
             continue
         if is_held_out(relative.as_posix()) != (split == "held_out"):

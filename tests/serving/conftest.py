@@ -1,5 +1,6 @@
 """What the serving tests share: the target's own greedy output, drafters with a draft vocabulary and with lookup."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,16 +9,24 @@ import torch
 
 from tests.drafts import with_draft_vocabulary, with_lookup
 from tests.serving.engine import engine, greedy
+from tests.shared import shared
 
-NUM_TOKENS = 64
+NUM_TOKENS = 48
 DRAFT_VOCAB_SIZE = 512  # of 2,048
 
 
 @pytest.fixture(scope="session")
-def plain_outputs(target_dir: Path, prompts: list[list[int]]) -> list[list[int]]:
+def plain_outputs(
+    target_dir: Path, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> list[list[int]]:
     """Token ids that follow each prompt without drafting, NUM_TOKENS each."""
-    with engine(target_dir) as llm:
-        return greedy(llm, prompts, NUM_TOKENS)
+
+    def make(path: Path) -> None:
+        with engine(target_dir) as llm:
+            path.write_text(json.dumps(greedy(llm, prompts, NUM_TOKENS)))
+
+    outputs: list[list[int]] = json.loads(shared(tmp_path_factory, "plain_outputs.json", make).read_text())
+    return outputs
 
 
 @pytest.fixture(scope="session")

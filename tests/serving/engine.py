@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance
 
@@ -43,13 +44,16 @@ def engine(
         "seed": 0,
         "disable_log_stats": False,
         "generation_config": "vllm",
+        "kv_cache_memory_bytes": 2**27,  # enough for all requests of a test, and cleared in a moment
     }
+    gc.freeze()  # vLLM collects at every turn: not what other tests and imports left, until it undoes this at its end
     llm = LLM(model=str(target_dir), **(defaults | kwargs))
     try:
         yield llm
     finally:
         # Explicitly: collected later, the engine would take the distributed state of its successor with it.
-        llm.llm_engine.engine_core.shutdown()
+        with patch.object(gc, "collect"):  # which vLLM calls again and again: once, below, is enough
+            llm.llm_engine.engine_core.shutdown()
         del llm
         gc.collect()
 

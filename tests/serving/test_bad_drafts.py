@@ -249,8 +249,8 @@ class TestEngine:
         fingerprint = load_draft(draft)[0].target_fingerprint
         change_config(draft, target_fingerprint=fingerprint | {"weights_sha256": "0" * 64})
         with caplog.at_level(logging.WARNING, "vllm_mtp.serving.target_check"), engine(target_dir, draft) as llm:
-            outputs = greedy(llm, prompts, len(plain_outputs[0]))
+            outputs = greedy(llm, prompts[:6], len(plain_outputs[0]))
             assert acceptance(llm).num_accepted_tokens > 0
-        assert outputs == plain_outputs
+        assert outputs == plain_outputs[:6]
         [warning] = [text for text in warnings(caplog) if "weights" in text]
         assert "The target's weights are not those the drafter was distilled from" in warning

@@ -35,8 +35,8 @@ from vllm_mtp.training.frozen.target import FrozenTarget
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 NUM_SPECULATIVE_TOKENS = 3
-NUM_PROMPTS = 6
-NUM_TOKENS = 40
+NUM_PROMPTS = 4
+NUM_TOKENS = 24
 MAX_DIFFERENCE = 1e-4  # of normed hidden states, of size 1 on average; float32, other kernels
 MAX_LOGIT_DIFFERENCE = 1e-3
 

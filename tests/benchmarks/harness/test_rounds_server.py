@@ -31,8 +31,8 @@ def llm(target_dir: Path, draft_dir: Path, tmp_path_factory: pytest.TempPathFact
         yield found
 
 
-def request(prompts: list[list[int]], **changes: Any) -> RoundsRequest:
-    some = [prompt(*ids, number=number) for number, ids in enumerate(prompts[:6])]
+def request(prompts: list[list[int]], *, num_prompts: int = 6, **changes: Any) -> RoundsRequest:
+    some = [prompt(*ids, number=number) for number, ids in enumerate(prompts[:num_prompts])]
     return RoundsRequest(**{"prompts": some, "batch_size": 4, "max_tokens": MAX_TOKENS} | changes)
 
 
@@ -58,10 +58,13 @@ def test_every_k_is_taken_and_every_output_is_there_once(llm: Any, prompts: list
 
 
 def test_module_steps_are_taken(llm: Any, prompts: list[list[int]]) -> None:
+    """Over the first tokens of many prompts: in a loop everything is copied."""
+
     def accepted(module_steps: int) -> int:
-        found = RoundsServer(llm).measure(
-            request(prompts, num_speculative_tokens=3, module_steps=module_steps), no_progress
+        few_tokens_each = request(
+            prompts, num_prompts=24, max_tokens=12, num_speculative_tokens=3, module_steps=module_steps
         )
+        found = RoundsServer(llm).measure(few_tokens_each, no_progress)
         return sum(one > 2 for output in found.outputs for one in output.tokens)
 
     few, many = accepted(1), accepted(3)

@@ -31,7 +31,7 @@ def test_rejection_sampling_keeps_the_distribution(
     target_logits_V, draft_logits_V = logits(draft_ids)
     sampler = Sampler(temperature, seed=1, **cut)
     counts_V = torch.zeros(8)
-    num_accepted, num_draws = 0, 4000
+    num_accepted, num_draws = 0, 2000
     for _ in range(num_draws):
         draft = sampler.draft(draft_logits_V)
         accepted = sampler.accepts(draft, target_logits_V, draft_logits_V)

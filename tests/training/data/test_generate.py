@@ -29,10 +29,10 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="session")
-def chat_target(target_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chat_target(whole_target_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The target with a chat template."""
     folder = tmp_path_factory.mktemp("chat") / "target"
-    shutil.copytree(target_dir, folder)
+    shutil.copytree(whole_target_dir, folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 
