@@ -61,7 +61,7 @@ def test_a_drafter_of_vllm_s_hidden_states(
     run_train(plain, target_dir, data, tmp_path / "plain", **store)
     assert len(list((tmp_path / "store").iterdir())) == 2  # neither takes the other's for its own
     for found, expected in zip(curve(tmp_path / "vllm"), curve(tmp_path / "plain"), strict=True):
-        assert found == pytest.approx(expected, rel=2e-3)
+        assert found == pytest.approx(expected, rel=2e-3, abs=5e-3)  # one position in 300 may be a tie
 
 
 class Engine:
