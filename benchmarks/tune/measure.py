@@ -7,7 +7,7 @@ it can measure.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import Any
 
@@ -75,7 +75,7 @@ class Meter(ExitStack):
         if missing and not self.setup.on_cpu:
             self.close()
             self._engines.clear()
-        started = {method: self.enter_context(_started(self.setup, method)) for method in missing}
+        started = {method: self.enter_context(closing(_started(self.setup, method))) for method in missing}
         for engine in started.values():
             engine.wait_until_ready()
         self._engines |= started
