@@ -41,7 +41,7 @@ def _rows(run: Run) -> Iterator[Rows]:
         batch = run.batches[index]
         for part in run.ranks.mine(batch.parts(run.ranks.size * run.inputs.accumulate)):
             rows = batch.rows(part)
-            yield rows.ids_BL, run.states(index, part).hidden_BSD, rows.mask_BS
+            yield rows.ids_BL, run.states.hidden_of(index, part), rows.mask_BS
         num_tokens += batch.num_tokens
         if num_tokens >= wanted:
             return

@@ -93,6 +93,15 @@ def curve(folder: Path) -> list[dict[str, float]]:
         return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 
 
+def assert_alike(folder: Path, other: Path, *, rel: float = 1e-3) -> None:
+    """The same curve but for rounding, which decides ties: one position of a few hundred may agree or not."""
+    for row, expected in zip(curve(folder), curve(other), strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in row.items():
+            is_of_ties = "agreement" in name or "acceptance" in name
+            assert value == pytest.approx(expected[name], rel=rel, abs=5e-3 if is_of_ties else 1e-3), name
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
@@ -720,8 +729,7 @@ def test_fixed_shapes_are_of_the_same_run(
     monkeypatch.setattr(run_file, "compiler_fault", lambda device: "no compiler")
     config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
     run_train(config, tiny_target, text, tmp_path / "draft", compile="on", accumulate=3)
-    for row, expected in zip(curve(tmp_path / "draft"), curve(finished), strict=True):
-        assert row == pytest.approx(expected, rel=1e-3, abs=5e-3)  # one position in 244 may be a tie
+    assert_alike(tmp_path / "draft", finished)
     assert run_train(config, tiny_target, text, finished, compile="on")["tokens_seen"] == 12 * STEP
     with pytest.raises(ValueError, match=r"^compile: expected one of auto, on, off, got 'yes'"):
         run_train(config, tiny_target, text, tmp_path / "other", compile="yes")

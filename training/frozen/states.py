@@ -185,6 +185,16 @@ class TargetStates:
             self._kept[key] = _moved(self._reading.states(batch, batch.mask_BS), torch.device("cpu"))
         return _moved(self._kept[key], self._target.device)
 
+    def hidden_of(self, index: int, part: slice) -> Tensor:
+        """Hidden states of a batch by index, [B, S, D]; the teacher is computed where it is kept for the steps.
+
+        Args:
+            index, part: as for a call.
+        """
+        if self._folder is None and self._kept is None:
+            return self._target.hidden_states(self._batches[index].rows(part).ids_BL[:, :-1])
+        return self(index, part).hidden_BSD
+
     def start(self, index: int) -> None:
         """Begins to read a batch's side from the store, for a later call."""
         if self._folder is not None:

@@ -21,6 +21,7 @@ from tests.faults import files_of_at_most
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.rows import Row
+from vllm_mtp.training.frozen import reading
 from vllm_mtp.training.frozen import states as target_states
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loss.mean_embedding import teacher_of
@@ -92,6 +93,29 @@ def test_states_too_large_to_keep_are_made_again(
     all_of(states, of)
     assert target.num_calls == 2 * len(of)
     assert "A store keeps it on disk, fewer data_tokens" in caplog.text
+
+
+def test_hidden_states_alone_cost_no_teacher_that_nobody_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows wherever they come from; where each step makes its own teacher, none is made here."""
+    of = batches()
+    teachers: list[Any] = []
+
+    def counted(*args: Any) -> Any:
+        teachers.append(args)
+        return teacher_of(*args)
+
+    monkeypatch.setattr(reading, "teacher_of", counted)
+    part = slice(1, 2)
+    ways: dict[str, dict[str, Any]] = {"once": {"num_epochs": 1}, "kept": {}, "stored": {"store": tmp_path}}
+    for way, how in ways.items():
+        target = CountingTarget()
+        states = states_of(target, of, **how)
+        for index in range(len(of)):
+            expected_BSD = target.head.embed(of[index].ids_BL[part, :-1])
+            assert torch.equal(states.hidden_of(index, part), expected_BSD)
+        assert target.num_calls == len(of)
+        assert len(teachers) == (0 if way == "once" else len(of))
+        teachers.clear()
 
 
 def test_a_store_gives_what_the_target_gives(tmp_path: Path) -> None:
