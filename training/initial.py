@@ -14,12 +14,13 @@ from vllm_mtp.contract.checkpoint import load_draft, read_config
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.pair import why_another_target
+from vllm_mtp.contract.tensors import D2T, draft_ids
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.shape import TargetShape
 
-_SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm", "draft_vocab_size")
+_SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm")
 """Settings of a run that decide the module's shape beside the target."""
 
 
@@ -84,17 +85,18 @@ def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
 def initial_tensors(
     folder: Path, draft: MTPConfig, draft_ids_J: Tensor | None, *, target: str, vocabulary: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """The tensors of a finished drafter, to go on from.
+    """The tensors of a finished drafter, to go on from. Its weights serve any draft vocabulary.
 
     Args:
         folder: of that drafter.
         draft: the shape of the module that takes them.
-        draft_ids_J: its draft vocabulary; None: the whole vocabulary.
+        draft_ids_J: that module's draft vocabulary, whatever the drafter's; None: the whole vocabulary.
         target: folder or Hub id.
         vocabulary: ids of the target's tokens.
 
     Raises:
-        ValueError: if the folder is not that of a drafter, or has another tokenizer, shape or draft vocabulary.
+        ValueError: if the folder is not that of a drafter, or has another tokenizer or shape; or a draft vocabulary,
+            and the run none.
     """
     try:
         config, tensors = load_draft(folder)
@@ -105,28 +107,40 @@ def initial_tensors(
     )
     if fault:
         raise InputError("initial", f"{folder}: {fault}")
-    if config.tensor_shapes() != draft.tensor_shapes():
+    before, now = config.tensor_shapes(), draft.tensor_shapes()
+    if before | {D2T: ()} != now | {D2T: ()}:
         others = [f"{name} {getattr(config, name)}" for name in _SHAPE if getattr(config, name) != getattr(draft, name)]
         raise InputError(
             "initial",
             f"{folder} has another shape than this run; repeat the settings that made it: {', '.join(others)}",
         )
-    if draft_ids_J is not None and not torch.equal(tensors["d2t"] + torch.arange(len(draft_ids_J)), draft_ids_J):
-        raise InputError("initial", f"{folder} has another draft vocabulary; give the draft_vocab that made it")
+    if D2T in before and draft_ids_J is None:
+        raise InputError(
+            "initial",
+            f"{folder} drafts {config.draft_vocab_size:,} tokens: give the draft_vocab that made it or another",
+        )
+    if draft_ids_J is not None:
+        tensors[D2T] = draft_ids_J - torch.arange(len(draft_ids_J))
     return tensors
 
 
-def origin(folder: Path, fingerprint: Mapping[str, Any]) -> str:
-    """A line that says which drafter a run goes on from, and whether its target had other weights.
+def origin(folder: Path, fingerprint: Mapping[str, Any], draft_ids_J: Tensor | None) -> str:
+    """A line that says which drafter a run goes on from, whether its target had other weights, and what it drafts anew.
 
     Args:
         folder: of that drafter.
         fingerprint: of the run's target.
+        draft_ids_J: draft vocabulary of the run; None: the whole vocabulary.
     """
-    made_for = read_config(folder).get("target_fingerprint") or {}
+    config, tensors = load_draft(folder)
+    made_for = config.target_fingerprint or {}
     known, found = made_for.get("weights_sha256"), fingerprint["weights_sha256"]
     others = ", whose embedding or head were others: a fine-tuned target?" if known and known != found else ""
-    return f"goes on from {folder}, made for {made_for.get('name', 'a target not named')}{others}"
+    anew = ""
+    if draft_ids_J is not None and D2T in tensors:
+        num_new = int((~torch.isin(draft_ids_J, draft_ids(tensors[D2T]))).sum())
+        anew = f"; {num_new:,} of the {len(draft_ids_J):,} drafted tokens it did not draft" if num_new else ""
+    return f"goes on from {folder}, made for {made_for.get('name', 'a target not named')}{others}{anew}"
 
 
 def trained_length(rows: Iterable[Tensor], initial: Path | None) -> int:

@@ -217,7 +217,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         inputs.say(reason)
     fingerprint = target.fingerprint()
     if inputs.initial is not None:
-        inputs.say(origin(inputs.initial, fingerprint))
+        inputs.say(origin(inputs.initial, fingerprint, draft_ids_J))
     draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(

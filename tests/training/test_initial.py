@@ -13,10 +13,12 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig
 
 from tests.drafts import small_config, write_random_draft
+from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.contract.lookup import Lookup
+from vllm_mtp.contract.tensors import draft_ids
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.initial import draft_config_for, initial_tensors, origin, trained_length
+from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
 
 VOCABULARY = {"a": 0, "b": 1}
 RATES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
@@ -79,8 +81,26 @@ def test_what_made_a_drafter_of_another_shape_is_named(tmp_path: Path) -> None:
         initial_tensors(draft, small_config(), None, target="tuned", vocabulary=VOCABULARY)
 
 
+@pytest.mark.parametrize("size", [None, 3, 4])
+def test_a_run_has_a_draft_vocabulary_of_its_own(size: int | None, tmp_path: Path) -> None:
+    """Catches a run that keeps the drafter's ids and trains for others, and a vocabulary forgotten."""
+    draft_ids_J = torch.tensor([1, 4, 7])
+    draft, config = draft_for(tmp_path, draft_vocab_size=size), small_config(draft_vocab_size=3)
+    tensors = initial_tensors(draft, config, draft_ids_J, target="tuned", vocabulary=VOCABULARY)
+    assert draft_ids(tensors["d2t"]).tolist() == [1, 4, 7]
+    module = make_module(config, draft_ids_J, 0, tensors)
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in tensors.items())
+    before = load_draft(draft)[1]
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in before.items() if name != "d2t")
+    line = origin(draft, {"weights_sha256": "w"}, draft_ids_J)
+    assert line.endswith("of the 3 drafted tokens it did not draft") is (size is not None)
+    if size is not None:
+        with pytest.raises(ValueError, match=rf"^initial: .* drafts {size} tokens: give the draft_vocab that made it"):
+            initial_tensors(draft, small_config(), None, target="tuned", vocabulary=VOCABULARY)
+
+
 @pytest.mark.parametrize(("weights", "is_told"), [("w", False), ("v", True)])
 def test_a_fine_tuned_target_is_told_of(weights: str, is_told: bool, tmp_path: Path) -> None:
-    line = origin(draft_for(tmp_path), {"name": "new", "weights_sha256": weights})
+    line = origin(draft_for(tmp_path), {"name": "new", "weights_sha256": weights}, None)
     assert line.startswith(f"goes on from {tmp_path}, made for old")
     assert ("a fine-tuned target?" in line) is is_told
