@@ -53,6 +53,8 @@ class Prediction:
     method: Method
     batch_size: int
     tokens_per_round: float
+    tokens_per_round_95: Interval
+    """Over prompts."""
     seconds_per_round: float
     cost: float
     """Of a round, in rounds without speculation."""
@@ -140,6 +142,7 @@ def predict(method: Method, batch_size: int, gain: TokensPerRound, cost: Cost) -
         method=method,
         batch_size=batch_size,
         tokens_per_round=gain.mean,
+        tokens_per_round_95=gain.interval,
         seconds_per_round=cost.seconds,
         cost=cost.ratio,
         cost_95=cost.ratio_95,

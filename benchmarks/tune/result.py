@@ -16,6 +16,8 @@ from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.benchmarks.tune.verify import verified
 from vllm_mtp.common.provenance import relative
 
+_INTERVALS = ("tokens_per_round_95", "cost_95", "speedup_95")
+
 Measured = dict[tuple[Method, int], dict[int, Rounds]]
 """By setting and batch size: what each turn gave."""
 
@@ -148,6 +150,6 @@ def _acceptance(space: Space, store: RowStore) -> list[dict[str, Any]]:
 
 def _row(one: Prediction) -> dict[str, Any]:
     found = {name: value for name, value in asdict(one).items() if name != "method"}
-    intervals = {name: [round(end, 4) for end in found.pop(name)] for name in ("cost_95", "speedup_95")}
+    intervals = {name: [round(end, 4) for end in found.pop(name)] for name in _INTERVALS}
     rounded = {name: round(value, 6 if "seconds" in name else 4) for name, value in found.items()}
     return one.method.about() | rounded | intervals

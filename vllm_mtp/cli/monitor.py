@@ -13,6 +13,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draft", type=Path, help="Folder of the drafter: its held-out acceptance length is compared with the served."
     )
+    parser.add_argument(
+        "--tune",
+        type=Path,
+        help="Folder that `vllm-mtp tune` wrote for this drafter and machine: its acceptance length is compared with "
+        "the served, in place of --draft's, and the gain is told from its costs of a round.",
+    )
     parser.add_argument("--once", action="store_true", help="End after one interval.")
     parser.add_argument("--json", action="store_true", help="Print a line of JSON after each interval.")
     add_fields(parser, MonitorConfig)
@@ -24,4 +30,4 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mtp.monitor.watch import monitor
 
     config = config_of(MonitorConfig, args)
-    return monitor(config, url=args.url, draft=args.draft, once=args.once, as_json=args.json)
+    return monitor(config, url=args.url, draft=args.draft, tune=args.tune, once=args.once, as_json=args.json)

@@ -22,8 +22,8 @@ class Expected:
     """As a sentence says it."""
 
 
-def expected_of(config: MonitorConfig, draft: Path | None) -> Expected | None:
-    """What was told, else what the drafter's folder has; None where neither is there.
+def expected_of(config: MonitorConfig, draft: Path | None, tuned: Expected | None = None) -> Expected | None:
+    """What was told, else what `tune` measured, else what the drafter's folder has; None where none is there.
 
     Raises:
         InputError: for a folder without a held-out acceptance length.
@@ -32,7 +32,7 @@ def expected_of(config: MonitorConfig, draft: Path | None) -> Expected | None:
     told = config.expected_length
     if told is not None:
         return Expected(low=told, num_speculative_tokens=None, text=f"{told:.2f} as expected")
-    return None if draft is None else _of_folder(draft)
+    return tuned if tuned is not None or draft is None else _of_folder(draft)
 
 
 def _of_folder(draft: Path) -> Expected:

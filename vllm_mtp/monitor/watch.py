@@ -16,6 +16,7 @@ from vllm_mtp.monitor.figures import Figures, figures_of
 from vllm_mtp.monitor.scrape import metrics_url, scrape
 from vllm_mtp.monitor.screen import screen
 from vllm_mtp.monitor.traffic import Traffic, joined
+from vllm_mtp.monitor.tuned import Tuned
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -38,8 +39,18 @@ class Look:
 Show = Callable[[Look], None]
 
 
-def monitor(config: MonitorConfig, *, url: str, draft: Path | None, once: bool, as_json: bool) -> int:
+def monitor(
+    config: MonitorConfig, *, url: str, draft: Path | None, tune: Path | None, once: bool, as_json: bool
+) -> int:
     """Watches until interrupted, or over one interval.
+
+    Args:
+        config: how.
+        url: of the server.
+        draft: folder of its drafter.
+        tune: folder that `vllm-mtp tune` wrote.
+        once: over one interval.
+        as_json: print lines of JSON.
 
     Returns:
         0, or 1 if the last advice was to do something.
@@ -52,15 +63,16 @@ def monitor(config: MonitorConfig, *, url: str, draft: Path | None, once: bool, 
         raise ValueError("expected rich, found none: pip install 'vllm-mtp[monitor]', or give --json")
     action = ""
     with suppress(KeyboardInterrupt), _shown(as_json, once) as show:
-        for look in looks(config, url=url, draft=draft, once=once):
+        for look in looks(config, url=url, draft=draft, tune=tune, once=once):
             show(look)
             action = look.advice.action
     return int(action in TO_ACT_ON)
 
 
-def looks(config: MonitorConfig, *, url: str, draft: Path | None, once: bool) -> Iterator[Look]:
+def looks(config: MonitorConfig, *, url: str, draft: Path | None, tune: Path | None, once: bool) -> Iterator[Look]:
     """A look after every interval; `monitor` says what it raises."""
-    address, expected = metrics_url(url), expected_of(config, draft)
+    tuned = None if tune is None else Tuned.read(tune)
+    address, expected = metrics_url(url), expected_of(config, draft, None if tuned is None else tuned.expected)
     before = scrape(address, config.timeout)
     parts: list[Traffic] = []
     look: Look | None = None
@@ -75,13 +87,21 @@ def looks(config: MonitorConfig, *, url: str, draft: Path | None, once: bool) ->
             continue
         parts = _within([*parts, Traffic.between(before, now)], config.window)
         before = now
+        window, now_config = joined(parts), _with_cost(config, tuned, parts[-1])
         look = Look(
             url=address,
-            last=figures_of(parts[-1], config.round_cost),
-            window=figures_of(joined(parts), config.round_cost),
-            advice=advise(joined(parts), config, expected),
+            last=figures_of(parts[-1], now_config.round_cost),
+            window=figures_of(window, now_config.round_cost),
+            advice=advise(window, now_config, expected),
         )
         yield look
+
+
+def _with_cost(config: MonitorConfig, tuned: Tuned | None, last: Traffic) -> MonitorConfig:
+    """With the cost of a round at the load of now, where none was told and `tune` measured it."""
+    if config.round_cost is not None or tuned is None:
+        return config
+    return replace(config, round_cost=tuned.round_cost(figures_of(last, None)))
 
 
 def _within(parts: Sequence[Traffic], seconds: float) -> list[Traffic]:

@@ -21,6 +21,7 @@ def prediction(speedup: float, k: int, batch_size: int = 1, lookup: Lookup | str
         method=mtp(k, lookup=lookup),
         batch_size=batch_size,
         tokens_per_round=speedup,
+        tokens_per_round_95=(speedup, speedup),
         seconds_per_round=1.0,
         cost=1.0,
         cost_95=(1.0, 1.0),
