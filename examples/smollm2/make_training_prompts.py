@@ -1,7 +1,8 @@
 """Makes the prompts whose answers, written by the target itself, a drafter for SmolLM2-135M-Instruct is trained on.
 
 Six tasks in fixed shares, from the templates and word lists in tasks/. Long documents are invented stories and, with
-`--conversations`, answers that the target wrote before. The same seed gives the same file.
+`--conversations`, answers that the target wrote before, with `--documents`, passages of your own manuals, books or
+articles. The same seed gives the same file.
 
     python examples/smollm2/make_training_prompts.py --target runs/smollm2/target \
         --conversations conversations.npz --output runs/smollm2/training_prompts.jsonl
@@ -18,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tasks import chat, math_problems, qa, rag, summarization, translation
 from tasks.documents import Library, read_library
+from tasks.real_documents import read_documents
 
 SHARES = {"chat": 0.20, "translation": 0.15, "summarization": 0.18, "qa": 0.12, "math_reasoning": 0.15, "rag": 0.20}
 MAX_PROMPT_TOKENS = 1_700
@@ -76,6 +78,7 @@ def make_prompts(library: Library, num_prompts: int, seed: int, num_tokens: Call
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=Path, help="what the target wrote itself (`vllm-mtp generate`)")
+    parser.add_argument("--documents", type=Path, nargs="+", default=[], help="files or folders of text or HTML")
     parser.add_argument("--target", type=Path, required=True, help="the target's folder: its tokenizer is used")
     parser.add_argument("--output", type=Path, required=True, help="JSONL, one prompt a line: category, messages")
     parser.add_argument("--num", type=int, default=6000, help="prompts in all; default: 6000")
@@ -89,11 +92,13 @@ def main(argv: list[str] | None = None) -> int:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(args.target)
-        library = read_library(args.conversations, tokenizer) if args.conversations else Library([])
 
         def num_tokens(text: str) -> int:
             return len(tokenizer(text, add_special_tokens=False).input_ids)
 
+        library = read_library(args.conversations, tokenizer) if args.conversations else Library([])
+        if args.documents:
+            library = Library([*library.documents, *read_documents(args.documents, num_tokens)])
         records = make_prompts(library, args.num, args.seed, num_tokens)
     except ValueError as error:
         print(f"make_training_prompts: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ Catches: a benchmark prompt that the drafter was trained on, a task without prom
 run, looping text in documents, articles and cases that do not agree.
 """
 
+import gzip
 import json
 import random
 from collections import Counter
@@ -175,6 +176,45 @@ def test_documents_are_whole_answers_that_do_not_loop(maker: ModuleType, tmp_pat
     assert all(document.text.endswith(".") and "And cut" not in document.text for document in library.documents)
     made = maker.make_prompts(library, 200, 0, num_tokens)
     assert any("river" in record["messages"][0]["content"] for record in made if record["category"] == "rag")
+
+
+def ferry(island: str, times: int = 3) -> str:
+    """A paragraph of prose of `times` x 340 characters."""
+    return times * (
+        f"The ferry to {island} leaves the harbour at dawn and comes back at dusk, and between them Captain Ferreira "
+        "sleeps. On some days the wind from the west is strong enough that the captain stays with the family of the "
+        "keeper of the light, and nobody on either side of the water knows when the ferry will come again. "
+    )
+
+
+def test_documents_of_ones_own(maker: ModuleType, tmp_path: Path) -> None:
+    """Catches menus and code taken for prose, what a page hides shown, a file that stops the others."""
+    many = [ferry(f"{letter}{vowel}land") for letter in "ABCDEFGHIJKLMNOP" for vowel in "aeo"]
+    texts = {
+        "many.txt": "\n\n".join(many),
+        "wrapped.txt": ferry("Una").replace(" and ", "\nand ") + "\n\nUsage: ferry [--help] FILE\n\n" + ferry("Duo"),
+        "page.html": f"<head><title>{ferry('No')}</title></head><ul><li>Home</ul><p>A <b>page</b>. {ferry('Tre')}",
+        "again.md": ferry("Una"),
+        "code.py": ferry("No"),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(ferry("Quattro", 2).encode()))
+    (tmp_path / "broken.txt.gz").write_bytes(b"no gzip")
+    (tmp_path / "latin.txt").write_bytes(f"Müller. {ferry('No')}".encode("latin-1"))
+    documents = maker.read_documents([tmp_path], num_tokens)
+    expected = [*many, ferry("Una"), ferry("Duo"), f"A page. {ferry('Tre')}", ferry("Quattro", 2)]
+    found = [part for document in documents for part in document.text.split("\n\n")]
+    assert sorted(found) == sorted(text.strip() for text in expected)
+    assert all(document.num_tokens == num_tokens(document.text) for document in documents)
+    assert any("Captain Ferreira" in document.question for document in documents)
+    made = maker.make_prompts(maker.Library(documents), 200, 0, num_tokens)
+    for category in ("summarization", "rag"):
+        assert any("the wind from the west" in r["messages"][0]["content"] for r in made if r["category"] == category)
+    with pytest.raises(ValueError, match=r"--documents: expected 20 passages of prose or more .*, found 1"):
+        maker.read_documents([tmp_path / "again.md"], num_tokens)
+    with pytest.raises(ValueError, match=r"--documents: expected files or folders, got .*none"):
+        maker.read_documents([tmp_path / "none"], num_tokens)
 
 
 def test_bad_input_is_one_line(maker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from tasks.stories import story
 from tasks.words import listed
 from vllm_mtp.training.data.repetition import ends_in_loop
 
+MIN_DOCUMENTS = 20
 _MIN_TOKENS = 60
 _STORY_SHARE = 0.4  # of the long texts; the others are the target's own
 _MIN_WORD_COUNT = 4  # a word that fewer answers use counts as unknown
@@ -64,7 +65,7 @@ class Library:
     def __init__(self, documents: list[Document]) -> None:
         self.documents = documents
         self._long = [document for document in documents if document.num_tokens >= 280] or documents
-        self._words = [_content_words(f"{document.question} {document.text[:300]}") for document in documents]
+        self._words = [content_words(f"{document.question} {document.text[:300]}") for document in documents]
         self._with_word: dict[str, list[int]] = defaultdict(list)
         for index, words in enumerate(self._words):
             for word in words:
@@ -112,7 +113,8 @@ class Library:
         return "\n\n".join(parts)
 
 
-def _content_words(text: str) -> set[str]:
+def content_words(text: str) -> set[str]:
+    """Words of four letters and more, but for those that every text has."""
     return set(re.findall(r"[a-z][a-z'-]{3,}", text.lower())).difference(_STOP_WORDS)
 
 
@@ -179,6 +181,8 @@ def read_library(path: Path, tokenizer: Any) -> Library:
         for (question, text, num_tokens), is_good in zip(found, good, strict=True)
         if is_good and len(text) > 3 * _MIN_TOKENS
     ]
-    if len(documents) < 20:
-        raise ValueError(f"--conversations: expected 20 usable answers or more, got {len(documents)} in {path}")
+    if len(documents) < MIN_DOCUMENTS:
+        raise ValueError(
+            f"--conversations: expected {MIN_DOCUMENTS} usable answers or more, got {len(documents)} in {path}"
+        )
     return Library(documents)
