@@ -56,7 +56,7 @@ def tuned(*, pays: bool = True) -> dict[str, Any]:
     method = {"method": "mtp", "num_speculative_tokens": 3}
     predicted = [
         method | {"batch_size": size, "tokens_per_round": 2.0, "cost": cost, "speedup": 2 / cost}
-        | {"speedup_95": [1.8 / cost, 2.2 / cost]}
+        | {"tokens_per_round_95": [1.8, 2.2], "speedup_95": [1.8 / cost, 2.2 / cost]}
         for size, cost in ((1, 1.25), (4, 2.5))
     ]  # fmt: skip
     checked = {
