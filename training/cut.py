@@ -10,14 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.contract.checkpoint import load_draft, save_draft
 from vllm_mtp.contract.config import MTPConfig
-from vllm_mtp.contract.tensors import D2T
+from vllm_mtp.contract.tensors import D2T, d2t_of
 from vllm_mtp.training.export import CURVE_FILE, model_card
 from vllm_mtp.training.frozen.pair import load_draft_of
 from vllm_mtp.training.record import RUN_INFO
@@ -58,7 +57,7 @@ def cut_draft(draft: Path, draft_ids_J: Tensor | None, output: Path, about: dict
     size = None
     if draft_ids_J is not None:
         size = len(draft_ids_J)
-        tensors[D2T] = draft_ids_J - torch.arange(size)
+        tensors[D2T] = d2t_of(draft_ids_J)
     fields = config.contract() | {"draft_vocab_size": size}
     cut: MTPConfig = MTPConfig.from_dict(fields, name_or_path=str(output))
     save_draft(output, cut, tensors)

@@ -14,7 +14,7 @@ from vllm_mtp.contract.checkpoint import load_draft, read_config
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.pair import why_another_target
-from vllm_mtp.contract.tensors import D2T, draft_ids
+from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, d2t_of, draft_ids
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.context import context_of
@@ -79,7 +79,7 @@ def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
             nn.init.zeros_(parameter)
     if draft_ids_J is not None:
         assert module.d2t is not None
-        module.d2t.copy_(draft_ids_J - torch.arange(len(draft_ids_J)))
+        module.d2t.copy_(d2t_of(draft_ids_J))
 
 
 def initial_tensors(
@@ -120,7 +120,7 @@ def initial_tensors(
             f"{folder} drafts {config.draft_vocab_size:,} tokens: give the draft_vocab that made it or another",
         )
     if draft_ids_J is not None:
-        tensors[D2T] = draft_ids_J - torch.arange(len(draft_ids_J))
+        tensors[D2T] = d2t_of(draft_ids_J)
     return tensors
 
 
@@ -132,13 +132,16 @@ def origin(folder: Path, fingerprint: Mapping[str, Any], draft_ids_J: Tensor | N
         fingerprint: of the run's target.
         draft_ids_J: draft vocabulary of the run; None: the whole vocabulary.
     """
-    config, tensors = load_draft(folder)
-    made_for = config.target_fingerprint or {}
+    from safetensors import safe_open
+
+    made_for = read_config(folder).get("target_fingerprint") or {}
     known, found = made_for.get("weights_sha256"), fingerprint["weights_sha256"]
     others = ", whose embedding or head were others: a fine-tuned target?" if known and known != found else ""
     anew = ""
-    if draft_ids_J is not None and D2T in tensors:
-        num_new = int((~torch.isin(draft_ids_J, draft_ids(tensors[D2T]))).sum())
+    with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:  # of all tensors this one alone
+        before_J = draft_ids(file.get_tensor(D2T)) if D2T in file.keys() else None
+    if draft_ids_J is not None and before_J is not None:
+        num_new = int((~torch.isin(draft_ids_J, before_J)).sum())
         anew = f"; {num_new:,} of the {len(draft_ids_J):,} drafted tokens it did not draft" if num_new else ""
     return f"goes on from {folder}, made for {made_for.get('name', 'a target not named')}{others}{anew}"
 

@@ -56,6 +56,13 @@ def draft_ids(d2t_J: "Tensor") -> "Tensor":
     return torch.arange(len(d2t_J), device=d2t_J.device) + d2t_J
 
 
+def d2t_of(draft_ids_J: "Tensor") -> "Tensor":
+    """The offsets of a draft vocabulary, [J] int64: what `draft_ids` takes back."""
+    import torch
+
+    return draft_ids_J - torch.arange(len(draft_ids_J), device=draft_ids_J.device)
+
+
 def _check_draft_vocabulary(d2t_J: "Tensor", vocab_size: int, where: str) -> None:
     import torch
 

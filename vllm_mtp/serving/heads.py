@@ -24,6 +24,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbeddingShardIndices,
 )
 
+from vllm_mtp.contract.tensors import d2t_of
 from vllm_mtp.kernels.ops import (
     DraftPart,
     HeadRows,
@@ -255,7 +256,7 @@ class ArgmaxHead(nn.Module):
         d2t, rows = None, torch.arange(own.org_vocab_end_index - self.first_id, device=device)
         if ids_J is not None:
             ids_J = ids_J[(ids_J >= self.first_id) & (ids_J < own.org_vocab_end_index)]
-            d2t, rows = ids_J - torch.arange(len(ids_J), device=ids_J.device), ids_J - self.first_id
+            d2t, rows = d2t_of(ids_J), ids_J - self.first_id
         if row_dtype is not None:
             _check_device(row_dtype, device)
         self.row_dtype = row_dtype

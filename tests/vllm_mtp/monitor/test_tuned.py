@@ -5,15 +5,15 @@ command taken for tune's.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vllm_mtp.benchmarks.harness.acceptance import Acceptance
+from tests.vllm_mtp.monitor.cases import traffic
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.monitor.figures import figures_of
-from vllm_mtp.monitor.traffic import Traffic
+from vllm_mtp.monitor.figures import Figures, figures_of
 from vllm_mtp.monitor.tuned import Tuned
 
 
@@ -33,20 +33,9 @@ def tuned_in(folder: Path, *rows: dict[str, Any], for_batch_size: int = 4) -> Pa
     return folder
 
 
-def traffic(num_running: int, drafted: int, k: int = 3) -> Traffic:
-    """A hundred rounds of `drafted` tokens each."""
-    counts = Acceptance(
-        num_drafts=100, num_draft_tokens=100 * drafted, num_accepted_tokens_per_position=(60, 30, 10)[:k]
-    )
-    return Traffic(
-        seconds=1.0,
-        num_running=num_running,
-        num_waiting=0,
-        num_tokens=200,
-        num_latencies=0,
-        latencies_s=0.0,
-        acceptance=counts,
-    )
+def figures(num_running: int, drafted: int) -> Figures:
+    """Of a hundred rounds of `drafted` tokens each."""
+    return figures_of(replace(traffic(100, 60, 30, 10, num_draft_tokens=100 * drafted), num_running=num_running), None)
 
 
 def test_what_was_tuned_for_is_expected(tmp_path: Path) -> None:
@@ -63,12 +52,12 @@ def test_the_cost_is_that_of_the_load_and_of_the_same_k(
     num_running: int, drafted: int, cost: float | None, tmp_path: Path
 ) -> None:
     tuned = Tuned.read(tuned_in(tmp_path, row(1, 3, 2.4, 1.3), row(4, 3, 2.4, 1.5), row(16, 1, 1.6, 1.2)))
-    assert tuned.round_cost(figures_of(traffic(num_running, drafted), None)) == cost
+    assert tuned.round_cost(figures(num_running, drafted)) == cost
 
 
 def test_a_cost_below_one_is_noise(tmp_path: Path) -> None:
     tuned = Tuned.read(tuned_in(tmp_path, row(4, 3, 2.4, 0.97)))
-    assert tuned.round_cost(figures_of(traffic(4, 3), None)) == 1
+    assert tuned.round_cost(figures(4, 3)) == 1
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
