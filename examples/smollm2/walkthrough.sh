@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a frozen chat model to a served drafter: every step of docs/your-model.md on SmolLM2-135M-Instruct, in miniature.
 #
-#     bash examples/smollm2/walkthrough.sh          # from the repository, after `make setup`; about half an hour
+#     make setup && .venv/bin/python scripts/setup_env.py --examples
+#     bash examples/smollm2/walkthrough.sh          # from the repository; about half an hour
 #
 # The numbers are far too small for a good drafter: this one sees a few thousand tokens, the shipped one saw millions.
 # Each command goes on after a kill, so the script may be started again.
