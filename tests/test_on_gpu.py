@@ -5,8 +5,12 @@ Catches a flag that was renamed while nobody had a GPU, and a step that fails an
 
 import os
 import shlex
+import shutil
 import subprocess
+import tarfile
 from pathlib import Path
+
+import pytest
 
 from tests.documented import ROOT
 from vllm_mtp.cli import make_parser
@@ -17,7 +21,7 @@ RECORD = (
 )
 
 
-def run(folder: Path, *steps: str, failing: str = "") -> tuple[str, list[list[str]]]:
+def run(folder: Path, *steps: str, failing: str = "", **variables: str) -> tuple[str, list[list[str]]]:
     """What the script prints, and the commands that it called, none of which does anything here."""
     commands = folder / "bin"
     commands.mkdir()
@@ -27,18 +31,19 @@ def run(folder: Path, *steps: str, failing: str = "") -> tuple[str, list[list[st
         (commands / name).chmod(0o755)
     record = folder / "record"
     environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "RECORD": str(record)}
-    environment |= {"OUTPUT": str(folder / "out"), "MODEL": str(folder / "target")}
+    environment |= {"OUTPUT": str(folder / "out"), "MODEL": str(folder / "target")} | variables
     script = [str(ROOT / "scripts" / "on_gpu.sh"), *steps]
     done = subprocess.run(["bash", *script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout, [line.split("\0")[:-1] for line in record.read_text().splitlines()]
 
 
-def test_every_command_line_is_taken_by_the_parser(tmp_path: Path) -> None:
+@pytest.mark.parametrize("full", ["", "1"])
+def test_every_command_line_is_taken_by_the_parser(full: str, tmp_path: Path) -> None:
     for name in ("speed", "tune"):  # as if the servers had not come to their end
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "results.json").touch()
-    printed, called = run(tmp_path)
+    printed, called = run(tmp_path, FULL=full)
     ours = [words for name, *words in called if name == "vllm-mtp"]
     for words in ours:
         args, rest = make_parser().parse_known_args(words)
@@ -46,10 +51,44 @@ def test_every_command_line_is_taken_by_the_parser(tmp_path: Path) -> None:
     assert {"tune", "report"} <= {words[0] for words in ours}
     assert [Path(word).parent.name for word in ours[-1] if word.endswith("results.json")] == ["speed", "tune"]
     assert {words[1] for words in ours if words[0] == "bench"} >= {"acceptance", "serving", "training", "kernels"}
-    assert printed.count(": status 0 ") == len(printed.splitlines()) == 10
+    assert {words[0] for words in ours} >= {"train"}
+    assert printed.count(": status 0 ") == len(printed.splitlines()) == 12
+    [tuned] = [words for words in ours if words[0] == "tune"]
+    assert ("--turns" in tuned) != bool(full)
 
 
 def test_a_step_that_fails_is_told_and_the_next_one_runs(tmp_path: Path) -> None:
     printed, called = run(tmp_path, "serving", "tune", failing="serving")
     assert [line.split(" after")[0] for line in printed.splitlines()] == ["serving: status 3", "tune: status 0"]
     assert len(called) == 2
+
+
+def test_what_fails_in_a_step_hides_nothing_of_it(tmp_path: Path) -> None:
+    """Lookup on a GPU is the least tried of all: the module alone is measured whatever it does."""
+    printed, called = run(tmp_path, "first", failing="lookup")
+    assert printed.startswith("first: status 1")
+    assert len(called) == 4
+
+
+def test_what_is_there_is_packed_after_every_step(tmp_path: Path) -> None:
+    run(tmp_path, "serving", "tune", KEEP=str(tmp_path / "kept.tgz"))
+    with tarfile.open(tmp_path / "kept.tgz") as kept:
+        names = {Path(name).name for name in kept.getnames()}
+    assert {"serving.log", "tune.log"} <= names
+
+
+def test_commands_that_are_not_installed_are_run_as_modules(tmp_path: Path) -> None:
+    commands = tmp_path / "only"
+    commands.mkdir()
+    for name in ("bash", "dirname", "mkdir", "chmod", "timeout", "tail", "cut", "sed"):
+        found = shutil.which(name)
+        assert found
+        (commands / name).symlink_to(found)
+    (commands / "python3").write_text('#!/bin/sh\necho "$@"\n')
+    (commands / "python3").chmod(0o755)
+    environment = {"PATH": str(commands), "OUTPUT": str(tmp_path / "out"), "MODEL": "m"}
+    script = ["bash", str(ROOT / "scripts" / "on_gpu.sh"), "serving"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("serving: status 0")
+    assert (tmp_path / "out" / "serving.log").read_text().startswith("-m vllm_mtp.cli bench serving m --draft")

@@ -35,6 +35,7 @@ from vllm_mtp.benchmarks.harness.turns import in_turn
 from vllm_mtp.common.provenance import provenance
 
 OnProgress = Callable[[int], object]
+Draw = Callable[[Mapping[str, Any], Any], Any]
 
 
 def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, output: Path, command: str) -> int:
@@ -61,12 +62,17 @@ def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, 
         f"{len(todo)} rows to measure, {len(stored)} taken from {output}",
         file=sys.stderr,
     )
+    write = partial(_write, setup, store)
     if todo:
         total = sum(len(prompts_of(one, setup)) * (2 if one.kind == SPEED else 1) for one in todo)
         with tqdm(total=total, unit="prompt", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-            missing |= measure(setup, store, todo, made_with, progress)
-    print(write_report(result_of(setup, store, missing), output, table, plot))
+            missing |= measure(setup, store, todo, made_with, progress, lambda: write(missing))
+    print(write(missing, draw=plot))
     return 0
+
+
+def _write(setup: Setup, store: RowStore, missing: Mapping[str, str], draw: Draw | None = None) -> str:
+    return write_report(result_of(setup, store, missing), setup.engine.variants, table, draw)
 
 
 def prompts_of(one: Measurement, setup: Setup) -> list[BenchmarkPrompt]:
@@ -75,9 +81,18 @@ def prompts_of(one: Measurement, setup: Setup) -> list[BenchmarkPrompt]:
 
 
 def measure(
-    setup: Setup, store: RowStore, todo: Sequence[Measurement], made_with: Mapping[str, Any], progress: Any
+    setup: Setup,
+    store: RowStore,
+    todo: Sequence[Measurement],
+    made_with: Mapping[str, Any],
+    progress: Any,
+    write: Callable[[], object],
 ) -> dict[str, str]:
     """Measures and stores. At most two engines are alive: the method's, and one without where speed is measured.
+
+    Args:
+        setup, store, todo, made_with, progress: what is measured, where it goes, and what shows it.
+        write: called when an engine has done its rows: a run that is cut short leaves the tables of what it has.
 
     Returns:
         Why rows of some baselines are missing, by method: their engines ended.
@@ -101,6 +116,8 @@ def measure(
             if not ended.is_baseline:
                 raise _ended(ended, error) from error
             missing[str(method)] = f"its engine ended: {str(error).splitlines()[-1]}"
+        else:
+            write()
     return missing
 
 

@@ -88,7 +88,8 @@ def bench(config: ServingConfig, *, target: str, draft: Path, prompts: Path, out
     store = RowStore(output, {"serving": settings})
     missing = {str(method): why for method in config.methods if (why := method.why_missing())}
     methods = [method for method in config.methods if str(method) not in missing]
-    measure(setup, methods, store, provenance(command, config.seed))
+    missing |= measure(setup, methods, store, provenance(command, config.seed))
+    methods = [method for method in methods if str(method) not in missing]
     rows, origins = rows_of(setup, methods, store)
     result = {"target": target, "settings": settings, "repeats": config.repeats, "origins": origins}
     print(write_report(result | {"missing": missing, "rows": rows}, output, table, plot))
@@ -150,34 +151,46 @@ def _fitting(dialogs: Sequence[Dialog], template: ChatTemplate, room: int, limit
     return [text for text, _ in kept], max(length for _, length in kept)
 
 
-def measure(setup: Setup, methods: Sequence[Method], store: RowStore, made_with: Mapping[str, Any]) -> None:
-    """Stores what is missing, with a server for each method in each repeat."""
+def measure(setup: Setup, methods: Sequence[Method], store: RowStore, made_with: Mapping[str, Any]) -> dict[str, str]:
+    """Stores what is missing, with a server for each method in each repeat.
+
+    Returns:
+        Why rows of some baselines are missing, by method: their servers ended, or a request failed.
+
+    Raises:
+        ValueError: where that is so without speculation, or with the drafter.
+    """
+    missing: dict[str, str] = {}
     for repeat in range(setup.config.repeats):
         for method in methods[::-1] if repeat % 2 else methods:
             todo = [number for number in setup.config.concurrency if setup.name(method, number, repeat) not in store]
-            servers = [[number] for number in todo] if method.remembers else [todo]
-            for together in servers if todo else ():
-                _serve(setup, method, together, repeat, store, made_with)
+            if not todo or str(method) in missing:
+                continue
+            try:
+                for together in [[number] for number in todo] if method.remembers else [todo]:
+                    _serve(setup, method, together, repeat, store, made_with)
+            except ServerError as error:
+                if not method.is_baseline:
+                    raise ValueError(f"{method}: {error}") from error
+                missing[str(method)] = str(error)
+    return missing
 
 
 def _serve(
     setup: Setup, method: Method, todo: Sequence[int], repeat: int, store: RowStore, made_with: Mapping[str, Any]
 ) -> None:
     """Serves with one method, and stores a row for each number of requests at once."""
-    try:
-        with serving(setup.engine.of(method), setup.output / f"server-{method.slug}.log") as url:
-            for number in todo:
-                name = setup.name(method, number, repeat)
-                print(f"{method}, {number} at once, repeat {repeat + 1} of {setup.config.repeats}", file=sys.stderr)
-                found = run_load(
-                    setup.config,
-                    url=url,
-                    target=setup.engine.target,
-                    requests=setup.output / REQUESTS,
-                    concurrency=number,
-                    is_plain=setup.is_plain,
-                    path=setup.output / f"{name}.json",
-                )
-                store.save(name, "serving", {"made_with": made_with} | found)
-    except ServerError as error:
-        raise ValueError(f"{method}: {error}") from error
+    with serving(setup.engine.of(method), setup.output / f"server-{method.slug}.log") as url:
+        for number in todo:
+            name = setup.name(method, number, repeat)
+            print(f"{method}, {number} at once, repeat {repeat + 1} of {setup.config.repeats}", file=sys.stderr)
+            found = run_load(
+                setup.config,
+                url=url,
+                target=setup.engine.target,
+                requests=setup.output / REQUESTS,
+                concurrency=number,
+                is_plain=setup.is_plain,
+                path=setup.output / f"{name}.json",
+            )
+            store.save(name, "serving", {"made_with": made_with} | found)

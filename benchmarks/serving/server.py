@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,7 @@ def serving(arguments: Mapping[str, Any], log: Path) -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [*VLLM, "serve", *flags(arguments), "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as file:
+    with log.open("wb") as file, _ended_by_sigterm():
         process = subprocess.Popen(
             command, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -62,6 +63,28 @@ def serving(arguments: Mapping[str, Any], log: Path) -> Iterator[str]:
             yield url
         finally:
             stop(process)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends this program as an exception would: it passes by what ends the server, which has a group of its own.
+
+    Not where the signal is ignored, or somebody else's already; nor beside the main thread, which alone gets signals.
+    """
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    is_ours = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def environment() -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from vllm_mtp.common.errors import in_a_line
+
 _MIN_SECONDS = 90.0
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -39,7 +41,7 @@ def faster_of_eager_and_compiled(
     try:
         compiled_seconds = _seconds(compiled, example)
     except Exception as error:  # whatever the compiler of this machine fails with, eager is right
-        return function, f"{eager}: torch.compile failed ({type(error).__name__})"
+        return function, f"{eager}: torch.compile failed ({in_a_line(error)})"
     if compiled_seconds >= eager_seconds:
         return function, f"{eager}, compiled {1000 * compiled_seconds:.1f} ms"
     return compiled, f"compiled, {1000 * compiled_seconds:.1f} ms, eager {1000 * eager_seconds:.1f} ms"
@@ -53,7 +55,7 @@ def compiler_fault(device: torch.device) -> str:
         x = torch.ones(8, device=device, requires_grad=True)
         torch.compile(torch.sin)(x).sum().backward()
     except Exception as error:  # of any kind
-        return f"torch.compile failed ({type(error).__name__})"
+        return f"torch.compile failed ({in_a_line(error)})"
     return ""
 
 

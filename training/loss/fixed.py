@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vllm_mtp.common.errors import is_out_of_memory
+from vllm_mtp.common.errors import in_a_line, is_out_of_memory
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.reading import BatchStates
@@ -68,7 +68,7 @@ class FixedStep:
                 if is_out_of_memory(error):
                     raise
                 self._compiled = None
-                self._say(f"torch.compile failed ({type(error).__name__}): the steps run without it")
+                self._say(f"torch.compile failed ({in_a_line(error)}): the steps run without it")
         return score(*given)
 
 

@@ -15,6 +15,12 @@ class InputError(ValueError):
         return f"{self.field}: {self.message}"
 
 
+def in_a_line(error: BaseException) -> str:
+    """An error of any library, of whatever length: its type and the first of what it says."""
+    said = " ".join(str(error).strip().partition("\n\n")[0].split())
+    return f"{type(error).__name__}: {said[:_LONGEST_LINE]}" if said else type(error).__name__
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was wanting: Python's, or torch's, of a GPU or the host."""
     said = str(error)
@@ -28,5 +34,6 @@ def is_out_of_gpu_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "out of memory" in str(error)
 
 
+_LONGEST_LINE = 300
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 """What torch says, which on the host has no type of its own for it."""

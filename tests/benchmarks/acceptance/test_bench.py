@@ -160,7 +160,10 @@ def test_speed_is_measured_beside_an_engine_of_its_own(monkeypatch: pytest.Monke
     monkeypatch.setattr(acceptance, "_measure_acceptance", lambda *_: {})
     config = AcceptanceConfig(num_speculative_tokens=(1, 2), temperature=(0.0,), speed_prompts_per_task=2)
     store: Any = SimpleNamespace(save=lambda *_: None)
-    acceptance.measure(Any, store, measurements_of(config), {}, SimpleNamespace(set_description=str, update=int))
+    written: list[int] = []
+    progress = SimpleNamespace(set_description=str, update=int)
+    acceptance.measure(Any, store, measurements_of(config), {}, progress, lambda: written.append(len(started)))
+    assert written == [1, 3, 5], "after each engine's rows: a run that is killed leaves its tables"
     assert baselines["speed-mtp-k1-t0-b1"] is not baselines["speed-mtp-k2-t0-b1"]
     assert [engine.method for engine in started] == [NONE, NONE, mtp(1), NONE, mtp(2)]
 
@@ -180,7 +183,7 @@ def test_the_engine_that_ended_is_named(
 
     monkeypatch.setattr(acceptance, "_engine", engine_of)
     rows = [Measurement(kind="speed", method=BASELINES["ngram"], temperature=0.0, batch_size=1)]
-    arguments: Any = (setup, SimpleNamespace(), rows, {}, SimpleNamespace())
+    arguments: Any = (setup, SimpleNamespace(), rows, {}, SimpleNamespace(), int)
     if refused:
         with pytest.raises(ValueError, match=rf"^the engine of {NONE} ended; its log is .*none"):
             acceptance.measure(*arguments)

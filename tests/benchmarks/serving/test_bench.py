@@ -1,14 +1,23 @@
 """`vllm-mtp bench serving` on real servers, as it is typed.
 
-Catches: a server or load that vLLM refuses, rows that are measured again, drafting that the load does not see.
+Catches: a server or load that vLLM refuses, rows that are measured again, drafting that the load does not see, a
+baseline that takes the drafter's rows with it.
 """
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.drafts import config_for, write_random_draft
+from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, Method, mtp
+from vllm_mtp.benchmarks.harness.row_store import RowStore
+from vllm_mtp.benchmarks.serving import bench as serving
+from vllm_mtp.benchmarks.serving.bench import Setup
+from vllm_mtp.benchmarks.serving.config import ServingConfig
+from vllm_mtp.benchmarks.serving.server import ServerError
 from vllm_mtp.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,3 +71,28 @@ def test_prompts_that_do_not_fit_are_refused(
     command = [*words(target_dir, draft, tmp_path / "out"), "--max-tokens", "100000"]
     assert main(command) == 2
     assert "--prompts: none of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dies", "refused"), [(mtp(3), True), (BASELINES["ngram"], False)])
+def test_a_baseline_whose_server_ends_costs_its_rows_alone(
+    dies: Method, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Method] = []
+
+    def serve(setup: Setup, method: Method, *_: Any) -> None:
+        served.append(method)
+        if method == dies:
+            raise ServerError("vllm serve ended with status 1; its log is LOG")
+
+    monkeypatch.setattr(serving, "_serve", serve)
+    methods = [NONE, BASELINES["ngram"], mtp(3)]
+    engine: Any = SimpleNamespace()
+    setup = Setup(config=ServingConfig(repeats=2), engine=engine, output=tmp_path, is_plain=True)
+    store = RowStore(tmp_path, {"serving": {}})
+    if refused:
+        with pytest.raises(ValueError, match=r"^mtp.* ended with status 1"):
+            serving.measure(setup, methods, store, {})
+    else:
+        missing = {str(dies): "vllm serve ended with status 1; its log is LOG"}
+        assert serving.measure(setup, methods, store, {}) == missing
+        assert served == [*methods, mtp(3), NONE], "it is not tried again"

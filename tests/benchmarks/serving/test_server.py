@@ -1,6 +1,9 @@
 """Catches: an engine argument that the server is not told, or is told as something else."""
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,25 @@ def test_a_server_that_ends_is_named_with_its_log(tmp_path: Path, monkeypatch: p
     with pytest.raises(ServerError, match="status 1; its log is"), serving({"model": "m"}, tmp_path / "log"):
         pass
     assert "no such model" in (tmp_path / "log").read_text()
+
+
+def test_sigterm_ends_the_server_too(tmp_path: Path) -> None:
+    """Catches a server that keeps its memory after a time limit has ended the benchmark."""
+    sleeps = "import os, pathlib, sys, time; pathlib.Path(sys.argv[-1]).write_text(str(os.getpid())); time.sleep(60)"
+    code = f"""
+import sys
+from pathlib import Path
+from vllm_mtp.benchmarks.serving import server
+server.VLLM = (sys.executable, "-c", {sleeps!r})
+server.flags = lambda arguments: []
+server.free_port = lambda: {str(tmp_path / "pid")!r}
+with server.serving({{}}, Path({str(tmp_path / "log")!r})):
+    pass
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
