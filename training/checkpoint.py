@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_mtp.common.errors import InputError, in_a_line, is_out_of_memory
+from vllm_mtp.common.errors import InputError, is_out_of_memory
 from vllm_mtp.common.files import read_json, replacing
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.training.config import TrainConfig
@@ -128,7 +128,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
         raise InputError(
             "output",
             f"a checkpoint cannot be written to {path.parent}, where {free:,.0f} MiB are free "
-            f"({in_a_line(error)}). The same command goes on when there is room.",
+            f"({_first_line(error)}). The same command goes on when there is room.",
         ) from error
 
 
@@ -152,7 +152,7 @@ def _read(path: Path) -> Checkpoint:
     except Exception as error:  # of zipfile, pickle and torch, of any kind where bytes are not what they should be
         if is_out_of_memory(error):
             raise
-        raise _DamagedError(f"it is no checkpoint: {in_a_line(error)}") from error
+        raise _DamagedError(f"it is no checkpoint: {_first_line(error)}") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -166,6 +166,10 @@ def _check_archive(path: Path) -> None:
         raise _DamagedError("it is cut, or something else") from error
     if broken is not None:
         raise _DamagedError(f"its part {broken} is not what was written")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:120]
 
 
 def load_run_info(folder: Path) -> dict[str, Any] | None:

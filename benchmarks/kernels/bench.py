@@ -19,8 +19,8 @@ from vllm_mtp.benchmarks.kernels.case import KernelCase
 from vllm_mtp.benchmarks.kernels.cases import draft_head, embed_hidden_projection, linear_kl
 from vllm_mtp.benchmarks.kernels.config import KernelsConfig
 from vllm_mtp.benchmarks.kernels.plot import plot
-from vllm_mtp.benchmarks.kernels.timing import measure_run, times
-from vllm_mtp.common.errors import InputError, in_a_line
+from vllm_mtp.benchmarks.kernels.timing import measure_run, times, why
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import provenance, versions
 from vllm_mtp.kernels.common.registration import uses_triton
 
@@ -76,7 +76,7 @@ def measure(
     try:
         providers = case.providers(device)
     except Exception as error:  # such as inputs that do not fit into memory
-        return [{**of_case, "provider": "all", "missing": in_a_line(error)}]
+        return [{**of_case, "provider": "all", "missing": why(error)}]
     rows: list[dict[str, Any]] = []
     for name, run in providers.items():
         row: dict[str, Any] = {**of_case, "provider": name}
@@ -85,7 +85,7 @@ def measure(
                 {"missing": run} if isinstance(run, str) else measure_run(run, device, seconds, in_graph=case.in_graph)
             )
         except Exception as error:  # whatever another library or the compiler fails with, the others are measured
-            row |= {"missing": in_a_line(error)}
+            row |= {"missing": why(error)}
         rows.append(row)
     eager = next((row for row in rows if row["provider"] == "eager"), {})
     for row in rows:

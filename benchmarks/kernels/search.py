@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vllm_mtp.common.errors import in_a_line
+from vllm_mtp.benchmarks.kernels.timing import why
 
 WORTH_A_CHANGE = 0.98
 """A candidate takes the shipped one's place where it needs at most this share of its time: less is noise."""
@@ -28,7 +28,7 @@ def search(shipped: str, candidates: Iterable[str], time_us: Callable[[str], flo
         try:
             times_us[name] = time_us(name)
         except Exception as error:  # a compiler fails with whatever it likes, and the others are timed
-            failures[name] = in_a_line(error)
+            failures[name] = why(error)
     ranked = sorted(times_us, key=lambda name: times_us[name])
     best, ratio = ranked[0] if ranked else None, None
     if best is not None and shipped in times_us:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from vllm_mtp.benchmarks.kernels.case import Run
-from vllm_mtp.common.errors import in_a_line
 
 _SWEPT_BYTES = 256 * 2**20  # more than any L2 cache
 
@@ -42,7 +41,7 @@ def measure_run(run: Run, device: torch.device, seconds: float, *, in_graph: boo
                 run()
             row["graph_time_us"] = 1e6 * statistics.median(times(graph.replay, device, seconds))
         except Exception as error:
-            row["graph_missing"] = in_a_line(error)
+            row["graph_missing"] = why(error)
     return row
 
 
@@ -75,4 +74,10 @@ def elsewhere(tensor: torch.Tensor, make: Callable[[], Run]) -> Run | str:
     try:
         return make()
     except Exception as error:  # not installed, without what is asked, or whatever its import fails with here
-        return in_a_line(error)
+        return why(error)
+
+
+def why(error: Exception) -> str:
+    """What failed, in a line."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

@@ -75,7 +75,7 @@ def _is_leaf(value: object) -> bool:
 
 def test_a_provider_that_fails_says_why() -> None:
     def fails() -> None:
-        raise RuntimeError("no such kernel\n\nand more")
+        raise RuntimeError("no such kernel\nand more")
 
     def providers(device: torch.device) -> Mapping[str, Run | str]:
         return {"eager": lambda: None, "one": fails, "other": "not installed"}
@@ -167,7 +167,7 @@ def test_every_shape_is_compiled(cases: ModuleType, monkeypatch: pytest.MonkeyPa
 def test_a_library_whose_import_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(ModuleType):
         def __getattr__(self, name: str) -> object:
-            raise RuntimeError("no driver\n\nand more")
+            raise RuntimeError("no driver\nand more")
 
     for name in ("liger_kernel.transformers", "fla.modules", "vllm.model_executor.layers.fused_embed_norm"):
         monkeypatch.setitem(sys.modules, name, Broken(name))

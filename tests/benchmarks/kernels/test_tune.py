@@ -46,7 +46,7 @@ def test_noise_changes_nothing(other: float) -> None:
 
 
 def test_what_fails_is_reported() -> None:
-    found = found_with({"shipped": 10.0, "a": "out of resource: shared memory\n\nand more", "b": 5.0})
+    found = found_with({"shipped": 10.0, "a": "out of resource: shared memory\nand more", "b": 5.0})
     assert (found["best"], found["ratio"]) == ("b", 0.5)
     assert found["failures"] == [["a", "RuntimeError: out of resource: shared memory"]]
     found = found_with({"shipped": "no", "a": 7.0})
