@@ -35,7 +35,6 @@ from vllm_mtp.benchmarks.harness.turns import in_turn
 from vllm_mtp.common.provenance import provenance
 
 OnProgress = Callable[[int], object]
-Draw = Callable[[Mapping[str, Any], Any], Any]
 
 
 def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, output: Path, command: str) -> int:
@@ -62,17 +61,16 @@ def bench(config: AcceptanceConfig, *, target: str, draft: Path, prompts: Path, 
         f"{len(todo)} rows to measure, {len(stored)} taken from {output}",
         file=sys.stderr,
     )
-    write = partial(_write, setup, store)
+
+    def write(draw: Any = None) -> str:
+        return write_report(result_of(setup, store, missing), output, table, draw)
+
     if todo:
         total = sum(len(prompts_of(one, setup)) * (2 if one.kind == SPEED else 1) for one in todo)
         with tqdm(total=total, unit="prompt", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
-            missing |= measure(setup, store, todo, made_with, progress, lambda: write(missing))
-    print(write(missing, draw=plot))
+            missing |= measure(setup, store, todo, made_with, progress, write)
+    print(write(plot))
     return 0
-
-
-def _write(setup: Setup, store: RowStore, missing: Mapping[str, str], draw: Draw | None = None) -> str:
-    return write_report(result_of(setup, store, missing), setup.engine.variants, table, draw)
 
 
 def prompts_of(one: Measurement, setup: Setup) -> list[BenchmarkPrompt]:
