@@ -343,16 +343,20 @@ class MTPDraftModel(nn.Module):
         # vLLM shares the head after loading, without a word to the draft model. Both model runners then run it once to
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         self.head(hidden_states.dtype)
-        if self.watch is not None and hidden_states.is_cpu:
-            self.watch.look()
         lookup, metadata = self._lookup_in_pass(input_ids, positions)
         if lookup is None or metadata is None or input_ids is None:
+            self._look_at_head()
             return self.model(input_ids, positions, hidden_states, inputs_embeds)
         if not lookup.begin(input_ids, hidden_states, metadata):
             return hidden_states
+        self._look_at_head()
         states: torch.Tensor = self.model(input_ids, positions, hidden_states, inputs_embeds)
         lookup.end(states, positions, metadata)
         return states
+
+    def _look_at_head(self) -> None:
+        if self.watch is not None and current_platform.is_cpu():
+            self.watch.look()
 
     @property
     def attention(self) -> Attention:

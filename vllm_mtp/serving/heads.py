@@ -33,6 +33,7 @@ from vllm_mtp.kernels.ops import (
     quantize_head,
     warm_up_draft_head,
 )
+from vllm_mtp.serving.int8_rows import Int8Rows, can_multiply_int8
 
 ROW_DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 """By `draft_head_dtype` of a drafter's config.json."""
@@ -178,24 +179,35 @@ class DraftHead(nn.Module):
         self._cut = _Cut(head, rows, dtype)
         self._padding = (0, 0, 0, width - num_rows)
         weight, bias = self._padded()
-        self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.quant_method: UnquantizedEmbeddingMethod | Int8Rows
+        if row_dtype == torch.int8 and can_multiply_int8(processor, weight):
+            self.quant_method = self._int8_rows(weight)
+            return
+        self.weight = nn.Parameter(self._as_multiplied(weight), requires_grad=False)
         self.quant_method = UnquantizedEmbeddingMethod()
         self.quant_method.process_weights_after_loading(self)  # packs the rows for the kernel that vLLM uses on a CPU
 
     def _padded(self, weight_ND: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._cut.weight(weight_ND), self._cut.bias()
-        if self.row_dtype is not None:
-            weight = _rounded(weight, self.row_dtype)
         return F.pad(weight, self._padding), None if bias is None else F.pad(bias, self._padding[2:])
+
+    def _as_multiplied(self, weight_ND: Tensor) -> Tensor:
+        return weight_ND if self.row_dtype is None else _rounded(weight_ND, self.row_dtype)
+
+    def _int8_rows(self, weight_ND: Tensor) -> Int8Rows:
+        return Int8Rows(*quantize_head(weight_ND, torch.int8), self.bias, weight_ND.dtype)
 
     @torch.inference_mode()  # the rows were made in it, while vLLM loads weights outside of it
     def follow(self, weight_ND: Tensor | None = None) -> None:
         """Cuts the rows again, into the memory that captured CUDA graphs read."""
         weight, bias = self._padded(weight_ND)
-        self.weight.copy_(weight)
         if bias is not None and self.bias is not None:
             self.bias.copy_(bias)
+        if isinstance(self.quant_method, Int8Rows):
+            self.quant_method = self._int8_rows(weight)
+            return
+        self.weight.copy_(self._as_multiplied(weight))
         self.quant_method.process_weights_after_loading(self)
 
     def logits(self, hidden_TD: Tensor) -> Tensor | None:

@@ -295,6 +295,48 @@ def test_rows_in_8_bits(
         assert type(models[0].chosen_head) is (ArgmaxHead if by_kernel else DraftHead)
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("draft_ids", [SOME, DRAFT_IDS["all"]], ids=["some", "all"])
+@pytest.mark.parametrize("hidden_size", [16, 64])
+def test_rows_that_stay_in_int8(
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    num_ranks: int,
+    draft_ids: tuple[int, ...],
+    hidden_size: int,
+) -> None:
+    """By vLLM's kernels for such layers, one of which, for AMX, wants multiples of 16 rows and 32 columns."""
+    from vllm_mtp.kernels.ops import quantize_head
+    from vllm_mtp.serving import heads
+    from vllm_mtp.serving.int8_rows import Int8Rows
+
+    # Here too, where the processor is slower with it.
+    monkeypatch.setattr(heads, "can_multiply_int8", lambda processor, weight_ND: weight_ND.dtype == torch.bfloat16)
+    hidden_TD = torch.randn(NUM_ROWS, hidden_size, generator=generator).bfloat16()
+    bias_V = torch.randn(VOCAB_SIZE, generator=generator).bfloat16()
+    ranks = [
+        Head(torch.zeros(VOCAB_SIZE, hidden_size).bfloat16(), bias_V, rank=r, num_ranks=num_ranks)
+        for r in range(num_ranks)
+    ]
+    models = [draft_model(head, draft_ids, head_dtype="int8") for head in ranks]
+    for _ in range(2):  # once more after the target's weights were exchanged
+        table_VD = torch.randn(VOCAB_SIZE, hidden_size, generator=generator).bfloat16()
+        for rank, head in enumerate(ranks):
+            head.weight.copy_(Head(table_VD, rank=rank, num_ranks=num_ranks).weight)
+            head.quant_method.process_weights_after_loading(head)
+            models[rank].follow_head()
+        (rows_VD, scale_V), (states_TD, scale_T) = (quantize_head(of, torch.int8) for of in (table_VD, hidden_TD))
+        expected_TV = states_TD.float() @ rows_VD.float().T * scale_T[:, None] * scale_V + bias_V
+        expected_TJ = expected_TV[:, draft_ids]
+        for top_T in on_ranks(num_ranks, lambda rank: models[rank].get_top_tokens(hidden_TD)):
+            best_T1 = expected_TV.gather(1, top_T[:, None])
+            torch.testing.assert_close(best_T1, expected_TJ.amax(1, keepdim=True), rtol=0.01, atol=0.01)
+            assert set(top_T.tolist()) <= set(draft_ids)
+        for logits_TV in on_ranks(num_ranks, lambda rank: models[rank].compute_logits(hidden_TD)):
+            torch.testing.assert_close(logits_TV[:, draft_ids].float(), expected_TJ, rtol=0.01, atol=0.02)
+        assert all(isinstance(model.chosen_head.quant_method, Int8Rows) for model in models)
+
+
 def test_the_kernel_takes_plain_rows_by_reference(generator: torch.Generator) -> None:
     """In `forward`, when vLLM measures memory; and none of a target's head that holds no rows to take."""
     from vllm_mtp.serving.heads import TargetHead
