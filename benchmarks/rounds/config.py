@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.harness.method import NONE, Method, mtp
 from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.settings import check_at_least, check_choices, setting
+
+MOST_PASSES = 1000
+"""Of the target without drafts: a trace is held in memory, 8 MB of it for each pass of a model with 30 layers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +26,13 @@ class RoundConfig(ServingOptions):
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, batch_size=1, num_prompts=1, max_tokens=8, temperature=0)
+        passes = max(self.num_prompts // min(self.batch_size), 1) * self.max_tokens
+        if passes > MOST_PASSES:
+            raise InputError(
+                "num_prompts",
+                f"expected at most {MOST_PASSES:,} passes to trace, got {passes:,} (prompts / batch x tokens): all of "
+                "them are held in memory, and a few hundred give narrow intervals",
+            )
 
     @property
     def methods(self) -> list[Method]:

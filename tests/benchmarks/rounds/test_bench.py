@@ -50,3 +50,10 @@ def test_too_few_prompts_are_refused(target_dir: Path, tmp_path: Path, capsys: p
     draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
     assert main([*words(target_dir, draft, tmp_path / "out"), "--batch-size", "1000"]) == 2
     assert "--prompts: expected at least 1000 that leave room in the context, got 24" in capsys.readouterr().err
+
+
+def test_a_trace_that_memory_cannot_hold_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = words(tmp_path / "target", tmp_path / "draft", tmp_path / "out")
+    assert main([*command, "--num-prompts", "48", "--max-tokens", "96", "--batch-size", "4", "8"]) == 2
+    assert "--num-prompts: expected at most 1,000 passes to trace, got 1,152" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
