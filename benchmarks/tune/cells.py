@@ -12,6 +12,8 @@ from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.contract.lookup import Lookup
 
 ACCEPTANCE, COST, VERIFICATION = "acceptance", "cost", "verification"
+CHECK = "check"
+"""The cost of what was chosen, timed once more as it was predicted, in turn with its verification."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +128,21 @@ class Space:
             for size, of_size in turns.items()
             for turn in of_size
             for one in _in_turn(NONE, method, turn)
+        ]
+
+    def checks(self, method: Method, settings: Mapping[int, Method], turns: Mapping[int, range]) -> list[Cell]:
+        """What is verified, as predictions have it measured, in the engine of many settings and beside no speculation.
+
+        Args:
+            method: what is verified.
+            settings: by batch size: what it is there.
+            turns: by batch size.
+        """
+        return [
+            Cell(kind=CHECK, method=one, engine=self.engine_of(one), batch_size=size, turn=turn, beside=method)
+            for size, of_size in turns.items()
+            for turn in of_size
+            for one in _in_turn(NONE, self.measured_as(settings[size]), turn)
         ]
 
     @property

@@ -27,7 +27,7 @@ class TuneConfig(ServingOptions):
     top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")
     top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     max_tokens: int = setting(96, "Most tokens of an output; end-of-text ends it before.")
-    max_prompts: int = setting(64, "Most prompts. Every second one is kept for the verification.")
+    max_prompts: int = setting(128, "Most prompts. Every second one is kept for the verification.")
     seconds: float = setting(0.25, "Each setting has its turn for so many seconds, and for at least four rounds.")
     turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
     precision: float = setting(

@@ -1,7 +1,7 @@
 """From stored rows to predictions, and to the results.json of `vllm-mtp tune`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import median
 from typing import Any
 
@@ -10,7 +10,15 @@ from vllm_mtp.benchmarks.harness.rounds import Rounds
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
 from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Cell, Space
 from vllm_mtp.benchmarks.tune.choose import Choice
-from vllm_mtp.benchmarks.tune.predict import Prediction, cost_of, predict, rates_per_position, tokens_per_round, usual
+from vllm_mtp.benchmarks.tune.predict import (
+    Prediction,
+    TokensPerRound,
+    cost_of,
+    predict,
+    rates_per_position,
+    tokens_per_round,
+    usual,
+)
 from vllm_mtp.benchmarks.tune.serve import lookup_command, serve_command, speculative_config
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.benchmarks.tune.verify import verified
@@ -49,6 +57,19 @@ def verification_of(space: Space, store: RowStore, choice: Choice) -> list[dict[
     return verified(_of_cells(store, space.verification(choice.best, space.all_turns)), choice)
 
 
+def checked(space: Space, store: RowStore, choice: Choice) -> Choice:
+    """The choice, its costs those of the turns beside the verification, where there were such."""
+    settings = {size: one.method for size, one in choice.by_batch_size.items()}
+    seconds = seconds_of(_of_cells(store, space.checks(choice.best, settings, space.all_turns)))
+    found = dict(choice.by_batch_size)
+    for size, one in choice.by_batch_size.items():
+        key = space.measured_as(one.method), size
+        if key in seconds and (NONE, size) in seconds:
+            gain = TokensPerRound(mean=one.tokens_per_round, interval=one.tokens_per_round_95)
+            found[size] = predict(one.method, size, gain, cost_of(seconds[key], seconds[NONE, size]))
+    return replace(choice, by_batch_size=found)
+
+
 def _of_cells(store: RowStore, cells: Sequence[Cell]) -> Measured:
     """The rows of these cells, as far as they are measured."""
     found: Measured = {}
@@ -79,6 +100,7 @@ def result_of(setup: Setup, store: RowStore, predicted: Sequence[Prediction], ch
             "for_batch_size": setup.config.for_batch_size,
             "pays": choice.method != NONE,
             "method": choice.best.about(),
+            "costs_beside_verification": setup.on_cpu,
             "by_batch_size": [_row(one) for one in choice.by_batch_size.values()],
             "config": speculative_config(choice.method, draft),
             "lookup_command": lookup_command(choice.method, setup.own_lookup, draft),

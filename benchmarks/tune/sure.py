@@ -1,16 +1,17 @@
 """Measures until what is chosen, and what it gives, are known.
 
 All settings have a few turns; which of them leads has many. So minutes go where they decide, and what led by luck is
-found out.
+found out. On a CPU, whose speed drifts, and the share of the drafter in a round with it, the cost of what was chosen is
+timed once more in turn with the verification: what differs then is not the hour.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vllm_mtp.benchmarks.harness.row_store import RowStore
 from vllm_mtp.benchmarks.tune.cells import Cell, Space
 from vllm_mtp.benchmarks.tune.choose import Choice, choose
 from vllm_mtp.benchmarks.tune.predict import Prediction, width
-from vllm_mtp.benchmarks.tune.result import predictions, verification_of
+from vllm_mtp.benchmarks.tune.result import checked, predictions, verification_of
 from vllm_mtp.contract.lookup import Lookup
 
 Measure = Callable[[Sequence[Cell]], bool]
@@ -33,14 +34,35 @@ def choose_by(
             return predicted, choice
 
 
-def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice) -> None:
-    """Measures what was chosen until its speedup at every batch size is known."""
-    measure(space.verification(choice.best, space.first_turns))
+def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice, *, with_checks: bool) -> Choice:
+    """Measures what was chosen until its speedup at every batch size is known.
+
+    Args:
+        measure: as for `choose_by`.
+        space: of the command.
+        store: for rows.
+        choice: by `choose_by`.
+        with_checks: whether the predicted cost is timed once more, in turn with it.
+
+    Returns:
+        The choice; with the costs of these turns, where they were timed.
+    """
+    measure(_verification(space, choice, space.first_turns, with_checks=with_checks))
     while True:
         num_turns = {
             row["batch_size"]: row["num_turns"]
             for row in verification_of(space, store, choice)
             if width(row["measured_speedup"], row["measured_speedup_95"]) > space.config.precision
         }
-        if not measure(space.verification(choice.best, space.further_turns(num_turns))):
-            return
+        if not measure(_verification(space, choice, space.further_turns(num_turns), with_checks=with_checks)):
+            return checked(space, store, choice)
+
+
+def _verification(space: Space, choice: Choice, turns: Mapping[int, range], *, with_checks: bool) -> list[Cell]:
+    settings = {size: one.method for size, one in choice.by_batch_size.items()}
+    found: list[Cell] = []
+    for turn in ({size: range(one, one + 1)} for size, of_size in turns.items() for one in of_size):
+        found += space.verification(choice.best, turn)
+        if with_checks:
+            found += space.checks(choice.best, settings, turn)
+    return found

@@ -16,7 +16,7 @@ def table(result: Result) -> str:
     """All of it."""
     parts = [_about(result), _choice(result["choice"]), *_against(result)]
     if result["verification"]:
-        parts += [_verification(result["verification"])]
+        parts += [_verification(result)]
     return "\n\n".join([*parts, _predictions(result), _acceptance(result["acceptance"])])
 
 
@@ -68,7 +68,8 @@ def verified_cells(row: Row) -> list[str]:
     ]
 
 
-def _verification(rows: Sequence[Row]) -> str:
+def _verification(result: Result) -> str:
+    rows = result["verification"]
     lines = [
         [
             *verified_cells(row),
@@ -82,9 +83,11 @@ def _verification(rows: Sequence[Row]) -> str:
     names += ["tokens a round: predicted / measured", "cost of a round: predicted / measured"]
     title = (
         f"Verification on the other prompts, in fresh engines, {rows[0]['num_turns']} turns. Speeds are of generating, "
-        "with so many requests always under way; the reading of prompts is not in them\n\n"
+        "with so many requests always under way; the reading of prompts is not in them"
     )
-    return title + markdown(names, lines)
+    if result["choice"].get("costs_beside_verification"):
+        title += ". Predicted costs were timed in turn with it: those of the next table were timed before"
+    return f"{title}\n\n{markdown(names, lines)}"
 
 
 def _predictions(result: Result) -> str:

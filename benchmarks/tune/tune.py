@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_mtp.benchmarks.harness.report import write_report
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, CHECK, COST, VERIFICATION
 from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.benchmarks.tune.costs import costs
 from vllm_mtp.benchmarks.tune.measure import Meter
@@ -57,14 +57,13 @@ def tune(
     if config.draft_vocab_size is not None:
         raise InputError("draft_vocab_size", f"is of a drafter to be trained; {draft} has a vocabulary of its own")
     setup = set_up(config, target=target, draft=draft, prompts=prompts, output=output)
-    store = RowStore(output, dict.fromkeys((ACCEPTANCE, COST, VERIFICATION), setup.settings))
+    store = RowStore(output, dict.fromkeys((ACCEPTANCE, COST, VERIFICATION, CHECK), setup.settings))
     made_with = provenance(command, config.seed)
     about = f"{len(setup.measured)} prompts to measure with, {len(setup.held_out)} to verify with"
     print(f"{about}, {setup.engine.dtype}", file=sys.stderr)
     with Meter(setup, store, made_with, is_late) as meter:
         predicted, choice = choose_by(meter, setup.space, store, setup.own_lookup)
-    with Meter(setup, store, made_with, is_late) as meter:
-        verify_by(meter, setup.space, store, choice)
+        choice = verify_by(meter, setup.space, store, choice, with_checks=setup.on_cpu)
     result = result_of(setup, store, predicted, choice)
     text = write_report(result, output, table, plot)
     print(json.dumps(summary(result), indent=1) if as_json else text)

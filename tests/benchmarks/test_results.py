@@ -15,6 +15,8 @@ from vllm_mtp.benchmarks.acceptance.table import table as acceptance_table
 from vllm_mtp.benchmarks.claims.report import table as claims_table
 from vllm_mtp.benchmarks.demo.report import table as demo_table
 from vllm_mtp.benchmarks.finetune.table import table as finetune_table
+from vllm_mtp.benchmarks.rounds.table import table as rounds_table
+from vllm_mtp.benchmarks.serving.table import table as serving_table
 from vllm_mtp.benchmarks.tune.table import table as tune_table
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
@@ -28,6 +30,8 @@ def table_of(result: dict[str, Any]) -> str:
     makers: dict[str, Callable[[Any], str]] = {
         "claims": claims_table,
         "verification": tune_table,
+        "missing": serving_table,
+        "kind": rounds_table,
         "settings": acceptance_table,
         "tuned": finetune_table,
     }

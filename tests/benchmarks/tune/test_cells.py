@@ -51,6 +51,14 @@ def test_the_verification_has_engines_of_its_own() -> None:
     assert [cell.method for cell in cells] == [NONE, chosen, chosen, NONE] * 2
 
 
+def test_a_check_is_timed_as_it_was_predicted() -> None:
+    chosen = SPACE.method(1, STEPS[2])
+    cells = SPACE.checks(chosen, dict.fromkeys(SPACE.first_turns, chosen), SPACE.first_turns)
+    assert {cell.engine for cell in cells} <= {cell.engine for cell in SPACE.cells()}
+    assert {cell.method for cell in cells} == {NONE, SPACE.measured_as(chosen)}
+    assert not {cell.name for cell in cells} & {cell.name for cell in SPACE.cells()}
+
+
 def test_what_leads_has_further_turns_beside_no_speculation_until_there_are_most() -> None:
     space = replace(SPACE, config=replace(SPACE.config, turns=2, most_turns=5))
     assert space.further_turns({1: 2, 8: 4}) == {1: range(2, 4), 8: range(4, 5)}

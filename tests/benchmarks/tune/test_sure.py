@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, Method
 from vllm_mtp.benchmarks.harness.rounds import Output, Rounds
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, VERIFICATION, Cell, Space
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, CHECK, COST, VERIFICATION, Cell, Space
 from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.benchmarks.tune.result import verification_of
 from vllm_mtp.benchmarks.tune.sure import choose_by, verify_by
@@ -21,10 +23,10 @@ SECONDS = {0: 1.0, 1: 1.1, 3: 1.3}
 
 
 class Machine:
-    """Rounds whose seconds are off by `noise`; in its first turns K = 1 is fast by luck."""
+    """Rounds whose seconds are off by `noise`; in its first turns K = 1 is fast by luck; drafting slows down later."""
 
-    def __init__(self, store: RowStore, noise: float, luck: float = 1.0, most: int = 10**6) -> None:
-        self.store, self.noise, self.luck, self.most = store, noise, luck, most
+    def __init__(self, store: RowStore, noise: float, luck: float = 1.0, later: float = 1.0, most: int = 10**6) -> None:
+        self.store, self.noise, self.luck, self.later, self.most = store, noise, luck, later, most
         self.measured: list[Cell] = []
 
     def __call__(self, cells: Sequence[Cell]) -> bool:
@@ -38,12 +40,14 @@ class Machine:
         drawn, k = random.Random(cell.name), cell.method.num_speculative_tokens
         lucky = cell.kind == COST and k == 1 and cell.turn < CONFIG.turns
         seconds = SECONDS[k] * (1 + self.noise * drawn.uniform(-1, 1)) * (self.luck if lucky else 1)
+        if k and cell.kind in (CHECK, VERIFICATION):
+            seconds *= self.later
         outputs = [Output(number=number, tokens=[3] * 8) for number in range(4)] if cell.kind == ACCEPTANCE else []
         return Rounds(seconds=[seconds] * 5, tokens=[min(3, 1 + k) * cell.batch_size] * 5, outputs=outputs)
 
 
 def store_in(folder: Path) -> RowStore:
-    return RowStore(folder, {kind: {} for kind in (ACCEPTANCE, COST, VERIFICATION)})
+    return RowStore(folder, {kind: {} for kind in (ACCEPTANCE, COST, VERIFICATION, CHECK)})
 
 
 def turns_of(machine: Machine, kind: str, method: Method, batch_size: int = 1) -> int:
@@ -72,7 +76,7 @@ def test_a_quiet_machine_is_measured_once(tmp_path: Path) -> None:
     space = Space(config=CONFIG, lookups=[OFF])
     machine = Machine(store_in(tmp_path), noise=0.01)
     _, choice = choose_by(machine, space, machine.store, None)
-    verify_by(machine, space, machine.store, choice)
+    verify_by(machine, space, machine.store, choice, with_checks=True)
     assert {cell.turn for cell in machine.measured} == set(range(CONFIG.turns))
 
 
@@ -80,9 +84,19 @@ def test_a_machine_that_never_is_sure_has_most_turns(tmp_path: Path) -> None:
     space = Space(config=CONFIG, lookups=[OFF])
     machine = Machine(store_in(tmp_path), noise=0.9)
     _, choice = choose_by(machine, space, machine.store, None)
-    verify_by(machine, space, machine.store, choice)
+    verify_by(machine, space, machine.store, choice, with_checks=True)
     rows = verification_of(space, machine.store, choice)
     assert [row["num_turns"] for row in rows] == [CONFIG.most_turns] * 2
+
+
+@pytest.mark.parametrize("with_checks", [True, False])
+def test_an_hour_in_which_drafting_costs_more_is_no_error_of_the_prediction(tmp_path: Path, with_checks: bool) -> None:
+    space = Space(config=CONFIG, lookups=[OFF])
+    machine = Machine(store_in(tmp_path), noise=0.01, later=1.25)
+    _, choice = choose_by(machine, space, machine.store, None)
+    choice = verify_by(machine, space, machine.store, choice, with_checks=with_checks)
+    errors = [row["relative_error"] for row in verification_of(space, machine.store, choice)]
+    assert errors == pytest.approx([0.0 if with_checks else 0.25] * 2, abs=0.05)
 
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
@@ -92,7 +106,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         machine = Machine(store_in(tmp_path), noise=0.2, most=80)
         predicted, choice = choose_by(machine, space, machine.store, None)
         if len(machine.measured) < machine.most:
-            verify_by(machine, space, machine.store, choice)
+            verify_by(machine, space, machine.store, choice, with_checks=True)
         names += [cell.name for cell in machine.measured]
     assert not machine.measured, "it has ended"
     assert len(names) == len(set(names)), "nothing is measured again"

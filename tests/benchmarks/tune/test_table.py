@@ -14,6 +14,12 @@ def test_the_choice_comes_first_with_what_to_type() -> None:
     assert "| off | 2.00 (1.90-2.10) | 0.60 0.40 |" in text
 
 
+def test_whether_the_hour_can_be_in_the_error_is_said() -> None:
+    found, said = result(), "Predicted costs were timed in turn with it"
+    assert said not in table(found)
+    assert said in table(found | {"choice": found["choice"] | {"costs_beside_verification": True}})
+
+
 def test_what_does_not_pay_is_said_plainly() -> None:
     text = table(result(pays=False))
     assert "**Do not speculate.** The best of the settings is mtp, no lookup k = 2, for which 1.50x" in text
