@@ -30,7 +30,7 @@ def table_of(result: dict[str, Any]) -> str:
     makers: dict[str, Callable[[Any], str]] = {
         "claims": claims_table,
         "verification": tune_table,
-        "missing": serving_table,
+        "repeats": serving_table,
         "kind": rounds_table,
         "settings": acceptance_table,
         "tuned": finetune_table,
