@@ -138,12 +138,7 @@ class Space:
             settings: by batch size: what it is there.
             turns: by batch size.
         """
-        return [
-            Cell(kind=CHECK, method=one, engine=self.engine_of(one), batch_size=size, turn=turn, beside=method)
-            for size, of_size in turns.items()
-            for turn in of_size
-            for one in _in_turn(NONE, self.measured_as(settings[size]), turn)
-        ]
+        return [replace(cell, kind=CHECK, beside=method) for cell in self.again(settings, turns)]
 
     @property
     def first_turns(self) -> dict[int, range]:

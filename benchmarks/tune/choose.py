@@ -19,6 +19,11 @@ class Choice:
     by_batch_size: Mapping[int, Prediction]
     """Of `best`, with the K that it has there."""
 
+    @property
+    def settings(self) -> dict[int, Method]:
+        """What `best` is at each batch size."""
+        return {size: one.method for size, one in self.by_batch_size.items()}
+
 
 def choose(
     predictions: Sequence[Prediction], for_batch_size: int, tolerance: float, own_lookup: Lookup | None

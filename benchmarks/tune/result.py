@@ -59,8 +59,7 @@ def verification_of(space: Space, store: RowStore, choice: Choice) -> list[dict[
 
 def checked(space: Space, store: RowStore, choice: Choice) -> Choice:
     """The choice, its costs those of the turns beside the verification, where there were such."""
-    settings = {size: one.method for size, one in choice.by_batch_size.items()}
-    seconds = seconds_of(_of_cells(store, space.checks(choice.best, settings, space.all_turns)))
+    seconds = seconds_of(_of_cells(store, space.checks(choice.best, choice.settings, space.all_turns)))
     found = dict(choice.by_batch_size)
     for size, one in choice.by_batch_size.items():
         key = space.measured_as(one.method), size

@@ -59,10 +59,9 @@ def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice, *
 
 
 def _verification(space: Space, choice: Choice, turns: Mapping[int, range], *, with_checks: bool) -> list[Cell]:
-    settings = {size: one.method for size, one in choice.by_batch_size.items()}
     found: list[Cell] = []
     for turn in ({size: range(one, one + 1)} for size, of_size in turns.items() for one in of_size):
         found += space.verification(choice.best, turn)
         if with_checks:
-            found += space.checks(choice.best, settings, turn)
+            found += space.checks(choice.best, choice.settings, turn)
     return found

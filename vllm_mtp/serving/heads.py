@@ -146,6 +146,7 @@ class DraftHead(nn.Module):
             dtype: of hidden states.
             row_dtype: rows (and hidden states, see `top_tokens`) are rounded as an `ArgmaxHead` of this dtype has them,
                 and drafted with in their own: where there is no kernel, its drafts, at the speed of the plain head.
+                Where a CPU multiplies int8, rows stay so (int8_rows.py).
 
         Raises:
             ValueError: if the rows cannot be read from the head.
