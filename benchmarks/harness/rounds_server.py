@@ -10,6 +10,8 @@ from vllm_mtp.benchmarks.harness.rounds import Output, Rounds, RoundsRequest
 
 _NUM_UNTIMED = 3
 """First rounds of a request: they verify what was drafted with another K, or make kernels for a new number of rows."""
+_NUM_UNTIMED_GOING_ON = 1
+"""The same of one that goes on as the last one ended: another engine has emptied the caches meanwhile."""
 
 _MOST_PASSES = 1000
 """Passes for one round that counts, at most."""
@@ -21,6 +23,7 @@ class RoundsServer:
     def __init__(self, llm: Any) -> None:
         self.llm = llm
         self._flight: _Flight | None = None
+        self._set: tuple[int | None, int | None] = None, None
 
     def measure(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> Rounds:
         """What `EngineProcess.measure_rounds` asks for."""
@@ -36,7 +39,7 @@ class RoundsServer:
             flight.step()
         if not request.keep:
             self.end()
-        timed = flight.rounds[_NUM_UNTIMED:]
+        timed = flight.rounds[flight.num_untimed :]
         return Rounds(
             seconds=[round(seconds, 6) for seconds, _ in timed],
             tokens=[tokens for _, tokens in timed],
@@ -50,10 +53,13 @@ class RoundsServer:
         self._flight = None
 
     def _begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> "_Flight":
-        if not request.keep or self._flight is None or not self._flight.can_go_on(request):
+        was_set, self._set = self._set, (request.num_speculative_tokens, request.module_steps)
+        goes_on = request.keep and self._flight is not None and self._flight.can_go_on(request)
+        if not goes_on or self._flight is None:
             self.end()
             self._flight = _Flight(self.llm.llm_engine, request)
-        self._flight.begin(request, on_progress)
+        num_untimed = _NUM_UNTIMED_GOING_ON if goes_on and self._set == was_set else _NUM_UNTIMED
+        self._flight.begin(request, on_progress, num_untimed)
         return self._flight
 
 
@@ -82,9 +88,9 @@ class _Flight:
     def can_go_on(self, request: RoundsRequest) -> bool:
         return bool(self.tokens) and self.batch_size == request.batch_size
 
-    def begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> None:
+    def begin(self, request: RoundsRequest, on_progress: Callable[[int], object], num_untimed: int) -> None:
         """Counts anew."""
-        self.num_passes = 0
+        self.num_passes, self.num_untimed = 0, num_untimed
         self.request, self.on_progress = request, on_progress
         self.ended: list[Output] = []
         self.rounds: list[tuple[float, int]] = []
@@ -92,7 +98,7 @@ class _Flight:
         self._fill()
 
     def is_over(self) -> bool:
-        request, num_timed = self.request, len(self.rounds) - _NUM_UNTIMED
+        request, num_timed = self.request, len(self.rounds) - self.num_untimed
         enough = request.max_outputs is not None and len(self.ended) >= request.max_outputs
         late = request.max_seconds is not None and self.seconds >= request.max_seconds
         return not self.tokens or ((enough or late) and num_timed >= request.min_rounds)

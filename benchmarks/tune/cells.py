@@ -12,6 +12,8 @@ from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.contract.lookup import Lookup
 
 ACCEPTANCE, COST, VERIFICATION = "acceptance", "cost", "verification"
+HELD_OUT = "held-out"
+"""Acceptance of what was chosen, over the prompts that were kept apart."""
 CHECK = "check"
 """The cost of what was chosen, timed once more as it was predicted, in turn with its verification."""
 
@@ -27,8 +29,15 @@ class Cell:
     """What the engine was started with."""
     batch_size: int
     turn: int = 0
+    in_slices: bool = False
+    """Whether its turn is cut up, with those beside it between the slices: all meet the machine in the same moods."""
     beside: Method | None = None
     """What it is measured beside, in the same hour: its row is of no use to another."""
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is measured on an engine of the verification, and on the prompts that are kept for it."""
+        return self.kind in (VERIFICATION, HELD_OUT)
 
     @property
     def name(self) -> str:
@@ -103,42 +112,59 @@ class Space:
         return self.measured_as(self.method(self.largest_k, lookup))
 
     def again(self, methods: Mapping[int, Method], turns: Mapping[int, range]) -> list[Cell]:
-        """A setting at each of some batch sizes, and no speculation beside it.
+        """A setting at each of some batch sizes, in turn with no speculation.
 
         Args:
             methods: by batch size.
             turns: by batch size.
         """
         return [
-            self._cell(COST, one, size, turn)
+            replace(self._cell(COST, one, size, turn), in_slices=True)
             for size, of_size in turns.items()
             for turn in of_size
             for one in _in_turn(NONE, self.measured_as(methods[size]), turn)
         ]
 
     def verification(self, method: Method, turns: Mapping[int, range]) -> list[Cell]:
-        """A setting beside no speculation, each in an engine of its own.
+        """A setting in turn with no speculation, each in an engine of its own.
 
         Args:
             method: what is verified.
             turns: by batch size.
         """
         return [
-            Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn, beside=method)
+            Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn, in_slices=True, beside=method)
             for size, of_size in turns.items()
             for turn in of_size
             for one in _in_turn(NONE, method, turn)
         ]
 
+    def held_out(self, settings: Mapping[int, Method], method: Method) -> list[Cell]:
+        """Acceptance of what is verified, with each of its Ks once, at the largest batch size that has it.
+
+        Args:
+            settings: as for `checks`.
+            method: what is verified.
+        """
+        size_of = {one.num_speculative_tokens: size for size, one in sorted(settings.items())}
+        return [
+            Cell(kind=HELD_OUT, method=method, engine=method, batch_size=size, beside=method)
+            for size in size_of.values()
+        ]
+
     def checks(self, method: Method, settings: Mapping[int, Method], turns: Mapping[int, range]) -> list[Cell]:
-        """What is verified, as predictions have it measured, in the engine of many settings and beside no speculation.
+        """What is verified, as predictions have it measured, in the engine of many settings.
 
         Args:
             method: what is verified.
             settings: by batch size: what it is there.
             turns: by batch size.
         """
-        return [replace(cell, kind=CHECK, beside=method) for cell in self.again(settings, turns)]
+        return [
+            replace(self._cell(CHECK, self.measured_as(settings[size]), size, turn), in_slices=True, beside=method)
+            for size, of_size in turns.items()
+            for turn in of_size
+        ]
 
     @property
     def first_turns(self) -> dict[int, range]:

@@ -32,13 +32,16 @@ class TuneConfig(ServingOptions):
     turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
     precision: float = setting(
         0.05,
-        "What is chosen is measured again, beside no speculation, until its cost and then its speedup are known to "
-        "this share to either side, by their 95% intervals.",
+        "What is chosen is timed again, in turn with no speculation, until its cost, predicted and then verified, is "
+        "known to this share to either side, by its 95% interval.",
     )
     most_turns: int = setting(30, "Most turns of that.")
     tolerance: float = setting(0.03, "Speeds that differ by less than this share are equal: the simpler setting wins.")
     max_minutes: float | None = setting(
-        15.0, "After so many minutes each setting has two turns, the verification too.", none="no limit"
+        15.0,
+        "Two turns of each setting, and of the verification, are always measured; further ones of settings end after "
+        "60% of so many minutes, of the verification after all of them.",
+        none="no limit",
     )
     draft_vocab_size: int | None = setting(
         None, "Without DRAFT_DIR: tokens that the drafter to be trained would draft.", none="all"

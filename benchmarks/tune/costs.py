@@ -50,8 +50,8 @@ def costs(
     store = RowStore(output, {COST: setup.settings})
     print(f"a drafter of random weights, {setup.engine.dtype}", file=sys.stderr)
     cells = [cell for cell in setup.space.cells() if cell.kind == COST]
-    with Meter(setup, store, provenance(command, config.seed), is_late) as meter:
-        meter(cells)
+    with Meter(setup, store, provenance(command, config.seed)) as meter:
+        meter(cells, is_late)
     rows = break_even(seconds_of(rows_of(store, COST)))
     origins = origins_of(row for _, row in store.all())
     result = {"target": relative(target), "settings": setup.settings, "origins": origins, "break_even": rows}

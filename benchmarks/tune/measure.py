@@ -1,31 +1,33 @@
 """Measures cells and stores their rows.
 
-On a CPU all engines are alive and work in turn, since the speed of such a machine drifts. A GPU is one engine's alone:
-two of a large target do not fit there, and its speed does not drift as much; so one engine after another does all that
-it can measure.
+On a CPU all engines are alive and work in turn, since the speed of such a machine drifts, and jumps within a second
+where others have a share of it: what is compared closely is timed in slices of some rounds, there and back. A GPU is
+one engine's alone: two of a large target do not fit there, and its speed does not drift as much; so one engine after
+another does all that it can measure.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from itertools import count, groupby
 from typing import Any
 
 from tqdm import tqdm
 
 from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess
 from vllm_mtp.benchmarks.harness.method import NONE, Method
-from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
+from vllm_mtp.benchmarks.harness.rounds import Rounds, RoundsRequest
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, CHECK, COST, VERIFICATION, Cell
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, HELD_OUT, Cell
 from vllm_mtp.benchmarks.tune.config import LEAST_TURNS
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.contract.lookup import Lookup
 
-_LEAST_OUTPUTS = 3
-"""Complete ones in a turn of the verification."""
-_BESIDE = 4
-"""Times `seconds`: a turn of what is timed beside those outputs, which take seconds too."""
+_SLICE, _TURN = 0.5, 8
+"""Times `seconds`: a slice, and what a turn of slices comes to for each setting."""
+_MOST_SLICES = 1000
+"""Numbers of slices stay below: each draws with a seed of its own."""
 
 
 class Meter(ExitStack):
@@ -35,18 +37,19 @@ class Meter(ExitStack):
         setup: of the command.
         store: for rows.
         made_with: where rows come from.
-        is_late: whether turns after the second are left out from now on.
     """
 
-    def __init__(
-        self, setup: Setup, store: RowStore, made_with: Mapping[str, Any], is_late: Callable[[], bool]
-    ) -> None:
+    def __init__(self, setup: Setup, store: RowStore, made_with: Mapping[str, Any]) -> None:
         super().__init__()
-        self.setup, self.store, self.made_with, self.is_late = setup, store, made_with, is_late
+        self.setup, self.store, self.made_with = setup, store, made_with
         self._engines: dict[_Key, EngineProcess] = {}
 
-    def __call__(self, cells: Sequence[Cell]) -> bool:
+    def __call__(self, cells: Sequence[Cell], is_late: Callable[[], bool]) -> bool:
         """Measures in this order; on a GPU what one engine can measure comes before the next one's.
+
+        Args:
+            cells: those of a turn of few settings behind each other.
+            is_late: whether turns after the second are left out from now on.
 
         Returns:
             Whether anything was measured.
@@ -62,10 +65,12 @@ class Meter(ExitStack):
                 for some in together:
                     progress.set_description(f"starting {len(some)} of {len(engines)} engines")
                     self._start(some)
-                    for cell in (cell for cell in todo if _key(cell) in some):
-                        progress.set_description(str(cell), refresh=False)
-                        num_stored += self._measure(cell)
-                        progress.update()
+                    for turn in _turns([cell for cell in todo if _key(cell) in some]):
+                        progress.set_description(str(turn[-1]), refresh=False)
+                        if turn[0].turn < LEAST_TURNS or not is_late():
+                            self._measure(turn)
+                            num_stored += len(turn)
+                        progress.update(len(turn))
             except EngineError as error:
                 print(f"\n{error}", file=sys.stderr)
                 raise ValueError(f"an engine ended; its log is {error.log}") from error
@@ -81,46 +86,66 @@ class Meter(ExitStack):
             engine.wait_until_ready()
         self._engines |= started
 
-    def _measure(self, cell: Cell) -> bool:
-        """Whether there was time for it."""
-        if cell.turn >= LEAST_TURNS and self.is_late():
-            return False
-        rounds = self._engines[_key(cell)].measure_rounds(request_of(self.setup, cell))
-        self.store.save(cell.name, cell.kind, cell.about() | {"made_with": self.made_with} | asdict(rounds))
-        return True
+    def _measure(self, cells: Sequence[Cell]) -> None:
+        """A turn: slices of all of its cells in turn, there and back again, until each has had its seconds."""
+        slices: dict[Cell, list[Rounds]] = {cell: [] for cell in cells}
+        for number in count():
+            for cell in cells if number % 2 == 0 else cells[::-1]:
+                engine = self._engines[_key(cell)]
+                slices[cell].append(engine.measure_rounds(request_of(self.setup, cell, number)))
+            least = min(sum(sum(one.seconds) for one in some) for some in slices.values())
+            if not cells[0].in_slices or least >= _TURN * self.setup.config.seconds:
+                break
+        for cell, some in slices.items():
+            row = cell.about() | {"made_with": self.made_with} | asdict(_joined(some))
+            self.store.save(cell.name, cell.kind, row)
 
 
-def request_of(setup: Setup, cell: Cell) -> RoundsRequest:
-    """What the engine is asked for in a cell."""
+def _turns(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """What is measured together: cells of the same turn that come in slices."""
+
+    def turn_of(cell: Cell) -> object:
+        return (cell.batch_size, cell.turn) if cell.in_slices else cell
+
+    return [list(some) for _, some in groupby(cells, key=turn_of)]
+
+
+def _joined(some: Sequence[Rounds]) -> Rounds:
+    return Rounds(
+        seconds=[seconds for one in some for seconds in one.seconds],
+        tokens=[tokens for one in some for tokens in one.tokens],
+        outputs=[output for one in some for output in one.outputs],
+    )
+
+
+def request_of(setup: Setup, cell: Cell, number: int = 0) -> RoundsRequest:
+    """What the engine is asked for in a cell, or in a slice of it, from 0."""
     config, method = setup.config, cell.method
-    prompts = setup.held_out if cell.kind == VERIFICATION else setup.measured
     is_live = cell.engine != cell.method
     steps = method.lookup.module_steps if isinstance(method.lookup, Lookup) else None
-    is_counted = cell.kind == ACCEPTANCE
-    timed = cell.kind in (COST, CHECK) or method == NONE
+    is_counted = cell.kind in (ACCEPTANCE, HELD_OUT)
     return RoundsRequest(
-        prompts=prompts,
+        prompts=setup.held_out if cell.is_fresh else setup.measured,
         batch_size=cell.batch_size,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k,
-        seed=config.seed + cell.turn,
+        seed=config.seed + cell.turn * _MOST_SLICES + number,
         repeat=not is_counted,
         keep=not is_counted,
-        max_seconds=config.seconds * (_BESIDE if cell.beside else 1) if timed else None,
-        max_outputs=None if timed or is_counted else max(cell.batch_size // 2, _LEAST_OUTPUTS),
+        max_seconds=None if is_counted else config.seconds * (_SLICE if cell.in_slices else 1),
         num_speculative_tokens=method.num_speculative_tokens if is_live else None,
         module_steps=steps if is_live and setup.on_cpu else None,
     )
 
 
 _Key = tuple[bool, Method]
-"""Whether an engine is of the verification alone, and what it was started with."""
+"""Whether an engine is of the verification alone, as any but the plain one is there, and what it was started with."""
 
 
 def _key(cell: Cell) -> _Key:
-    return cell.kind == VERIFICATION, cell.engine
+    return cell.is_fresh and cell.method != NONE, cell.engine
 
 
 def _started(setup: Setup, key: _Key) -> EngineProcess:

@@ -8,7 +8,7 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.method import NONE, Method, method_of
 from vllm_mtp.benchmarks.harness.rounds import Rounds
 from vllm_mtp.benchmarks.harness.row_store import RowStore, origins_of
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Cell, Space
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, CHECK, COST, Cell, Space
 from vllm_mtp.benchmarks.tune.choose import Choice
 from vllm_mtp.benchmarks.tune.predict import (
     Prediction,
@@ -54,12 +54,16 @@ def rows_of(store: RowStore, kind: str) -> Measured:
 
 def verification_of(space: Space, store: RowStore, choice: Choice) -> list[dict[str, Any]]:
     """Predicted beside measured, a row for each batch size."""
-    return verified(_of_cells(store, space.verification(choice.best, space.all_turns)), choice)
+    counted = _of_cells(store, space.held_out(choice.settings, choice.best))
+    by_k = {choice.settings[size].num_speculative_tokens: turns[0] for (_, size), turns in counted.items()}
+    return verified(_of_cells(store, space.verification(choice.best, space.all_turns)), by_k, choice)
 
 
 def checked(space: Space, store: RowStore, choice: Choice) -> Choice:
     """The choice, its costs those of the turns beside the verification, where there were such."""
-    seconds = seconds_of(_of_cells(store, space.checks(choice.best, choice.settings, space.all_turns)))
+    turns = space.all_turns
+    cells = [*space.checks(choice.best, choice.settings, turns), *space.verification(choice.best, turns)]
+    seconds = seconds_of(_of_cells(store, [cell for cell in cells if cell.kind == CHECK or cell.method == NONE]))
     found = dict(choice.by_batch_size)
     for size, one in choice.by_batch_size.items():
         key = space.measured_as(one.method), size

@@ -1,5 +1,6 @@
 """What `vllm-mtp tune` runs: its config made concrete, and checked, before any engine is started."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,10 +79,13 @@ def lookups(config: TuneConfig, own: Lookup | None, *, on_cpu: bool) -> list[Loo
 
 
 def spread(prompts: Sequence[BenchmarkPrompt], most: int) -> list[BenchmarkPrompt]:
-    """At most so many prompts, from all over the file, those of each task behind each other."""
+    """At most so many prompts, from all over the file, each half with every task; what comes first is as any other."""
     ordered = sorted(prompts, key=lambda prompt: (prompt.task, prompt.number))
     number = min(most, len(ordered))
-    return [ordered[place * len(ordered) // number] for place in range(number)]
+    found = [ordered[place * len(ordered) // number] for place in range(number)]
+    pairs = [found[place : place + 2] for place in range(0, number - 1, 2)]
+    random.Random(0).shuffle(pairs)
+    return [prompt for pair in [*pairs, found[2 * len(pairs) :]] for prompt in pair]
 
 
 def _as_acceptance(config: TuneConfig) -> AcceptanceConfig:

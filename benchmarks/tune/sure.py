@@ -35,7 +35,7 @@ def choose_by(
 
 
 def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice, *, with_checks: bool) -> Choice:
-    """Measures what was chosen until its speedup at every batch size is known.
+    """Counts what was chosen on the prompts kept apart, and times it until its cost at every batch size is known.
 
     Args:
         measure: as for `choose_by`.
@@ -47,12 +47,13 @@ def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice, *
     Returns:
         The choice; with the costs of these turns, where they were timed.
     """
-    measure(_verification(space, choice, space.first_turns, with_checks=with_checks))
+    counted = space.held_out(choice.settings, choice.best)
+    measure([*counted, *_verification(space, choice, space.first_turns, with_checks=with_checks)])
     while True:
         num_turns = {
             row["batch_size"]: row["num_turns"]
             for row in verification_of(space, store, choice)
-            if width(row["measured_speedup"], row["measured_speedup_95"]) > space.config.precision
+            if width(row["cost"], row["cost_95"]) > space.config.precision
         }
         if not measure(_verification(space, choice, space.further_turns(num_turns), with_checks=with_checks)):
             return checked(space, store, choice)

@@ -1,7 +1,8 @@
 """Predicted beside measured speed of what was chosen. Pure functions.
 
-Measured as it was predicted, on fresh engines and other prompts: tokens a round over what a round costs beside no
-speculation in the same turn. What a busy machine does to some turns is in the throughput, not in the speedup.
+Measured as it was predicted, on fresh engines and other prompts: the tokens of a round, over all of those prompts, over
+what a round costs in turn with no speculation. What a busy machine does to some turns is in the throughput, not in the
+speedup.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,29 +11,37 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.rounds import Rounds
 from vllm_mtp.benchmarks.tune.choose import Choice
-from vllm_mtp.benchmarks.tune.predict import Prediction, TokensPerRound, cost_of, predict, usual
-from vllm_mtp.common.bootstrap import ratio_interval
+from vllm_mtp.benchmarks.tune.predict import Prediction, cost_of, predict, tokens_per_round, usual
 
 Turns = Mapping[int, Rounds]
 
 
-def verified(measured: Mapping[tuple[Method, int], Turns], choice: Choice) -> list[dict[str, Any]]:
-    """A row for each batch size that was verified."""
+def verified(
+    measured: Mapping[tuple[Method, int], Turns], counted: Mapping[int, Rounds], choice: Choice
+) -> list[dict[str, Any]]:
+    """A row for each batch size that was verified.
+
+    Args:
+        measured: turns of what was chosen, and of no speculation, by batch size.
+        counted: by K: every held-out prompt once.
+        choice: with its predictions.
+    """
     return [
-        _row(measured[choice.best, size], measured[NONE, size], prediction)
+        _row(measured[choice.best, size], measured[NONE, size], counted, prediction)
         for size, prediction in choice.by_batch_size.items()
         if (choice.best, size) in measured and (NONE, size) in measured
     ]
 
 
-def _row(drafted: Turns, plain: Turns, prediction: Prediction) -> dict[str, Any]:
+def _row(drafted: Turns, plain: Turns, counted: Mapping[int, Rounds], prediction: Prediction) -> dict[str, Any]:
     turns = sorted(set(drafted) & set(plain))
     size, seconds = prediction.batch_size, {turn: usual(drafted[turn].seconds) for turn in turns}
     cost = cost_of(seconds, {turn: usual(plain[turn].seconds) for turn in turns})
-    measured = predict(prediction.method, size, gain_of([drafted[turn] for turn in turns], size), cost)
+    k = prediction.method.num_speculative_tokens
+    measured = predict(prediction.method, size, tokens_per_round(counted[k].outputs, k, k), cost)
     return {
         "batch_size": size,
-        "num_speculative_tokens": prediction.method.num_speculative_tokens,
+        "num_speculative_tokens": k,
         "num_turns": len(turns),
         "predicted_speedup": round(prediction.speedup, 4),
         "predicted_speedup_95": [round(end, 4) for end in prediction.speedup_95],
@@ -45,14 +54,8 @@ def _row(drafted: Turns, plain: Turns, prediction: Prediction) -> dict[str, Any]
         "tokens_per_round": round(measured.tokens_per_round, 4),
         "predicted_cost": round(prediction.cost, 4),
         "cost": round(measured.cost, 4),
+        "cost_95": [round(end, 4) for end in measured.cost_95],
     }
-
-
-def gain_of(turns: Sequence[Rounds], batch_size: int) -> TokensPerRound:
-    """What the timed rounds gave each request; the interval is over turns."""
-    tokens = [float(sum(one.tokens)) for one in turns]
-    rounds = [float(batch_size * len(one.tokens)) for one in turns]
-    return TokensPerRound(mean=sum(tokens) / sum(rounds), interval=ratio_interval(tokens, rounds))
 
 
 def _throughput(of: Turns, turns: Sequence[int]) -> float:

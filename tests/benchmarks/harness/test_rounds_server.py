@@ -92,6 +92,12 @@ def test_what_is_kept_goes_on_with_another_k(llm: Any, prompts: list[list[int]])
         assert all(tokens <= 3 * (k + 1) for tokens in found.tokens)
         assert llm.llm_engine.get_num_unfinished_requests() == 3
         outputs += found.outputs
+    num_untimed = []
+    for k in (3, 3, 2):
+        server.measure(request(prompts, num_speculative_tokens=k, **endless), no_progress)
+        assert server._flight is not None
+        num_untimed.append(len(server._flight.rounds) - 2)
+    assert num_untimed == [3, 1, 3], "one with another K verifies what was drafted before"
     whole = server.measure(request(prompts, num_speculative_tokens=3), no_progress)
     lengths = {output.number: sum(output.tokens) for output in whole.outputs}
     assert len(outputs) > 3

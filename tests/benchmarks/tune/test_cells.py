@@ -51,11 +51,18 @@ def test_the_verification_has_engines_of_its_own() -> None:
     assert [cell.method for cell in cells] == [NONE, chosen, chosen, NONE] * 2
 
 
+def test_every_k_of_a_schedule_is_counted_at_its_largest_batch_size() -> None:
+    chosen, many = SPACE.method(3, STEPS[2]), SPACE.method(1, STEPS[2])
+    cells = SPACE.held_out({1: chosen, 4: chosen, 8: many, 16: many}, chosen)
+    assert [cell.batch_size for cell in cells] == [4, 16]
+    assert all(cell.method == cell.engine == chosen for cell in cells)
+
+
 def test_a_check_is_timed_as_it_was_predicted() -> None:
     chosen = SPACE.method(1, STEPS[2])
     cells = SPACE.checks(chosen, dict.fromkeys(SPACE.first_turns, chosen), SPACE.first_turns)
     assert {cell.engine for cell in cells} <= {cell.engine for cell in SPACE.cells()}
-    assert {cell.method for cell in cells} == {NONE, SPACE.measured_as(chosen)}
+    assert {cell.method for cell in cells} == {SPACE.measured_as(chosen)}
     assert not {cell.name for cell in cells} & {cell.name for cell in SPACE.cells()}
 
 

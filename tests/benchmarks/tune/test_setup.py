@@ -26,6 +26,7 @@ def test_prompts_come_from_all_over_the_file_and_both_halves_have_every_task() -
         assert sum(one.task == "even" for one in half) == 5
         assert max(one.number for one in half) > 80
     assert len(spread(some[:3], 20)) == 3
+    assert {one.task for one in spread(some, 40)[:12:2]} == {"even", "odd"}, "a part of them is a sample too"
 
 
 def test_lookups_to_choose_from() -> None:

@@ -13,7 +13,7 @@ import pytest
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, Method
 from vllm_mtp.benchmarks.harness.rounds import Output, Rounds
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, CHECK, COST, VERIFICATION, Cell, Space
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, CHECK, COST, HELD_OUT, VERIFICATION, Cell, Space
 from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.benchmarks.tune.result import verification_of
 from vllm_mtp.benchmarks.tune.sure import choose_by, verify_by
@@ -42,12 +42,13 @@ class Machine:
         seconds = SECONDS[k] * (1 + self.noise * drawn.uniform(-1, 1)) * (self.luck if lucky else 1)
         if k and cell.kind in (CHECK, VERIFICATION):
             seconds *= self.later
-        outputs = [Output(number=number, tokens=[3] * 8) for number in range(4)] if cell.kind == ACCEPTANCE else []
+        is_counted = cell.kind in (ACCEPTANCE, HELD_OUT)
+        outputs = [Output(number=number, tokens=[3] * 8) for number in range(4)] if is_counted else []
         return Rounds(seconds=[seconds] * 5, tokens=[min(3, 1 + k) * cell.batch_size] * 5, outputs=outputs)
 
 
 def store_in(folder: Path) -> RowStore:
-    return RowStore(folder, {kind: {} for kind in (ACCEPTANCE, COST, VERIFICATION, CHECK)})
+    return RowStore(folder, {kind: {} for kind in (ACCEPTANCE, COST, VERIFICATION, HELD_OUT, CHECK)})
 
 
 def turns_of(machine: Machine, kind: str, method: Method, batch_size: int = 1) -> int:
