@@ -16,6 +16,8 @@ HELD_OUT = "held-out"
 """Acceptance of what was chosen, over the prompts that were kept apart."""
 CHECK = "check"
 """The cost of what was chosen, timed once more as it was predicted, in turn with its verification."""
+_BETWEEN = 4
+"""Settings between two times that no speculation is timed, with which all of them are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,11 @@ class Cell:
     def is_fresh(self) -> bool:
         """Whether it is measured on an engine of the verification, and on the prompts that are kept for it."""
         return self.kind in (VERIFICATION, HELD_OUT)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is of acceptance, for which no time counts."""
+        return self.kind in (ACCEPTANCE, HELD_OUT)
 
     @property
     def name(self) -> str:
@@ -95,17 +102,21 @@ class Space:
         return replace(self.method(self.largest_k, first), schedule=schedule)
 
     def cells(self) -> list[Cell]:
-        """What predictions need: for each batch size in turns, in each of which all settings are timed one by one."""
+        """What predictions need: for each batch size in turns, in each of which all settings are timed one by one.
+
+        No speculation is in a turn several times, since an error of its time is one of all ratios.
+        """
         most = max(self.config.batch_size)
         methods = list(dict.fromkeys(map(self.measured_as, self.methods)))
-        # What all others are compared with is as near to them in time as it can be.
-        methods.insert(len(methods) // 2, NONE)
-        found = [self._cell(ACCEPTANCE, self.acceptance_of(lookup), most, 0) for lookup in self.lookups]
+        for place in range(0, len(methods) // _BETWEEN + 1):
+            methods.insert(place * (_BETWEEN + 1), NONE)
+        counted = dict.fromkeys(map(self.acceptance_of, self.lookups))
+        found = [self._cell(ACCEPTANCE, method, most, 0) for method in counted]
         for size in sorted(set(self.config.batch_size)):
             for turn in range(self.config.turns):
                 ordered = methods if turn % 2 == 0 else methods[::-1]
                 found += [self._cell(COST, method, size, turn) for method in ordered]
-        return list(dict.fromkeys(found))
+        return found
 
     def acceptance_of(self, lookup: Lookup | str) -> Method:
         """The setting whose drafts have those of every K with this lookup in them."""

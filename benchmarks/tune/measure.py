@@ -19,7 +19,7 @@ from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess
 from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.rounds import Rounds, RoundsRequest
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, HELD_OUT, Cell
+from vllm_mtp.benchmarks.tune.cells import Cell
 from vllm_mtp.benchmarks.tune.config import LEAST_TURNS
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.contract.lookup import Lookup
@@ -48,7 +48,7 @@ class Meter(ExitStack):
         """Measures in this order; on a GPU what one engine can measure comes before the next one's.
 
         Args:
-            cells: those of a turn of few settings behind each other.
+            cells: those of a turn behind each other; one that is there several times has so many shares of it.
             is_late: whether turns after the second are left out from now on.
 
         Returns:
@@ -87,7 +87,7 @@ class Meter(ExitStack):
         self._engines |= started
 
     def _measure(self, cells: Sequence[Cell]) -> None:
-        """A turn: slices of all of its cells in turn, there and back again, until each has had its seconds."""
+        """A turn: all of its cells one by one; in slices there and back again, until each has had its seconds."""
         slices: dict[Cell, list[Rounds]] = {cell: [] for cell in cells}
         for number in count():
             for cell in cells if number % 2 == 0 else cells[::-1]:
@@ -102,10 +102,10 @@ class Meter(ExitStack):
 
 
 def _turns(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """What is measured together: cells of the same turn that come in slices."""
+    """What is measured together, and stored when all of it is there: cells of the same turn."""
 
     def turn_of(cell: Cell) -> object:
-        return (cell.batch_size, cell.turn) if cell.in_slices else cell
+        return cell if cell.is_counted else (cell.batch_size, cell.turn)
 
     return [list(some) for _, some in groupby(cells, key=turn_of)]
 
@@ -123,7 +123,6 @@ def request_of(setup: Setup, cell: Cell, number: int = 0) -> RoundsRequest:
     config, method = setup.config, cell.method
     is_live = cell.engine != cell.method
     steps = method.lookup.module_steps if isinstance(method.lookup, Lookup) else None
-    is_counted = cell.kind in (ACCEPTANCE, HELD_OUT)
     return RoundsRequest(
         prompts=setup.held_out if cell.is_fresh else setup.measured,
         batch_size=cell.batch_size,
@@ -132,9 +131,9 @@ def request_of(setup: Setup, cell: Cell, number: int = 0) -> RoundsRequest:
         top_p=config.top_p,
         top_k=config.top_k,
         seed=config.seed + cell.turn * _MOST_SLICES + number,
-        repeat=not is_counted,
-        keep=not is_counted,
-        max_seconds=None if is_counted else config.seconds * (_SLICE if cell.in_slices else 1),
+        repeat=not cell.is_counted,
+        keep=not cell.is_counted,
+        max_seconds=None if cell.is_counted else config.seconds * (_SLICE if cell.in_slices else 1),
         num_speculative_tokens=method.num_speculative_tokens if is_live else None,
         module_steps=steps if is_live and setup.on_cpu else None,
     )

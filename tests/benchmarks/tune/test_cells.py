@@ -12,8 +12,15 @@ SPACE = Space(config=TuneConfig(num_speculative_tokens=(1, 3, 5), batch_size=(1,
 
 
 def test_no_row_has_the_name_of_another() -> None:
-    cells = [*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]), SPACE.first_turns)]
+    cells = {*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]), SPACE.first_turns)}
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_no_speculation_is_never_far_from_what_is_compared_with_it() -> None:
+    [turn] = [[cell.method for cell in SPACE.cells() if (cell.kind, cell.batch_size, cell.turn) == (COST, 8, 1)]]
+    places = [place for place, method in enumerate(turn) if method == NONE]
+    assert len(places) == 4
+    assert all(min(abs(place - one) for one in places) <= 4 for place in range(len(turn)))
 
 
 def test_three_engines_measure_everything_and_every_setting_is_predicted() -> None:

@@ -79,4 +79,5 @@ def test_few_settings_are_timed_in_slices_and_many_one_by_one(tmp_path: Path, mo
         assert not meter(cells, is_late=lambda: False)
         assert not meter(SPACE.verification(CHOSEN, {1: range(2, 4)}), is_late=lambda: True)
         meter([cell for cell in SPACE.cells() if cell.kind == COST and cell.turn == 0], is_late=lambda: True)
-        assert len(asked) == len(set(SPACE.methods)) * 2 + 2
+        assert len(asked) == 2 * (len(set(SPACE.methods)) + 2), "no speculation twice beside the settings"
+        assert len(store.load(SPACE.cells()[1].name)["seconds"]) == 2

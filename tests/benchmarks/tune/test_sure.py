@@ -30,7 +30,8 @@ class Machine:
         self.measured: list[Cell] = []
 
     def __call__(self, cells: Sequence[Cell]) -> bool:
-        todo = [cell for cell in cells if cell.name not in self.store][: self.most - len(self.measured)]
+        new = dict.fromkeys(cell for cell in cells if cell.name not in self.store)
+        todo = list(new)[: self.most - len(self.measured)]
         for cell in todo:
             self.store.save(cell.name, cell.kind, cell.about() | asdict(self.rounds(cell)))
         self.measured += todo
