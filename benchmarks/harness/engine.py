@@ -10,11 +10,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 from vllm_mtp.benchmarks.harness.record import Record, Request
 from vllm_mtp.benchmarks.harness.rounds import Rounds, RoundsRequest
 
@@ -44,6 +45,7 @@ class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
         self.peak_memory_mib = 0
         """After a measurement: the process's largest resident set, or on a GPU the most that torch allocated there."""
         self._answered = True
+        self._prompts: Sequence[BenchmarkPrompt] | None = None
         with log.open("w") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "vllm_mtp.benchmarks.harness.engine_server"],
@@ -88,7 +90,9 @@ class EngineProcess(contextlib.AbstractContextManager["EngineProcess"]):
 
     def measure_rounds(self, request: RoundsRequest, on_progress: Callable[[int], object] | None = None) -> Rounds:
         """Generates until the request says stop; on_progress is called with the number of outputs just ended."""
-        self._send(asdict(request))
+        message = {field.name: getattr(request, field.name) for field in fields(request)}
+        was_sent, self._prompts = self._prompts is request.prompts, request.prompts
+        self._send(message | {"prompts": None if was_sent else list(map(asdict, request.prompts))})
         reply = self._receive(on_progress)
         self.peak_memory_mib = reply["peak_memory_mib"]
         return Rounds.of(reply["results"])

@@ -44,6 +44,7 @@ def serve(requests: Any, replies: Any) -> None:
     cpu_repairs.apply_where_needed()
     reply({"seconds_to_start": round(time.perf_counter() - start, 1), "per_request_metrics": bool(per_request)})
     rounds = RoundsServer(llm)
+    prompts_of_rounds: list[BenchmarkPrompt] = []
 
     def answer(request: Request | RoundsRequest, on_progress: OnProgress) -> Any:
         if isinstance(request, RoundsRequest):
@@ -54,7 +55,9 @@ def serve(requests: Any, replies: Any) -> None:
     for line in requests:
         message = json.loads(line)
         kind = RoundsRequest if "repeat" in message else Request
-        prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"]]
+        prompts = [BenchmarkPrompt(**prompt) for prompt in message["prompts"] or ()]
+        if kind is RoundsRequest:
+            prompts = prompts_of_rounds = prompts or prompts_of_rounds  # none: those of the last such request
         found = answer(kind(**message | {"prompts": prompts}), lambda number: reply({"progress": number}))
         reply({"results": found, "peak_memory_mib": _peak_memory_mib()})
 

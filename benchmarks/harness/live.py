@@ -7,8 +7,8 @@ what was chosen, which is measured again.
 from typing import Any
 
 
-def set_num_speculative_tokens(llm: Any, num_speculative_tokens: int) -> None:
-    """K for every batch size, in an engine with a schedule of K by batch size.
+def schedule_table(llm: Any) -> list[int]:
+    """K by batch size, of an engine with such a schedule: what is written to it holds from the next round on.
 
     Raises:
         ValueError: if this vLLM keeps its schedule elsewhere.
@@ -17,7 +17,7 @@ def set_num_speculative_tokens(llm: Any, num_speculative_tokens: int) -> None:
     table = getattr(getattr(core, "scheduler", None), "dynamic_sd_lookup", None)
     if not isinstance(table, list):
         raise ValueError("expected an engine of this process with a schedule of K by batch size, found no table of it")
-    table[:] = [num_speculative_tokens] * len(table)
+    return table
 
 
 def set_module_steps(llm: Any, module_steps: int) -> None:

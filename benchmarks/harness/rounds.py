@@ -13,8 +13,8 @@ from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundsRequest:
-    """What an engine is asked to generate, and when it may stop: at max_outputs or max_seconds, whatever comes first,
-    but not before min_rounds were timed; and where nothing is left to generate."""
+    """What an engine is asked to generate, and when it may stop: at max_seconds, but not before min_rounds were timed;
+    and where nothing is left to generate."""
 
     prompts: Sequence[BenchmarkPrompt]
     """Begun in this order."""
@@ -30,15 +30,13 @@ class RoundsRequest:
     repeat: bool = False
     """Whether the first prompt follows the last; else the batch shrinks at the end, and each output is there once."""
     keep: bool = False
-    """Whether what is under way stays, and the next request goes on with it where it has this batch size and says so
-    too: its prompts are not begun then. K and module_steps may change meanwhile."""
-    max_outputs: int | None = None
-    """Complete ones."""
+    """Whether what is under way stays, and the next request goes on with it where it has this batch size and these
+    prompts and says so too. K and module_steps may change meanwhile."""
     max_seconds: float | None = None
     """Of rounds."""
     min_rounds: int = 4
     num_speculative_tokens: int | None = None
-    """K from now on, at most the engine's own; for one with a schedule alone."""
+    """K of this request, at most the engine's own; for one with a schedule alone, which None leaves as it is."""
     module_steps: int | None = None
     """Of the drafter's lookup from now on, on a CPU."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
-from vllm_mtp.benchmarks.harness.live import set_module_steps, set_num_speculative_tokens
+from vllm_mtp.benchmarks.harness.live import schedule_table, set_module_steps
 from vllm_mtp.benchmarks.harness.rounds import Output, Rounds, RoundsRequest
 
 _NUM_UNTIMED = 3
@@ -24,13 +24,13 @@ class RoundsServer:
         self.llm = llm
         self._flight: _Flight | None = None
         self._set: tuple[int | None, int | None] = None, None
+        self._schedule: list[int] | None = None
 
     def measure(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> Rounds:
         """What `EngineProcess.measure_rounds` asks for."""
         import torch
 
-        if request.num_speculative_tokens is not None:
-            set_num_speculative_tokens(self.llm, request.num_speculative_tokens)
+        self._set_k(request.num_speculative_tokens)
         if request.module_steps is not None:
             set_module_steps(self.llm, request.module_steps)
         torch.manual_seed(request.seed)
@@ -51,6 +51,15 @@ class RoundsServer:
         if self._flight is not None:
             self._flight.end()
         self._flight = None
+
+    def _set_k(self, num_speculative_tokens: int | None) -> None:
+        """K for every batch size; None: the engine's own schedule."""
+        if num_speculative_tokens is None and self._schedule is None:
+            return
+        table = schedule_table(self.llm)
+        if self._schedule is None:
+            self._schedule = list(table)
+        table[:] = self._schedule if num_speculative_tokens is None else [num_speculative_tokens] * len(table)
 
     def _begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> "_Flight":
         was_set, self._set = self._set, (request.num_speculative_tokens, request.module_steps)
@@ -80,13 +89,15 @@ class _Flight:
             output_kind=RequestOutputKind.DELTA,
         )
         self.batch_size = request.batch_size
+        self.prompt_numbers = [prompt.number for prompt in request.prompts]
         self.prompts = iter(cycle(request.prompts) if request.repeat else request.prompts)
         self.tokens: dict[str, list[int]] = {}
         """New tokens of each pass, of each request under way."""
         self.numbers: dict[str, int] = {}
 
     def can_go_on(self, request: RoundsRequest) -> bool:
-        return bool(self.tokens) and self.batch_size == request.batch_size
+        same_prompts = self.prompt_numbers == [prompt.number for prompt in request.prompts]
+        return bool(self.tokens) and self.batch_size == request.batch_size and same_prompts
 
     def begin(self, request: RoundsRequest, on_progress: Callable[[int], object], num_untimed: int) -> None:
         """Counts anew."""
@@ -99,9 +110,8 @@ class _Flight:
 
     def is_over(self) -> bool:
         request, num_timed = self.request, len(self.rounds) - self.num_untimed
-        enough = request.max_outputs is not None and len(self.ended) >= request.max_outputs
         late = request.max_seconds is not None and self.seconds >= request.max_seconds
-        return not self.tokens or ((enough or late) and num_timed >= request.min_rounds)
+        return not self.tokens or (late and num_timed >= request.min_rounds)
 
     def step(self) -> None:
         """One pass of the engine; the next prompts take the places of what ended.

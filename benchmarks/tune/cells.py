@@ -16,6 +16,8 @@ HELD_OUT = "held-out"
 """Acceptance of what was chosen, over the prompts that were kept apart."""
 CHECK = "check"
 """The cost of what was chosen, timed once more as it was predicted, in turn with its verification."""
+SLICE, TURN = 0.5, 8
+"""Times `seconds`: a slice, and what a turn of slices comes to for each setting, at least."""
 _BETWEEN = 4
 """Settings between two times that no speculation is timed, with which all of them are compared."""
 
@@ -38,7 +40,7 @@ class Cell:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it is measured on an engine of the verification, and on the prompts that are kept for it."""
+        """Whether it is of the verification: on the prompts kept for it, and in a fresh engine where it drafts."""
         return self.kind in (VERIFICATION, HELD_OUT)
 
     @property
@@ -137,7 +139,7 @@ class Space:
         ]
 
     def verification(self, method: Method, turns: Mapping[int, range]) -> list[Cell]:
-        """A setting in turn with no speculation, each in an engine of its own.
+        """A setting in an engine of its own, in turn with no speculation.
 
         Args:
             method: what is verified.
@@ -151,16 +153,16 @@ class Space:
         ]
 
     def held_out(self, settings: Mapping[int, Method], method: Method) -> list[Cell]:
-        """Acceptance of what is verified, with each of its Ks once, at the largest batch size that has it.
+        """Acceptance of what is verified, with each of its Ks above 0 once, at the largest batch size that has it.
 
         Args:
             settings: as for `checks`.
             method: what is verified.
         """
-        size_of = {one.num_speculative_tokens: size for size, one in sorted(settings.items())}
+        size_of = {one: size for size, one in sorted(settings.items()) if one.num_speculative_tokens}
         return [
-            Cell(kind=HELD_OUT, method=method, engine=method, batch_size=size, beside=method)
-            for size in size_of.values()
+            Cell(kind=HELD_OUT, method=one, engine=method, batch_size=size, beside=method)
+            for one, size in size_of.items()
         ]
 
     def checks(self, method: Method, settings: Mapping[int, Method], turns: Mapping[int, range]) -> list[Cell]:
@@ -188,9 +190,9 @@ class Space:
         most = max(self.config.turns, self.config.most_turns)
         return dict.fromkeys(self.first_turns, range(most))
 
-    def further_turns(self, num_turns: Mapping[int, int]) -> dict[int, range]:
-        """As many as at first, after what there is at some batch sizes; none after the most."""
-        return {size: self.all_turns[size][done:][: self.config.turns] for size, done in num_turns.items()}
+    def further_turns(self, num_done: Mapping[int, int]) -> dict[int, range]:
+        """As many as at first, after those of which there is anything at some batch sizes; none after the most."""
+        return {size: self.all_turns[size][done:][: self.config.turns] for size, done in num_done.items()}
 
     def _cell(self, kind: str, method: Method, batch_size: int, turn: int) -> Cell:
         return Cell(kind=kind, method=method, engine=self.engine_of(method), batch_size=batch_size, turn=turn)

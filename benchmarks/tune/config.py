@@ -28,19 +28,23 @@ class TuneConfig(ServingOptions):
     top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     max_tokens: int = setting(96, "Most tokens of an output; end-of-text ends it before.")
     max_prompts: int = setting(128, "Most prompts. Every second one is kept for the verification.")
-    seconds: float = setting(0.25, "Each setting has its turn for so many seconds, and for at least four rounds.")
+    seconds: float = setting(
+        0.25,
+        "Each setting has its turn for so many seconds, and for at least four rounds; where it is timed again for "
+        "eight times as long, in slices of half of it.",
+    )
     turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
     precision: float = setting(
         0.05,
-        "What is chosen is timed again, in turn with no speculation, until its cost, predicted and then verified, is "
-        "known to this share to either side, by its 95% interval.",
+        "What leads is timed again, in turn with no speculation, until its cost is known to this share to either side, "
+        "by its 95% interval; so is the verification.",
     )
     most_turns: int = setting(30, "Most turns of that.")
     tolerance: float = setting(0.03, "Speeds that differ by less than this share are equal: the simpler setting wins.")
     max_minutes: float | None = setting(
         15.0,
         "Two turns of each setting, and of the verification, are always measured; further ones of settings end after "
-        "60% of so many minutes, of the verification after all of them.",
+        "60% of so many minutes, of the verification after all of them. Acceptance is counted to the end.",
         none="no limit",
     )
     draft_vocab_size: int | None = setting(

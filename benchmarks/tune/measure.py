@@ -19,13 +19,11 @@ from vllm_mtp.benchmarks.harness.engine import EngineError, EngineProcess
 from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.rounds import Rounds, RoundsRequest
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import Cell
+from vllm_mtp.benchmarks.tune.cells import SLICE, TURN, Cell
 from vllm_mtp.benchmarks.tune.config import LEAST_TURNS
 from vllm_mtp.benchmarks.tune.setup import Setup
 from vllm_mtp.contract.lookup import Lookup
 
-_SLICE, _TURN = 0.5, 8
-"""Times `seconds`: a slice, and what a turn of slices comes to for each setting."""
 _MOST_SLICES = 1000
 """Numbers of slices stay below: each draws with a seed of its own."""
 
@@ -57,8 +55,9 @@ class Meter(ExitStack):
         Raises:
             ValueError: for an engine that ended; its log is named.
         """
-        todo, num_stored = [cell for cell in cells if cell.name not in self.store], 0
-        engines = list(dict.fromkeys(map(_key, todo)))
+        late, num_stored = is_late(), 0
+        todo = [cell for cell in cells if cell.name not in self.store and (cell.turn < LEAST_TURNS or not late)]
+        engines = sorted(dict.fromkeys(map(_key, todo)), key=lambda key: key not in self._engines)
         together = [engines] if self.setup.on_cpu and engines else [[one] for one in engines]
         with tqdm(total=len(todo), unit="cell", mininterval=1.0 if sys.stderr.isatty() else 10.0) as progress:
             try:
@@ -94,7 +93,8 @@ class Meter(ExitStack):
                 engine = self._engines[_key(cell)]
                 slices[cell].append(engine.measure_rounds(request_of(self.setup, cell, number)))
             least = min(sum(sum(one.seconds) for one in some) for some in slices.values())
-            if not cells[0].in_slices or least >= _TURN * self.setup.config.seconds:
+            is_back = number % 2 == 1
+            if not cells[0].in_slices or (is_back and least >= TURN * self.setup.config.seconds):
                 break
         for cell, some in slices.items():
             row = cell.about() | {"made_with": self.made_with} | asdict(_joined(some))
@@ -133,14 +133,14 @@ def request_of(setup: Setup, cell: Cell, number: int = 0) -> RoundsRequest:
         seed=config.seed + cell.turn * _MOST_SLICES + number,
         repeat=not cell.is_counted,
         keep=not cell.is_counted,
-        max_seconds=None if cell.is_counted else config.seconds * (_SLICE if cell.in_slices else 1),
+        max_seconds=None if cell.is_counted else config.seconds * (SLICE if cell.in_slices else 1),
         num_speculative_tokens=method.num_speculative_tokens if is_live else None,
         module_steps=steps if is_live and setup.on_cpu else None,
     )
 
 
 _Key = tuple[bool, Method]
-"""Whether an engine is of the verification alone, as any but the plain one is there, and what it was started with."""
+"""Whether it is the fresh engine of the verification, which shares the plain one; and what it was started with."""
 
 
 def _key(cell: Cell) -> _Key:

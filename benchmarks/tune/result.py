@@ -52,10 +52,16 @@ def rows_of(store: RowStore, kind: str) -> Measured:
     return found
 
 
+def num_turns_done(store: RowStore, kind: str, batch_size: int) -> int:
+    """Turns after which nothing of a kind is stored: a further one has both sides, timed together."""
+    turns = [row["turn"] for of_kind, row in store.all() if of_kind == kind and row["batch_size"] == batch_size]
+    return max(turns, default=-1) + 1
+
+
 def verification_of(space: Space, store: RowStore, choice: Choice) -> list[dict[str, Any]]:
     """Predicted beside measured, a row for each batch size."""
     counted = _of_cells(store, space.held_out(choice.settings, choice.best))
-    by_k = {choice.settings[size].num_speculative_tokens: turns[0] for (_, size), turns in counted.items()}
+    by_k = {method.num_speculative_tokens: turns[0] for (method, _), turns in counted.items()}
     return verified(_of_cells(store, space.verification(choice.best, space.all_turns)), by_k, choice)
 
 

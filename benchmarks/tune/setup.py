@@ -12,7 +12,7 @@ from vllm_mtp.benchmarks.harness.draft_folder import lookup_of
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
 from vllm_mtp.benchmarks.harness.method import OFF
 from vllm_mtp.benchmarks.harness.prompts import BenchmarkPrompt
-from vllm_mtp.benchmarks.tune.cells import Space
+from vllm_mtp.benchmarks.tune.cells import SLICE, TURN, Space
 from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.provenance import hardware
@@ -63,7 +63,12 @@ def set_up(config: TuneConfig, *, target: str, draft: Path, prompts: Path, outpu
         held_out=some[1::2],
         settings=found.identity
         | {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "seconds")}
-        | {"max_prompts": config.max_prompts, "dtype": found.engine.dtype, "hardware": hardware()}
+        | {
+            "slices": [SLICE, TURN],
+            "max_prompts": config.max_prompts,
+            "dtype": found.engine.dtype,
+            "hardware": hardware(),
+        }
         | {"enforce_eager": found.engine.enforce_eager, "num_prompts": len(some)}
         | config.template_options.stored()
         | config.engine_options.settings(),
@@ -79,7 +84,7 @@ def lookups(config: TuneConfig, own: Lookup | None, *, on_cpu: bool) -> list[Loo
 
 
 def spread(prompts: Sequence[BenchmarkPrompt], most: int) -> list[BenchmarkPrompt]:
-    """At most so many prompts, from all over the file, each half with every task; what comes first is as any other."""
+    """At most so many prompts, from all over the file, neighbours alike; what comes first is as any other."""
     ordered = sorted(prompts, key=lambda prompt: (prompt.task, prompt.number))
     number = min(most, len(ordered))
     found = [ordered[place * len(ordered) // number] for place in range(number)]

@@ -8,10 +8,11 @@ timed once more in turn with the verification: what differs then is not the hour
 from collections.abc import Callable, Mapping, Sequence
 
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import Cell, Space
+from vllm_mtp.benchmarks.tune.cells import COST, Cell, Space
 from vllm_mtp.benchmarks.tune.choose import Choice, choose
+from vllm_mtp.benchmarks.tune.config import LEAST_TURNS
 from vllm_mtp.benchmarks.tune.predict import Prediction, width
-from vllm_mtp.benchmarks.tune.result import checked, predictions, verification_of
+from vllm_mtp.benchmarks.tune.result import checked, num_turns_done, predictions, verification_of
 from vllm_mtp.contract.lookup import Lookup
 
 Measure = Callable[[Sequence[Cell]], bool]
@@ -29,7 +30,7 @@ def choose_by(
         choice = choose(predicted, config.for_batch_size, config.tolerance, own_lookup)
         leading = choice.by_batch_size.items()
         unsure = {size: one for size, one in leading if width(one.cost, one.cost_95) > config.precision}
-        turns = space.further_turns({size: one.num_turns for size, one in unsure.items()})
+        turns = space.further_turns({size: num_turns_done(store, COST, size) for size in unsure})
         if not measure(space.again({size: one.method for size, one in unsure.items()}, turns)):
             return predicted, choice
 
@@ -61,8 +62,10 @@ def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice, *
 
 def _verification(space: Space, choice: Choice, turns: Mapping[int, range], *, with_checks: bool) -> list[Cell]:
     found: list[Cell] = []
-    for turn in ({size: range(one, one + 1)} for size, of_size in turns.items() for one in of_size):
-        found += space.verification(choice.best, turn)
+    pairs = [(turn // LEAST_TURNS, size, turn) for size, of_size in turns.items() for turn in of_size]
+    for _, size, turn in sorted(pairs):  # some of every size before more of any: minutes may end
+        one = {size: range(turn, turn + 1)}
+        found += space.verification(choice.best, one)
         if with_checks:
-            found += space.checks(choice.best, choice.settings, turn)
+            found += space.checks(choice.best, choice.settings, one)
     return found

@@ -76,14 +76,15 @@ def _verification(result: Result) -> str:
             f"{row['tokens_per_second']:.1f} / {row['tokens_per_second_without']:.1f}",
             f"{row['predicted_tokens_per_round']:.2f} / {row['tokens_per_round']:.2f}",
             f"{row['predicted_cost']:.2f} / {row['cost']:.2f}",
+            str(row["num_turns"]),
         ]
         for row in rows
     ]
     names = ["batch", "k", "predicted (95%)", "measured (95%)", "error", "tokens/s / without"]
-    names += ["tokens a round: predicted / measured", "cost of a round: predicted / measured"]
+    names += ["tokens a round: predicted / measured", "cost of a round: predicted / measured", "turns"]
     title = (
-        f"Verification on the other prompts, in fresh engines, {rows[0]['num_turns']} turns. Speeds are of generating, "
-        "with so many requests always under way; the reading of prompts is not in them"
+        "Verification on the other prompts, in a fresh engine in turn with one without speculation. Speeds are of "
+        "generating, with so many requests always under way; the reading of prompts is not in them"
     )
     if result["choice"].get("costs_beside_verification"):
         title += ". Predicted costs were timed in turn with it: those of the next table were timed before"

@@ -1,6 +1,6 @@
 """Predicted beside measured speed of what was chosen. Pure functions.
 
-Measured as it was predicted, on fresh engines and other prompts: the tokens of a round, over all of those prompts, over
+Measured as it was predicted, in a fresh engine on other prompts: the tokens of a round, over all of those prompts, over
 what a round costs in turn with no speculation. What a busy machine does to some turns is in the throughput, not in the
 speedup.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.method import NONE, Method
 from vllm_mtp.benchmarks.harness.rounds import Rounds
 from vllm_mtp.benchmarks.tune.choose import Choice
-from vllm_mtp.benchmarks.tune.predict import Prediction, cost_of, predict, tokens_per_round, usual
+from vllm_mtp.benchmarks.tune.predict import Prediction, TokensPerRound, cost_of, predict, tokens_per_round, usual
 
 Turns = Mapping[int, Rounds]
 
@@ -23,7 +23,7 @@ def verified(
 
     Args:
         measured: turns of what was chosen, and of no speculation, by batch size.
-        counted: by K: every held-out prompt once.
+        counted: by K above 0: every held-out prompt once.
         choice: with its predictions.
     """
     return [
@@ -38,7 +38,8 @@ def _row(drafted: Turns, plain: Turns, counted: Mapping[int, Rounds], prediction
     size, seconds = prediction.batch_size, {turn: usual(drafted[turn].seconds) for turn in turns}
     cost = cost_of(seconds, {turn: usual(plain[turn].seconds) for turn in turns})
     k = prediction.method.num_speculative_tokens
-    measured = predict(prediction.method, size, tokens_per_round(counted[k].outputs, k, k), cost)
+    gain = tokens_per_round(counted[k].outputs, k, k) if k else TokensPerRound(mean=1.0, interval=(1.0, 1.0))
+    measured = predict(prediction.method, size, gain, cost)
     return {
         "batch_size": size,
         "num_speculative_tokens": k,

@@ -5,6 +5,7 @@ output that is lost or there twice, requests left under way.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.benchmarks.records import prompt
 from tests.drafts import with_lookup
 from tests.serving.engine import acceptance, engine
 from vllm_mtp.benchmarks.harness import rounds_server
+from vllm_mtp.benchmarks.harness.live import schedule_table
 from vllm_mtp.benchmarks.harness.rounds import RoundsRequest
 from vllm_mtp.benchmarks.harness.rounds_server import RoundsServer
 
@@ -77,10 +79,32 @@ def test_it_stops_as_told_and_leaves_nothing_behind(llm: Any, prompts: list[list
     assert len(found.seconds) == len(found.tokens) == 3
     assert all(seconds > 0 for seconds in found.seconds)
     assert not llm.llm_engine.has_unfinished_requests()
-    found = RoundsServer(llm).measure(request(prompts, repeat=True, max_outputs=9), no_progress)
+    found = RoundsServer(llm).measure(request(prompts, repeat=True, max_seconds=0.0, min_rounds=60), no_progress)
     assert len(found.outputs) >= 9
-    assert len(found.seconds) >= 4, "however fast they ended"
     assert len({output.number for output in found.outputs}) == 6, "prompts come again"
+
+
+def test_the_engines_own_schedule_comes_back(llm: Any, prompts: list[list[int]]) -> None:
+    """Here one that drafts nothing."""
+    table = schedule_table(llm)
+    table[:] = [0] * len(table)
+    server, most = RoundsServer(llm), []
+    for k in (None, 3, None):
+        found = server.measure(request(prompts, batch_size=1, num_speculative_tokens=k), no_progress)
+        most.append(max(found.tokens))
+    assert most[0] == most[2] == 1 < most[1]
+
+
+def test_what_is_kept_is_of_the_same_prompts(llm: Any, prompts: list[list[int]]) -> None:
+    server = RoundsServer(llm)
+    endless = {"batch_size": 2, "repeat": True, "keep": True, "max_seconds": 0.0}
+    server.measure(request(prompts, num_speculative_tokens=3, **endless), no_progress)
+    others = [prompt(*ids, number=100 + number) for number, ids in enumerate(prompts[6:12])]
+    some = replace(request(prompts, num_speculative_tokens=3, **endless), prompts=others, min_rounds=40)
+    found = server.measure(some, no_progress)
+    assert found.outputs
+    assert {output.number for output in found.outputs} <= {one.number for one in others}
+    server.end()
 
 
 def test_what_is_kept_goes_on_with_another_k(llm: Any, prompts: list[list[int]]) -> None:

@@ -12,7 +12,10 @@ SPACE = Space(config=TuneConfig(num_speculative_tokens=(1, 3, 5), batch_size=(1,
 
 
 def test_no_row_has_the_name_of_another() -> None:
-    cells = {*SPACE.cells(), *SPACE.verification(SPACE.method(3, STEPS[2]), SPACE.first_turns)}
+    chosen, turns = SPACE.method(3, STEPS[2]), SPACE.first_turns
+    settings = dict.fromkeys(turns, chosen)
+    cells = {*SPACE.cells(), *SPACE.again(settings, {1: range(2, 4)}), *SPACE.verification(chosen, turns)}
+    cells |= {*SPACE.held_out(settings, chosen), *SPACE.checks(chosen, settings, turns)}
     assert len({cell.name for cell in cells}) == len(cells)
 
 
@@ -20,7 +23,7 @@ def test_no_speculation_is_never_far_from_what_is_compared_with_it() -> None:
     [turn] = [[cell.method for cell in SPACE.cells() if (cell.kind, cell.batch_size, cell.turn) == (COST, 8, 1)]]
     places = [place for place, method in enumerate(turn) if method == NONE]
     assert len(places) == 4
-    assert all(min(abs(place - one) for one in places) <= 4 for place in range(len(turn)))
+    assert all(min(abs(place - one) for one in places) <= 2 for place in range(len(turn)))
 
 
 def test_three_engines_measure_everything_and_every_setting_is_predicted() -> None:
@@ -59,10 +62,11 @@ def test_the_verification_has_engines_of_its_own() -> None:
 
 
 def test_every_k_of_a_schedule_is_counted_at_its_largest_batch_size() -> None:
-    chosen, many = SPACE.method(3, STEPS[2]), SPACE.method(1, STEPS[2])
-    cells = SPACE.held_out({1: chosen, 4: chosen, 8: many, 16: many}, chosen)
-    assert [cell.batch_size for cell in cells] == [4, 16]
-    assert all(cell.method == cell.engine == chosen for cell in cells)
+    few, many, none = (SPACE.method(k, STEPS[2]) for k in (3, 1, 0))
+    chosen = replace(few, schedule=((1, 5, 3), (6, 16, 1), (17, 17, 0)))
+    cells = SPACE.held_out({1: few, 4: few, 8: many, 16: many, 32: none}, chosen)
+    assert [(cell.batch_size, cell.method) for cell in cells] == [(4, few), (16, many)]
+    assert all(cell.engine == chosen for cell in cells)
 
 
 def test_a_check_is_timed_as_it_was_predicted() -> None:

@@ -34,7 +34,7 @@ def test_acceptance_is_counted_over_all_prompts() -> None:
     [kept_apart] = SPACE.held_out({1: CHOSEN, 16: CHOSEN}, CHOSEN)
     for one, prompts in ((cell, "measured"), (kept_apart, "held out")):
         found = request(one)
-        assert (found.max_outputs, found.max_seconds, found.repeat, found.prompts) == (None, None, False, [prompts])
+        assert (found.max_seconds, found.repeat, found.keep, found.prompts) == (None, False, False, [prompts])
 
 
 def test_what_is_verified_has_prompts_of_its_own_and_as_much_time_as_what_stands_beside_it() -> None:
@@ -44,7 +44,7 @@ def test_what_is_verified_has_prompts_of_its_own_and_as_much_time_as_what_stands
         ("measured", SPACE.checks(CHOSEN, {16: CHOSEN}, turns)),
     ):
         for found in map(request, cells):
-            assert (found.prompts[0], found.max_outputs, found.max_seconds) == (prompts, None, 0.25)
+            assert (found.prompts[0], found.max_seconds) == (prompts, 0.25)
 
 
 class Engine:
@@ -77,7 +77,8 @@ def test_few_settings_are_timed_in_slices_and_many_one_by_one(tmp_path: Path, mo
         assert len({seed for some in seeds[::2] for seed in some}) == 8, "each draws numbers of its own"
         asked.clear()
         assert not meter(cells, is_late=lambda: False)
-        assert not meter(SPACE.verification(CHOSEN, {1: range(2, 4)}), is_late=lambda: True)
+        assert not meter(SPACE.verification(CHOSEN, {16: range(2, 4)}), is_late=lambda: True)
+        assert not asked
         meter([cell for cell in SPACE.cells() if cell.kind == COST and cell.turn == 0], is_late=lambda: True)
         assert len(asked) == 2 * (len(set(SPACE.methods)) + 2), "no speculation twice beside the settings"
         assert len(store.load(SPACE.cells()[1].name)["seconds"]) == 2
