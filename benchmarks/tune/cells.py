@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, Method, mtp
-from vllm_mtp.benchmarks.tune.config import TuneConfig
+from vllm_mtp.benchmarks.tune.config import LEAST_TURNS, TuneConfig
 from vllm_mtp.contract.lookup import Lookup
 
 ACCEPTANCE, COST, VERIFICATION = "acceptance", "cost", "verification"
@@ -115,7 +115,7 @@ class Space:
         counted = dict.fromkeys(map(self.acceptance_of, self.lookups))
         found = [self._cell(ACCEPTANCE, method, most, 0) for method in counted]
         for size in sorted(set(self.config.batch_size)):
-            for turn in range(self.config.turns):
+            for turn in range(max(LEAST_TURNS, self.config.turns // 2)):
                 ordered = methods if turn % 2 == 0 else methods[::-1]
                 found += [self._cell(COST, method, size, turn) for method in ordered]
         return found
@@ -124,8 +124,8 @@ class Space:
         """The setting whose drafts have those of every K with this lookup in them."""
         return self.measured_as(self.method(self.largest_k, lookup))
 
-    def again(self, methods: Mapping[int, Method], turns: Mapping[int, range]) -> list[Cell]:
-        """A setting at each of some batch sizes, in turn with no speculation.
+    def again(self, methods: Mapping[int, Sequence[Method]], turns: Mapping[int, range]) -> list[Cell]:
+        """Few settings at each of some batch sizes, in turn with no speculation.
 
         Args:
             methods: by batch size.
@@ -133,9 +133,8 @@ class Space:
         """
         return [
             replace(self._cell(COST, one, size, turn), in_slices=True)
-            for size, of_size in turns.items()
-            for turn in of_size
-            for one in _in_turn(NONE, self.measured_as(methods[size]), turn)
+            for size, turn in some_of_each_first(turns)
+            for one in _in_turn([NONE, *dict.fromkeys(map(self.measured_as, methods[size]))], turn)
         ]
 
     def verification(self, method: Method, turns: Mapping[int, range]) -> list[Cell]:
@@ -149,7 +148,7 @@ class Space:
             Cell(kind=VERIFICATION, method=one, engine=one, batch_size=size, turn=turn, in_slices=True, beside=method)
             for size, of_size in turns.items()
             for turn in of_size
-            for one in _in_turn(NONE, method, turn)
+            for one in _in_turn([NONE, method], turn)
         ]
 
     def held_out(self, settings: Mapping[int, Method], method: Method) -> list[Cell]:
@@ -198,5 +197,11 @@ class Space:
         return Cell(kind=kind, method=method, engine=self.engine_of(method), batch_size=batch_size, turn=turn)
 
 
-def _in_turn(one: Method, other: Method, turn: int) -> tuple[Method, Method]:
-    return (one, other) if turn % 2 == 0 else (other, one)
+def some_of_each_first(turns: Mapping[int, range]) -> list[tuple[int, int]]:
+    """Batch sizes with their turns, a few of every size before more of any: minutes may end."""
+    pairs = [(turn // LEAST_TURNS, size, turn) for size, of_size in turns.items() for turn in of_size]
+    return [(size, turn) for _, size, turn in sorted(pairs)]
+
+
+def _in_turn(methods: Sequence[Method], turn: int) -> Sequence[Method]:
+    return methods if turn % 2 == 0 else methods[::-1]

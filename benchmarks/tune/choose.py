@@ -51,6 +51,26 @@ def choose(
     return Choice(method=method if pays else NONE, best=method, by_batch_size=by_batch_size)
 
 
+def contenders(predictions: Sequence[Prediction], choice: Choice, for_batch_size: int, batch_size: int) -> list[Method]:
+    """What may yet be chosen at a batch size, what is chosen now before all others, then by speedup.
+
+    Args:
+        predictions: as for `choose`.
+        choice: by `choose`.
+        for_batch_size: as for `choose`: there any lookup may be.
+        batch_size: the one that is asked about.
+    """
+    chosen = choice.settings[batch_size]
+    some = [
+        one
+        for one in predictions
+        if one.batch_size == batch_size
+        and one.method != chosen
+        and (one.method.num_speculative_tokens if batch_size == for_batch_size else one.method.lookup == chosen.lookup)
+    ]
+    return [chosen, *(one.method for one in sorted(some, key=lambda one: -one.speedup))]
+
+
 def _equal_to_best(some: Sequence[Prediction], tolerance: float) -> list[Prediction]:
     best = max(one.speedup for one in some)
     return [one for one in some if one.speedup >= best * (1 - tolerance)]

@@ -33,7 +33,9 @@ class TuneConfig(ServingOptions):
         "Each setting has its turn for so many seconds, and for at least four rounds; where it is timed again for "
         "eight times as long, in slices of half of it.",
     )
-    turns: int = setting(6, "Turns of each setting at each batch size, and of the verification.")
+    turns: int = setting(
+        6, "Turns of the verification, and at first of what leads; half as many of each setting before."
+    )
     precision: float = setting(
         0.05,
         "What leads is timed again, in turn with no speculation, until its cost is known to this share to either side, "

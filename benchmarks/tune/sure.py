@@ -1,22 +1,23 @@
 """Measures until what is chosen, and what it gives, are known.
 
-All settings have a few turns; which of them leads has many. So minutes go where they decide, and what led by luck is
-found out. On a CPU, whose speed drifts, and the share of the drafter in a round with it, the cost of what was chosen is
-timed once more in turn with the verification: what differs then is not the hour.
+All settings have a few turns; what leads, and what comes next, have many, together. So minutes go where they decide,
+and what led by luck is found out. On a CPU, whose speed drifts, and the share of the drafter in a round with it, the
+cost of what was chosen is timed once more in turn with the verification: what differs then is not the hour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import COST, Cell, Space
-from vllm_mtp.benchmarks.tune.choose import Choice, choose
-from vllm_mtp.benchmarks.tune.config import LEAST_TURNS
+from vllm_mtp.benchmarks.tune.cells import COST, Cell, Space, some_of_each_first
+from vllm_mtp.benchmarks.tune.choose import Choice, choose, contenders
 from vllm_mtp.benchmarks.tune.predict import Prediction, width
 from vllm_mtp.benchmarks.tune.result import checked, num_turns_done, predictions, verification_of
 from vllm_mtp.contract.lookup import Lookup
 
 Measure = Callable[[Sequence[Cell]], bool]
 """Stores rows of these cells; whether there was one to measure, and time for it."""
+_CONTENDERS = 3
+"""Settings that are timed again together, what is chosen among them."""
 
 
 def choose_by(
@@ -28,10 +29,15 @@ def choose_by(
     while True:
         predicted = predictions(space, store)
         choice = choose(predicted, config.for_batch_size, config.tolerance, own_lookup)
-        leading = choice.by_batch_size.items()
-        unsure = {size: one for size, one in leading if width(one.cost, one.cost_95) > config.precision}
+        chosen = choice.by_batch_size.items()
+        unsure = [
+            size
+            for size, one in chosen
+            if one.num_turns < config.turns or width(one.cost, one.cost_95) > config.precision
+        ]
         turns = space.further_turns({size: num_turns_done(store, COST, size) for size in unsure})
-        if not measure(space.again({size: one.method for size, one in unsure.items()}, turns)):
+        leading = {size: contenders(predicted, choice, config.for_batch_size, size)[:_CONTENDERS] for size in unsure}
+        if not measure(space.again(leading, turns)):
             return predicted, choice
 
 
@@ -62,8 +68,7 @@ def verify_by(measure: Measure, space: Space, store: RowStore, choice: Choice, *
 
 def _verification(space: Space, choice: Choice, turns: Mapping[int, range], *, with_checks: bool) -> list[Cell]:
     found: list[Cell] = []
-    pairs = [(turn // LEAST_TURNS, size, turn) for size, of_size in turns.items() for turn in of_size]
-    for _, size, turn in sorted(pairs):  # some of every size before more of any: minutes may end
+    for size, turn in some_of_each_first(turns):
         one = {size: range(turn, turn + 1)}
         found += space.verification(choice.best, one)
         if with_checks:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vllm_mtp.benchmarks.harness.method import NONE, OFF
-from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Space
+from vllm_mtp.benchmarks.tune.cells import ACCEPTANCE, COST, Space, some_of_each_first
 from vllm_mtp.benchmarks.tune.config import TuneConfig
 from vllm_mtp.contract.lookup import Lookup
 
@@ -14,7 +14,7 @@ SPACE = Space(config=TuneConfig(num_speculative_tokens=(1, 3, 5), batch_size=(1,
 def test_no_row_has_the_name_of_another() -> None:
     chosen, turns = SPACE.method(3, STEPS[2]), SPACE.first_turns
     settings = dict.fromkeys(turns, chosen)
-    cells = {*SPACE.cells(), *SPACE.again(settings, {1: range(2, 4)}), *SPACE.verification(chosen, turns)}
+    cells = {*SPACE.cells(), *SPACE.again({1: [chosen]}, {1: range(2, 4)}), *SPACE.verification(chosen, turns)}
     cells |= {*SPACE.held_out(settings, chosen), *SPACE.checks(chosen, settings, turns)}
     assert len({cell.name for cell in cells}) == len(cells)
 
@@ -82,8 +82,11 @@ def test_what_leads_has_further_turns_beside_no_speculation_until_there_are_most
     assert space.further_turns({1: 2, 8: 4}) == {1: range(2, 4), 8: range(4, 5)}
     assert not any(space.further_turns({1: 5}).values())
     leading = space.method(1, STEPS[2])
-    cells = space.again({8: leading}, {8: range(2, 4)})
+    cells = space.again({8: [leading, space.method(1, STEPS[0])]}, {8: range(2, 4)})
     as_measured = space.method(1, STEPS[0])
     assert [(cell.method, cell.turn) for cell in cells] == [(NONE, 2), (as_measured, 2), (as_measured, 3), (NONE, 3)]
+    assert some_of_each_first({1: range(2, 6), 8: range(4)}) == [
+        *((8, 0), (8, 1), (1, 2), (1, 3), (8, 2), (8, 3), (1, 4), (1, 5))
+    ]
     assert {cell.batch_size for cell in cells} == {8}
     assert {cell.engine for cell in cells} <= {cell.engine for cell in space.cells()}, "no engine is started for it"

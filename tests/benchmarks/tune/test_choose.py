@@ -9,7 +9,7 @@ import random
 import pytest
 
 from vllm_mtp.benchmarks.harness.method import NONE, OFF, Method, mtp, schedule_of
-from vllm_mtp.benchmarks.tune.choose import choose, schedule_from
+from vllm_mtp.benchmarks.tune.choose import choose, contenders, schedule_from
 from vllm_mtp.benchmarks.tune.predict import Prediction
 from vllm_mtp.contract.lookup import Lookup
 
@@ -47,6 +47,15 @@ def test_a_smaller_k_wins_where_it_is_as_fast() -> None:
 def test_a_simpler_setting_that_is_chosen_does_not_hide_that_the_best_one_pays() -> None:
     assert method_for(prediction(1.025, 1), prediction(1.055, 3)) == mtp(1, lookup=OWN)
     assert method_for(prediction(1.0, 1), prediction(1.02, 3)) == NONE
+
+
+def test_what_may_yet_be_chosen_stands_by_its_speed_behind_what_is() -> None:
+    few = [prediction(1.88, 2), prediction(1.9, 3), prediction(1.95, 0), prediction(1.7, 1, lookup=OFF)]
+    many = [prediction(1.3, k, 8) for k in (0, 2, 3)] + [prediction(1.4, 1, 8, lookup=OFF)]
+    choice = choose(few + many, 1, 0.03, OWN)
+    assert choice.settings == {1: mtp(2, lookup=OWN), 8: mtp(2, lookup=OWN)}
+    assert contenders(few + many, choice, 1, 1) == [mtp(2, lookup=OWN), mtp(3, lookup=OWN), mtp(1, lookup=OFF)]
+    assert contenders(few + many, choice, 1, 8) == [mtp(k, lookup=OWN) for k in (2, 0, 3)]
 
 
 def test_the_drafters_own_lookup_wins_where_it_is_as_fast() -> None:
