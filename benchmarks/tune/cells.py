@@ -110,7 +110,7 @@ class Space:
         """
         most = max(self.config.batch_size)
         methods = list(dict.fromkeys(map(self.measured_as, self.methods)))
-        for place in range(0, len(methods) // _BETWEEN + 1):
+        for place in range(len(methods) // _BETWEEN + 1):
             methods.insert(place * (_BETWEEN + 1), NONE)
         counted = dict.fromkeys(map(self.acceptance_of, self.lookups))
         found = [self._cell(ACCEPTANCE, method, most, 0) for method in counted]
