@@ -49,6 +49,13 @@ def test_a_simpler_setting_that_is_chosen_does_not_hide_that_the_best_one_pays()
     assert method_for(prediction(1.0, 1), prediction(1.02, 3)) == NONE
 
 
+def test_what_is_known_comes_before_what_leads_by_luck() -> None:
+    lucky, few, many = prediction(1.9, 5, lookup=OFF), prediction(1.7, 3), prediction(1.5, 3, 8)
+    choice = choose([lucky, few, many], 1, 0.03, OWN, [few])
+    assert choice.settings == {1: mtp(3, lookup=OWN), 8: mtp(3, lookup=OWN)}
+    assert choose([lucky, few, many], 1, 0.03, OWN).best == mtp(5, lookup=OFF)
+
+
 def test_what_may_yet_be_chosen_stands_by_its_speed_behind_what_is() -> None:
     few = [prediction(1.88, 2), prediction(1.9, 3), prediction(1.95, 0), prediction(1.7, 1, lookup=OFF)]
     many = [prediction(1.3, k, 8) for k in (0, 2, 3)] + [prediction(1.4, 1, 8, lookup=OFF)]
