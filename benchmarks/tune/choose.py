@@ -39,7 +39,7 @@ def choose(
         for_batch_size: the one that lookup is chosen for.
         tolerance: speeds that differ by less than this share are equal.
         own_lookup: what the drafter's config.json says; it is simpler than any other.
-        known: some of them, before which no other is chosen at their batch size.
+        known: some of them; where any is of that batch size and drafts, no other is chosen for it.
     """
 
     def complexity(one: Prediction) -> tuple[bool, int, int]:
@@ -47,21 +47,15 @@ def choose(
         steps = lookup.module_steps if isinstance(lookup, Lookup) else 0
         return lookup != (own_lookup or "off"), one.method.num_speculative_tokens, steps
 
-    some = _known_first(predictions, known)
-    main = [one for one in some if one.batch_size == for_batch_size and one.method.num_speculative_tokens]
+    known_there = [one for one in known if one.batch_size == for_batch_size and one.method.num_speculative_tokens]
+    main = [one for one in predictions if one.batch_size == for_batch_size and one.method.num_speculative_tokens]
+    main = known_there or main
     chosen = min(_equal_to_best(main, tolerance), key=complexity)
     of_lookup = [one for one in predictions if one.method.lookup == chosen.method.lookup]
-    of_lookup = _known_first(of_lookup, [one for one in known if one.method.lookup == chosen.method.lookup])
     by_batch_size = _by_batch_size(of_lookup, chosen, tolerance)
     method = _scheduled(chosen.method, {size: one.method.num_speculative_tokens for size, one in by_batch_size.items()})
     pays = max(one.speedup for one in main) >= 1 + tolerance
     return Choice(method=method if pays else NONE, best=method, by_batch_size=by_batch_size)
-
-
-def _known_first(some: Sequence[Prediction], known: Sequence[Prediction]) -> list[Prediction]:
-    """At each batch size those that are known, or all where none of them is."""
-    sizes = {one.batch_size for one in known}
-    return [*known, *(one for one in some if one.batch_size not in sizes)]
 
 
 def contenders(predictions: Sequence[Prediction], choice: Choice, for_batch_size: int, batch_size: int) -> list[Method]:

@@ -51,8 +51,9 @@ def test_a_simpler_setting_that_is_chosen_does_not_hide_that_the_best_one_pays()
 
 def test_what_is_known_comes_before_what_leads_by_luck() -> None:
     lucky, few, many = prediction(1.9, 5, lookup=OFF), prediction(1.7, 3), prediction(1.5, 3, 8)
-    choice = choose([lucky, few, many], 1, 0.03, OWN, [few])
-    assert choice.settings == {1: mtp(3, lookup=OWN), 8: mtp(3, lookup=OWN)}
+    elsewhere = prediction(1.2, 1, 8)
+    choice = choose([lucky, few, many, elsewhere], 1, 0.03, OWN, [few, elsewhere])
+    assert choice.settings == {1: mtp(3, lookup=OWN), 8: mtp(3, lookup=OWN)}, "one that is known is no choice of many"
     assert choose([lucky, few, many], 1, 0.03, OWN).best == mtp(5, lookup=OFF)
 
 
