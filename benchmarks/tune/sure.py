@@ -25,7 +25,7 @@ def choose_by(
 ) -> tuple[list[Prediction], Choice]:
     """The fastest setting, when its cost at every batch size is known, and it leads still; with all predictions.
 
-    Where minutes have ended before, lookup is chosen from what was timed again: of many that were not one leads by luck.
+    Where minutes have ended before, lookup is one of what was timed again: of many that were not one leads by luck.
     """
     config = space.config
     measure(space.cells())
