@@ -63,13 +63,14 @@ class RoundsServer:
 
     def _begin(self, request: RoundsRequest, on_progress: Callable[[int], object]) -> "_Flight":
         was_set, self._set = self._set, (request.num_speculative_tokens, request.module_steps)
-        goes_on = request.keep and self._flight is not None and self._flight.can_go_on(request)
-        if not goes_on or self._flight is None:
+        flight, num_untimed = self._flight, _NUM_UNTIMED
+        if flight is None or not request.keep or not flight.can_go_on(request):
             self.end()
-            self._flight = _Flight(self.llm.llm_engine, request)
-        num_untimed = _NUM_UNTIMED_GOING_ON if goes_on and self._set == was_set else _NUM_UNTIMED
-        self._flight.begin(request, on_progress, num_untimed)
-        return self._flight
+            flight = self._flight = _Flight(self.llm.llm_engine, request)
+        elif self._set == was_set:
+            num_untimed = _NUM_UNTIMED_GOING_ON
+        flight.begin(request, on_progress, num_untimed)
+        return flight
 
 
 class _Flight:

@@ -52,10 +52,12 @@ def rows_of(store: RowStore, kind: str) -> Measured:
     return found
 
 
-def num_turns_done(store: RowStore, kind: str, batch_size: int) -> int:
-    """Turns after which nothing of a kind is stored: a further one has both sides, timed together."""
-    turns = [row["turn"] for of_kind, row in store.all() if of_kind == kind and row["batch_size"] == batch_size]
-    return max(turns, default=-1) + 1
+def num_turns_done(store: RowStore) -> dict[int, int]:
+    """By batch size: turns after which no cost is stored, so that a further one has both sides, timed together."""
+    found: dict[int, int] = {}
+    for (_, size), turns in rows_of(store, COST).items():
+        found[size] = max(found.get(size, 0), max(turns) + 1)
+    return found
 
 
 def verification_of(space: Space, store: RowStore, choice: Choice) -> list[dict[str, Any]]:

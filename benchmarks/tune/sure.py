@@ -8,7 +8,7 @@ cost of what was chosen is timed once more in turn with the verification: what d
 from collections.abc import Callable, Mapping, Sequence
 
 from vllm_mtp.benchmarks.harness.row_store import RowStore
-from vllm_mtp.benchmarks.tune.cells import COST, Cell, Space, some_of_each_first
+from vllm_mtp.benchmarks.tune.cells import Cell, Space, some_of_each_first
 from vllm_mtp.benchmarks.tune.choose import Choice, choose, contenders
 from vllm_mtp.benchmarks.tune.predict import Prediction, width
 from vllm_mtp.benchmarks.tune.result import checked, num_turns_done, predictions, verification_of
@@ -40,7 +40,8 @@ def choose_by(
         ]
         if choice.by_batch_size[config.for_batch_size].num_turns < config.turns:
             unsure = [config.for_batch_size]  # lookup is chosen there, and what may lead elsewhere depends on it
-        turns = space.further_turns({size: num_turns_done(store, COST, size) for size in unsure})
+        done = num_turns_done(store)
+        turns = space.further_turns({size: done[size] for size in unsure})
         leading = {size: contenders(predicted, choice, config.for_batch_size, size)[:_CONTENDERS] for size in unsure}
         if not measure(space.again(leading, turns)):
             known = [one for one in predicted if one.num_turns >= config.turns]

@@ -81,6 +81,7 @@ def test_it_stops_as_told_and_leaves_nothing_behind(llm: Any, prompts: list[list
     assert not llm.llm_engine.has_unfinished_requests()
     found = RoundsServer(llm).measure(request(prompts, repeat=True, max_seconds=0.0, min_rounds=60), no_progress)
     assert len(found.outputs) >= 9
+    assert len(found.seconds) == 60
     assert len({output.number for output in found.outputs}) == 6, "prompts come again"
 
 
