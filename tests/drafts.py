@@ -42,7 +42,7 @@ def config_for(target_dir: Path, **changes: Any) -> MTPConfig:
     from transformers import AutoConfig
 
     from vllm_mtp.training.config import TrainConfig
-    from vllm_mtp.training.initial import draft_config_for
+    from vllm_mtp.training.start.initial import draft_config_for
 
     fields = draft_config_for(AutoConfig.from_pretrained(target_dir), TrainConfig(), {}).contract()
     config: MTPConfig = MTPConfig.from_dict(fields | {"lookup": None} | changes)

@@ -9,7 +9,7 @@ from vllm_mtp.common.settings import check_at_least, check_choices, setting
 
 OBJECTIVES = ("kl", "lm", "tv", "lk", "e2e-tv")
 STEP_TOKENS = ("text", "drafted")
-PROJECTION_INIT = ("random", "fitted")
+MODULE_INIT = ("random", "fitted", "last-layer")
 OPTIMIZERS = ("muon", "adamw")
 LOSS_ON = ("all", "answers")
 HIDDEN_STATES = ("transformers", "vllm")
@@ -21,6 +21,7 @@ NUM_HELD_OUT_STEPS = 5
 NUM_SPECULATIVE_TOKENS = 3
 """Tokens drafted a round where acceptance length is measured on held-out text."""
 _ONCE_ZERO = ("data_tokens", "learning_rate", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+_RENAMED = {"projection_init": "module_init"}
 _DEFAULT_LEARNING_RATE = {"muon": 0.02, "adamw": 0.001}
 
 
@@ -81,13 +82,17 @@ class TrainConfig:
     intermediate_size: int | None = setting(None, "Width of the module's MLP.", none="the target's")
     num_attention_heads: int | None = setting(None, "Query heads of the module.", none="the target's")
     num_key_value_heads: int | None = setting(None, "Key-value heads of the module.", none="the target's")
-    projection_init: str = setting(
-        "fitted",
-        "What the projection and the final norm start from: a least-squares fit of the target's next hidden state, or "
-        "random weights and ones. `initial` comes before both.",
-        choices=PROJECTION_INIT,
+    module_init: str = setting(
+        "last-layer",
+        "What the weights start from. last-layer: the layer and the final norm as copies of the target's last, where "
+        "that computes what the module's does, and the projection fitted to what it reads. fitted: the projection and "
+        "the final norm fitted to the target's next hidden state. random. `initial` comes before all.",
+        choices=MODULE_INIT,
+        old=("projection_init",),
     )
-    qk_norm: bool = setting(False, "Normalise every query and key head (RMSNorm).")
+    qk_norm: bool | None = setting(
+        None, "Normalise every query and key head (RMSNorm).", none="as the target's last layer does"
+    )
     dtype: str = setting(
         "auto",
         "Of matrix products. auto: bfloat16 on a GPU (float16 where it has none); on a CPU the faster one, by a short "
@@ -172,10 +177,10 @@ class TrainConfig:
             "hidden_states": HIDDEN_STATES,
             "keep": KEEP,
             "step_tokens": STEP_TOKENS,
-            "projection_init": PROJECTION_INIT,
+            "module_init": MODULE_INIT,
         }
         stored = {name: choices[0] for name, choices in first.items()} | {
-            n: None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
+            _RENAMED.get(n, n): None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
         }
         if stored.get("answers_only"):
             stored["loss_on"] = "answers"

@@ -19,7 +19,6 @@ from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoin
 from vllm_mtp.training.config import NUM_SPECULATIVE_TOKENS, TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.export import export, run_info
-from vllm_mtp.training.fitted import fit_start
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import held_out
@@ -28,6 +27,7 @@ from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
+from vllm_mtp.training.start.start import set_start
 from vllm_mtp.training.transfer import to_device
 from vllm_mtp.training.watch import check_reports, values_of, watch
 
@@ -155,8 +155,8 @@ def _start(run: Run) -> None:
         f"steps; target in {run.target.dtype_name}; loss: {run.loss.note}"
     )
     run.target_tokens_per_second = run.states.fill(run.inputs.show_progress)
-    if config.projection_init == "fitted" and run.first_step == 0 and run.inputs.initial is None:
-        fit_start(run)
+    if run.first_step == 0 and run.inputs.initial is None:
+        set_start(run)
     run.started = time.perf_counter()
 
 

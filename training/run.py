@@ -33,7 +33,6 @@ from vllm_mtp.training.frozen.reading import Elsewhere
 from vllm_mtp.training.frozen.served import ServedTarget
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
-from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
 from vllm_mtp.training.loss.compiled import compiler_fault
 from vllm_mtp.training.loss.fixed import MAX_SHAPES, FixedStep
 from vllm_mtp.training.loss.loss import Loss, compare, tokens_at_checkpoints
@@ -42,6 +41,7 @@ from vllm_mtp.training.loss.shapes import Shape, fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, RunIdentity
+from vllm_mtp.training.start.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
 from vllm_mtp.training.watch import check_reports
 from vllm_mtp.training.work import check_workers
 
@@ -207,7 +207,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     text_config = whole_config.get_text_config()
     draft_ids_J = _draft_ids(inputs.draft_vocab, text_config.vocab_size, tokenizer)
     initial_sha256 = None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE)
-    initial = _initial_tensors(inputs, draft_config_for(text_config, config, {}, draft_ids_J), draft_ids_J, tokenizer)
+    shape = draft_config_for(text_config, config, {}, draft_ids_J, inputs.initial)
+    initial = _initial_tensors(inputs, shape, draft_ids_J, tokenizer)
     sources = _read(config, inputs, tokenizer, text_config.vocab_size)
     for one in sources:
         one.check_enough()
@@ -218,7 +219,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     fingerprint = target.fingerprint()
     if inputs.initial is not None:
         inputs.say(origin(inputs.initial, fingerprint, draft_ids_J))
-    draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J)
+    draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J, inputs.initial)
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(
         config=asdict(config),

@@ -14,7 +14,7 @@ from torch import Tensor
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.tensors import D2T
-from vllm_mtp.training.frozen.loading import auto_class
+from vllm_mtp.training.frozen.last_layer import last_layer_shapes
 from vllm_mtp.training.frozen.pair import load_draft_of
 from vllm_mtp.training.frozen.shape import TargetShape
 
@@ -57,18 +57,16 @@ def _renamed(name: str) -> str:
 
 def _check_layer(found: dict[str, torch.Size], target: str, config: Any) -> None:
     """Refuses a layer whose names or shapes are not those of the target's last one."""
-    with torch.device("meta"):
-        model = auto_class(config).from_config(config)
-    layers = getattr(model.get_decoder(), "layers", None)
-    if not layers:
+    shapes = last_layer_shapes(config)
+    if not shapes:
         raise InputError("target", f"{target} keeps no list of layers, which the layout is made of")
-    expected = {_LAYER + name: tensor.shape for name, tensor in layers[-1].state_dict().items()}
+    expected = {_LAYER + name: shape for name, shape in shapes.items()}
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
-            shapes = (None if one is None else list(one) for one in (expected.get(name), found.get(name)))
+            sizes = (None if one is None else list(one) for one in (expected.get(name), found.get(name)))
             raise InputError(
                 "draft",
                 "Transformers computes the layer by the target's own class: expected {} in {}, got {}".format(
-                    name, *shapes
+                    name, *sizes
                 ),
             )

@@ -12,7 +12,7 @@ from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.target import config_and_tokenizer
-from vllm_mtp.training.initial import draft_config_for, make_module
+from vllm_mtp.training.start.initial import draft_config_for, make_module
 
 
 def write_untrained(

@@ -103,7 +103,6 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
     everything: tuple[tuple[str, str, Arm], ...] = (
         ("step-tokens", "drafted tokens at steps 2 to K in place of the text's", having(step_tokens="drafted")),
         ("step-weights", "equal weights of the steps", having(step_weight_decay=1.0)),
-        ("qk-norm", "normalised queries and keys", having(qk_norm=True)),
         ("tv", "TV in place of KL", replace(base, objective="tv")),
         ("tv", "KL, then TV", replace(finish, last_stage=(("objective", "tv"),))),
         ("lk", "LK in place of KL", replace(base, objective="lk")),
@@ -119,11 +118,16 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
         ("batch-size", "twice the batch", having(batch_size=config.batch_size * 2)),
     )
     found = [(claim, what, better, base) for claim, what, better in everything]
+    fitted = having(module_init="fitted")
+    found += [
+        ("qk-norm", "normalised queries and keys", having(qk_norm=True), having(qk_norm=False)),
+        ("last-layer", "a start from the target's last layer than from a fitted projection alone", base, fitted),
+    ]
     draft = replace(base, vocabulary=DRAFT)
     cut = "a vocabulary that is cut after training than with one cut before"
     found.append(("cut", cut, replace(draft, vocabulary=CUT), draft))
-    fitted = "a projection that is fitted before training than with random weights"
-    found.append(("projection-init", fitted, base, having(projection_init="random")))
+    fit = "a projection that is fitted before training than with random weights"
+    found.append(("projection-init", fit, fitted, having(module_init="random")))
     return [Comparison(claim=c, statement=f"more is accepted with {w}", better=b, worse=o) for c, w, b, o in found]
 
 

@@ -10,7 +10,7 @@ from vllm_mtp.training.config import DTYPES
 PAPER = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
 RECIPE = (
     *("step-tokens", "step-weights", "qk-norm", "tv", "lk", "e2e-tv"),
-    *("steps", "learning-rate", "width", "batch-size", "cut", "projection-init"),
+    *("steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
 )
 """One setting of training changed at a time."""
 ENGINES = ("vllm", "torch")
@@ -22,8 +22,8 @@ class ClaimsConfig:
 
     claims: tuple[str, ...] = setting(
         PAPER,
-        "Claims to test. The default ones are the paper's, seven arms; all have twenty-five. An arm takes one to three "
-        "minutes a seed on two cores.",
+        "Claims to test. The default ones are the paper's, seven arms; all have twenty-seven. An arm takes one to "
+        "three minutes a seed on two cores.",
         choices=(*PAPER, *RECIPE),
     )
     seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of weights and order; arms are paired by seed.")

@@ -28,7 +28,6 @@ from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.shape import TargetShape
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for, make_module
 from vllm_mtp.training.loss.compiled import compiler_fault
 from vllm_mtp.training.loss.fixed import FixedStep
 from vllm_mtp.training.loss.loss import Loss, draft, score
@@ -36,6 +35,7 @@ from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.loss.shapes import Shape
 from vllm_mtp.training.optimizers import clip_gradient, make_optimizers, update
+from vllm_mtp.training.start.initial import draft_config_for, make_module
 
 PARTS = ("target", "teacher", "module", "loss", "backward", "update")
 COMPILED = ("target", "teacher", "compiled", "backward", "update")

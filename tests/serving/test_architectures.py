@@ -20,7 +20,7 @@ from tests.serving.engine import acceptance, engine, greedy, model_runner
 from vllm_mtp.contract.checkpoint import save_draft
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for
+from vllm_mtp.training.start.initial import draft_config_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -23,7 +23,7 @@ import torch
 from tests.drafts import small_config, write_random_draft
 from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft
-from vllm_mtp.training import initial, loop
+from vllm_mtp.training import loop
 from vllm_mtp.training import run as run_file
 from vllm_mtp.training.checkpoint import load_checkpoint
 from vllm_mtp.training.config import TrainConfig
@@ -31,6 +31,7 @@ from vllm_mtp.training.export import CURVE_FILE
 from vllm_mtp.training.loop import train
 from vllm_mtp.training.loss.shapes import Shape
 from vllm_mtp.training.run import Run, TrainInputs, prepare
+from vllm_mtp.training.start import initial
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while seven wizards brew a potion of jade and quartz; "
 TINY: dict[str, Any] = {"sequence_length": 32, "batch_size": 4, "warmup_steps": 2, "dtype": "float32"}
@@ -94,12 +95,12 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def assert_alike(folder: Path, other: Path, *, rel: float = 1e-3) -> None:
-    """The same curve but for rounding, which decides ties: one position of a few hundred may agree or not."""
+    """The same curve but for rounding, which decides ties: one position of a hundred and more may agree or not."""
     for row, expected in zip(curve(folder), curve(other), strict=True):
         assert row.keys() == expected.keys()
         for name, value in row.items():
             is_of_ties = "agreement" in name or "acceptance" in name
-            assert value == pytest.approx(expected[name], rel=rel, abs=5e-3 if is_of_ties else 1e-3), name
+            assert value == pytest.approx(expected[name], rel=rel, abs=1e-2 if is_of_ties else 1e-3), name
 
 
 def weights(folder: Path) -> bytes:
@@ -125,7 +126,7 @@ def test_training_overfits(tied: bool, objective: str, optimizer: str, tmp_path:
     data.write_text("abcdefghijk" * 150, encoding="utf-8")  # every window of 33 tokens is the same
     config = TrainConfig(
         tokens=160 * STEP, num_steps_unrolled=2, objective=objective, optimizer=optimizer, checkpoint_every=160,
-        learning_rate=0.02 if optimizer == "muon" else 0.005, projection_init="random", **TINY,
+        learning_rate=0.02 if optimizer == "muon" else 0.005, module_init="random", **TINY,
     )  # fmt: skip
     info = run_train(config, target, data, tmp_path / "draft")
     first, *_, last = curve(tmp_path / "draft")

@@ -20,8 +20,8 @@ from vllm_mtp.benchmarks.simulation.speculate import load_module
 from vllm_mtp.cli import main
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.target import config_and_tokenizer
-from vllm_mtp.training.initial import draft_config_for
 from vllm_mtp.training.loss.unroll import unroll
+from vllm_mtp.training.start.initial import draft_config_for
 
 
 @pytest.fixture

@@ -51,7 +51,13 @@ def _step(
     module: MTPModule, embedding_BTD: Tensor, hidden_BTD: Tensor, positions_T: Tensor, before: tuple[Keys, ...]
 ) -> tuple[Tensor, Keys]:
     """One draft step after others: its output, and its keys and values, those of the first step by head."""
-    u_BTD = module.fuse(embedding_BTD, hidden_BTD)
+    return through_layer(module, module.fuse(embedding_BTD, hidden_BTD), positions_T, before)
+
+
+def through_layer(
+    module: MTPModule, u_BTD: Tensor, positions_T: Tensor, before: tuple[Keys, ...] = ()
+) -> tuple[Tensor, Keys]:
+    """What the layer and the final norm make of the projection's outputs, and the layer's keys and values."""
     q_BTAC, k_BTGC, v_BTGC = module.layer.queries_keys_values(u_BTD, positions_T)
     keys = Keys(k_BTGC, v_BTGC)
     if not before:

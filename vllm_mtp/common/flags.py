@@ -64,8 +64,8 @@ def words_of(config: Any) -> list[str]:
     for one in fields(config):
         value = getattr(config, one.name)
         if setting_of(one) is not None and value != one.default:
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [flag_of(one.name), *map(str, values)]
+            values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
+            words += [flag_of(f"no_{one.name}" if value is False else one.name), *map(str, values)]
     return words
 
 
@@ -94,6 +94,9 @@ def _add_field(parser: Parser, one: "Field[Any]", about: Setting) -> None:
     how: dict[str, Any] = {"dest": one.name}
     if isinstance(one.default, bool):
         how |= {"action": "store_true"}
+    elif bool in get_args(one.type):
+        text = f"{text} (default: {_shown(one.default, about)})"
+        how |= {"action": argparse.BooleanOptionalAction}
     else:
         kind = _Kind.of(one.type)
         text = f"{text} (default: {_shown(one.default, about)})"

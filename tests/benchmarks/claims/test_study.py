@@ -121,11 +121,11 @@ def test_arms_are_shared_between_claims() -> None:
 
 def test_arms_of_the_recipe_differ_in_one_setting() -> None:
     found = comparisons(ClaimsConfig(claims=RECIPE), FULL, 384)
-    assert len({arm.name for arm in arms_of(found)}) == len(arms_of(found)) == len(found) + 2  # base and draft
+    assert len({arm.name for arm in arms_of(found)}) == len(arms_of(found)) == len(found) + 3
     *of_settings, cut, fitted = found
-    assert fitted.worse.settings == (("projection_init", "random"),)
-    assert fitted.better == of_settings[0].worse, "the study's own"
-    for comparison in of_settings:
+    assert fitted.worse.settings == (("module_init", "random"),)
+    assert fitted.better in [comparison.worse for comparison in of_settings], "what the last layer is compared with"
+    for comparison in (*of_settings, fitted):
         settings, usual = (arm.train_settings(len(arm.stages) - 1) for arm in (comparison.better, comparison.worse))
         assert len({name for name, _ in settings.items() ^ usual.items()}) == 1
         TrainConfig(**settings)

@@ -20,13 +20,13 @@ from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.rows import Row
 from vllm_mtp.training.frozen.reading import BatchStates, Reading
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for, make_module
 from vllm_mtp.training.loss import fixed
 from vllm_mtp.training.loss.compiled import compiler_fault, has_cpp_compiler
 from vllm_mtp.training.loss.fixed import FixedStep
 from vllm_mtp.training.loss.loss import Loss, compare
 from vllm_mtp.training.loss.objective import Distillation
 from vllm_mtp.training.loss.shapes import Shape, fixed_shapes, shapes_of
+from vllm_mtp.training.start.initial import draft_config_for, make_module
 
 DRAFT_IDS_J = torch.arange(7, 250, 3)
 K = 3

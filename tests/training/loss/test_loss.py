@@ -19,8 +19,8 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.initial import draft_config_for, make_module
 from vllm_mtp.training.loss.loss import Loss, compare, draft, held_out
+from vllm_mtp.training.start.initial import draft_config_for, make_module
 
 CONFIG = TrainConfig(sequence_length=16, step_tokens="drafted", objective="lk")
 DRAFT_IDS_J = torch.arange(7, 250, 3)

@@ -3,6 +3,7 @@
 # Shapes: J draft vocabulary.
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,58 @@ from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, d2t_of, draft_ids
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.context import context_of
+from vllm_mtp.training.frozen.last_layer import last_layer_shapes
 from vllm_mtp.training.frozen.shape import TargetShape
 
 _SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm")
 """Settings of a run that decide the module's shape beside the target."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionKind:
+    """Which tensors of the contract an attention has besides its four matrices."""
+
+    qk_norm: bool = False
+    attention_bias: bool = False
+
+    @classmethod
+    def of_target(cls, config: Any, head_dim: int) -> "AttentionKind":
+        """That of the last layer of a target with this config; neither, where its layers have other names."""
+        shapes = last_layer_shapes(config)
+        return cls(
+            qk_norm=shapes.get("self_attn.q_norm.weight") == (head_dim,),
+            attention_bias="self_attn.q_proj.bias" in shapes,
+        )
+
+    @classmethod
+    def of_draft(cls, folder: Path) -> "AttentionKind":
+        """That of a finished drafter.
+
+        Raises:
+            InputError: if the folder is not that of a drafter.
+        """
+        try:
+            fields = read_config(folder)
+        except ValueError as error:
+            raise InputError("initial", str(error)) from error
+        return cls(**{name: fields.get(name, False) for name in ("qk_norm", "attention_bias")})
+
+
 def draft_config_for(
-    target: Any, config: TrainConfig, fingerprint: dict[str, Any], draft_ids_J: Tensor | None = None
+    target: Any,
+    config: TrainConfig,
+    fingerprint: dict[str, Any],
+    draft_ids_J: Tensor | None = None,
+    initial: Path | None = None,
 ) -> MTPConfig:
-    """The module's shape: the target's own layer, unless the config says otherwise.
+    """The module's shape: that of the target's last layer, unless the config says otherwise.
+
+    Args:
+        target: its text model's config.
+        config: what is said of the shape.
+        fingerprint: of the target.
+        draft_ids_J: the draft vocabulary; None: the whole vocabulary.
+        initial: folder of a drafter to go on from, whose kind of attention it is then.
 
     Raises:
         ValueError: if the resulting shape breaks the checkpoint contract, or the target's context is too short.
@@ -38,6 +81,9 @@ def draft_config_for(
         raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
     heads = config.num_attention_heads or shape.num_attention_heads
     kv_heads = config.num_key_value_heads or shape.num_key_value_heads
+    kind = AttentionKind.of_target(target, shape.head_dim) if initial is None else AttentionKind.of_draft(initial)
+    if config.qk_norm is not None:
+        kind = replace(kind, qk_norm=config.qk_norm)
     fields = {
         "hidden_size": shape.hidden_size,
         "intermediate_size": config.intermediate_size or shape.intermediate_size,
@@ -47,7 +93,8 @@ def draft_config_for(
         "rms_norm_eps": shape.rms_norm_eps,
         "vocab_size": shape.vocab_size,
         "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "qk_norm": config.qk_norm,
+        "qk_norm": kind.qk_norm,
+        "attention_bias": kind.attention_bias,
         "target_fingerprint": fingerprint,
         "draft_vocab_size": None if draft_ids_J is None else len(draft_ids_J),
         "lookup": Lookup().fields(),

@@ -18,7 +18,7 @@ from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.tensors import draft_ids
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
+from vllm_mtp.training.start.initial import draft_config_for, initial_tensors, make_module, origin, trained_length
 
 VOCABULARY = {"a": 0, "b": 1}
 RATES = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}

@@ -1,0 +1,78 @@
+"""The target's last layer to start from, and a projection that feeds it.
+
+The target's own way to h_{t+1} ends with its last layer and its final norm. The module's start as copies of them, and
+the projection as the linear map that says most of what that layer reads at t + 1: a target whose earlier layers are
+replaced by one map. To layer and norm a multiple of the residual stream is the same, so that its unit is chosen for the
+optimizer, whose steps are of one size whatever the weights'.
+"""
+
+# Shapes: B rows, T tokens, D hidden size.
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.training.frozen.last_layer import LastLayer
+from vllm_mtp.training.loss.unroll import through_layer
+from vllm_mtp.training.start.fitted import Fit
+
+_MAX_ERROR = 0.1
+"""Relative: bfloat16 is off by 0.01; what is close (GELU for SiLU, rotation scaled for long contexts) is a start."""
+_INTO_THE_STREAM = ("o_proj.weight", "o_proj.bias", "down_proj.weight")
+
+
+class Copied(NamedTuple):
+    """A module with the last layer in it, or why there is none."""
+
+    module: MTPModule | None
+    fault: str = ""
+
+
+@torch.no_grad()
+def with_last_layer(module: MTPModule, last: LastLayer, ids_BT: Tensor) -> Copied:
+    """A copy of a module that has the target's last layer and final norm, if it computes what they do.
+
+    Args:
+        module: left as it is.
+        last: the target's.
+        ids_BT: text that both are tried on.
+    """
+    given_BTD, hidden_BTD = last.read(ids_BT)
+    if given_BTD is None:
+        return Copied(None, "the target's last layer is not called with hidden states")
+    tensors, changed = last.tensors(), copy.deepcopy(module)
+    for name, parameter in changed.named_parameters():
+        if not name.startswith(("layer.", "norm.")):
+            continue
+        found = tensors.get(name)
+        if found is None and name.endswith("o_proj.bias"):  # Qwen2 has biases before the attention alone
+            parameter.zero_()
+        elif found is None or found.shape != parameter.shape:
+            sizes = None if found is None else list(found.shape)
+            return Copied(None, f"expected {name} of {list(parameter.shape)} in the target's last layer, found {sizes}")
+        else:
+            parameter.copy_(found)
+    given_BTD, hidden_BTD = given_BTD.float(), hidden_BTD.float()
+    computed_BTD, _ = through_layer(changed, given_BTD, torch.arange(given_BTD.size(1), device=given_BTD.device))
+    error = float((computed_BTD - hidden_BTD).norm() / hidden_BTD.norm())
+    if not error < _MAX_ERROR:
+        return Copied(None, f"the target's last layer computes something else than the module's (off by {error:.0%})")
+    return Copied(changed)
+
+
+@torch.no_grad()
+def feed(module: MTPModule, fit: Fit) -> None:
+    """Sets the projection of a module with the target's last layer to what that layer reads.
+
+    Args:
+        module: changed; the residual stream gets a unit in which the median channel is of size one.
+        fit: of [embedding; h_t] to what the layer reads at t + 1.
+    """
+    unit = float(fit.scale_D.median())
+    module.eh_proj.weight.copy_(fit.weight_DI * fit.scale_D[:, None] / unit)
+    for name, parameter in module.layer.named_parameters():
+        if name.endswith(_INTO_THE_STREAM):
+            parameter.div_(unit)
