@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vllm_mtp.training.frozen.loading import auto_class
+from vllm_mtp.training.frozen.shape import TargetShape
 from vllm_mtp.training.frozen.target import FrozenTarget
 
 
@@ -21,13 +21,24 @@ def last_layer_shapes(config: Any) -> dict[str, torch.Size]:
     Returns:
         Nothing where transformers has no such class, or the class keeps no list of layers.
     """
+    from transformers import AutoModel
+
     try:
         with torch.device("meta"):
-            model = auto_class(config).from_config(config)
-        layers = getattr(model.get_decoder(), "layers", None)
+            layers, _ = _layers_and_norm(AutoModel.from_config(config), config)
     except Exception:  # of any kind in code of a target's own, which may not know what is asked here
         return {}
     return {name: tensor.shape for name, tensor in layers[-1].state_dict().items()} if layers else {}
+
+
+def _layers_and_norm(body: nn.Module, config: Any) -> tuple[Any, nn.Module | None]:
+    """The text model's layers and the norm behind them, beside which there may be others for pictures; or neither."""
+    num_layers = TargetShape.of(config.get_text_config()).num_hidden_layers
+    for module in body.modules():
+        layers, norm = getattr(module, "layers", None), getattr(module, "norm", None)
+        if isinstance(layers, nn.ModuleList) and len(layers) == num_layers and isinstance(norm, nn.Module):
+            return layers, norm
+    return None, None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +52,10 @@ class LastLayer:
     @classmethod
     def of(cls, target: FrozenTarget) -> "LastLayer | None":
         """None for a target whose layers are elsewhere (vLLM's), or are not kept in a list with a norm behind it."""
-        body = None if target.model is None else target.body
-        layers, norm = getattr(body, "layers", None), getattr(body, "norm", None)
-        if not layers or not isinstance(norm, nn.Module):
+        if target.model is None:
             return None
-        return cls(target=target, layer=layers[-1], norm=norm)
+        layers, norm = _layers_and_norm(target.body, target.config)
+        return None if norm is None else cls(target=target, layer=layers[-1], norm=norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its weights, and the norm's, by the names that a drafter's module has for them."""
