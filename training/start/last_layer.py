@@ -9,18 +9,23 @@ optimizer, whose steps are of one size whatever the weights'.
 # Shapes: B rows, T tokens, D hidden size.
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vllm_mtp.module.mtp import MTPModule
+from vllm_mtp.module.mtp import DecoderLayer, MTPModule
 from vllm_mtp.training.frozen.last_layer import LastLayer
 from vllm_mtp.training.loss.unroll import through_layer
 from vllm_mtp.training.start.fitted import Fit
+from vllm_mtp.training.start.initial import SIZE_INTO_STREAM
 
 _MAX_ERROR = 0.1
 """Relative: bfloat16 is off by 0.01; what is close (GELU for SiLU, rotation scaled for long contexts) is a start."""
+_MEDIAN_CHANNEL = 4.0
+"""Its size in the residual stream: the projection's weights are then some four times those of random ones, and learn
+more slowly than the layer's."""
 _INTO_THE_STREAM = ("o_proj.weight", "o_proj.bias", "down_proj.weight")
 
 
@@ -68,11 +73,48 @@ def feed(module: MTPModule, fit: Fit) -> None:
     """Sets the projection of a module with the target's last layer to what that layer reads.
 
     Args:
-        module: changed; the residual stream gets a unit in which the median channel is of size one.
+        module: changed; the residual stream gets a unit in which the median channel is of size _MEDIAN_CHANNEL.
         fit: of [embedding; h_t] to what the layer reads at t + 1.
     """
-    unit = float(fit.scale_D.median())
+    unit = float(fit.scale_D.median()) / _MEDIAN_CHANNEL
     module.eh_proj.weight.copy_(fit.weight_DI * fit.scale_D[:, None] / unit)
     for name, parameter in module.layer.named_parameters():
         if name.endswith(_INTO_THE_STREAM):
             parameter.div_(unit)
+    balance(module.layer)
+
+
+@torch.no_grad()
+def balance(layer: DecoderLayer) -> None:
+    """Brings a layer's matrices near the size of random ones, as far as it computes the same.
+
+    A step of Muon is of one size whatever the matrix's: a large one hardly learns, a small one is soon another. A norm
+    takes the size of the matrices that read it, and of two matrices one after another each gets the same share of both.
+    """
+    attention, mlp = layer.self_attn, layer.mlp
+    _into_norm(layer.input_layernorm.weight, attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
+    _into_norm(layer.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight)
+    share = _share_evenly(attention.v_proj.weight, attention.o_proj.weight)
+    if attention.v_proj.bias is not None:
+        attention.v_proj.bias.div_(share)
+    _share_evenly(mlp.up_proj.weight, mlp.down_proj.weight)
+
+
+def _into_norm(norm_D: Tensor, *weights: Tensor) -> None:
+    size = _size(torch.cat(weights))
+    norm_D.mul_(size)
+    for weight in weights:
+        weight.div_(size)
+
+
+def _share_evenly(first: Tensor, second: Tensor) -> float:
+    """What the first was divided by, and the second multiplied with."""
+    share = math.sqrt(_size(first) / (_size(second) / SIZE_INTO_STREAM))
+    first.div_(share)
+    second.mul_(share)
+    return share
+
+
+def _size(weight: Tensor) -> float:
+    """Root mean square beside that of the random matrix that keeps a vector's size."""
+    return math.sqrt(float(weight.detach().square().mean()) * weight.size(1))

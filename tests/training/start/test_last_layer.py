@@ -21,7 +21,7 @@ from vllm_mtp.training.frozen.target import FrozenTarget, _head_of
 from vllm_mtp.training.loss.unroll import through_layer
 from vllm_mtp.training.start.fitted import fit
 from vllm_mtp.training.start.initial import draft_config_for, make_module
-from vllm_mtp.training.start.last_layer import feed, with_last_layer
+from vllm_mtp.training.start.last_layer import _MEDIAN_CHANNEL, _size, balance, feed, with_last_layer
 
 SIZE = 32
 SIZES: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_the_copy_computes_what_the_target_does(name: str) -> None:
     assert given_BTD is not None
     ids_BL = torch.cat((IDS_BT, IDS_BT[:, :1]), dim=1)
     fitted = fit(found, target.head, [(ids_BL, hidden_BTD, given_BTD, torch.ones_like(IDS_BT, dtype=torch.bool))])
-    unit = float(fitted.scale_D.median())
+    unit = float(fitted.scale_D.median()) / _MEDIAN_CHANNEL
     feed(found, fitted)
     with torch.no_grad():
         computed_BTD, _ = through_layer(found, given_BTD / unit, torch.arange(40))
@@ -74,6 +74,25 @@ def test_the_copy_computes_what_the_target_does(name: str) -> None:
     left = ((guess_BTD - given_BTD[:, 1:]) / fitted.scale_D).square().mean()
     assert float(left) == pytest.approx(fitted.unexplained, abs=0.02)
     assert fitted.unexplained < 0.9
+
+
+@pytest.mark.parametrize("times", [0.01, 100.0])
+def test_matrices_get_the_size_of_random_ones(times: float) -> None:
+    """Where what is computed leaves it open: what a norm feeds, and two matrices in a row."""
+    module = module_for(target_of("Qwen2"))
+    layer, u_BTD = module.layer, torch.randn(1, 20, SIZE, generator=torch.Generator().manual_seed(1))
+    attention, mlp = layer.self_attn, layer.mlp
+    with torch.no_grad():
+        for weight in (attention.v_proj.weight, mlp.gate_proj.weight, mlp.up_proj.weight):
+            weight.mul_(times)
+        torch.nn.init.normal_(attention.v_proj.bias)
+        expected_BTD, _ = through_layer(module, u_BTD, torch.arange(20))
+        balance(layer)
+        found_BTD, _ = through_layer(module, u_BTD, torch.arange(20))
+    torch.testing.assert_close(found_BTD, expected_BTD, rtol=1e-3, atol=1e-3)
+    assert _size(mlp.gate_proj.weight) == pytest.approx(1, rel=0.2)
+    for first, second in ((attention.v_proj, attention.o_proj), (mlp.up_proj, mlp.down_proj)):
+        assert _size(first.weight) == pytest.approx(2 * _size(second.weight), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", KINDS)
