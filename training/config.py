@@ -93,6 +93,9 @@ class TrainConfig:
     qk_norm: bool | None = setting(
         None, "Normalise every query and key head (RMSNorm).", none="as the target's last layer does"
     )
+    attention_bias: bool | None = setting(
+        None, "Biases of the four projections of attention.", none="as the target's last layer has them"
+    )
     dtype: str = setting(
         "auto",
         "Of matrix products. auto: bfloat16 on a GPU (float16 where it has none); on a CPU the faster one, by a short "
@@ -170,7 +173,7 @@ class TrainConfig:
         """Fields in which a stored config differs, as "name: stored, now".
 
         0 once stood for today's None, and `answers_only` for a loss on answers; what was not stored yet had its first
-        choice.
+        choice, or was false.
         """
         now = asdict(self)
         first = {
@@ -179,9 +182,8 @@ class TrainConfig:
             "step_tokens": STEP_TOKENS,
             "module_init": MODULE_INIT,
         }
-        stored = {name: choices[0] for name, choices in first.items()} | {
-            _RENAMED.get(n, n): None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()
-        }
+        stored: dict[str, Any] = {name: choices[0] for name, choices in first.items()} | {"attention_bias": False}
+        stored |= {_RENAMED.get(n, n): None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()}
         if stored.get("answers_only"):
             stored["loss_on"] = "answers"
         return differences(now, stored, now)

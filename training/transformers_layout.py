@@ -59,7 +59,7 @@ def _check_layer(found: dict[str, torch.Size], target: str, config: Any) -> None
     """Refuses a layer whose names or shapes are not those of the target's last one."""
     shapes = last_layer_shapes(config)
     if not shapes:
-        raise InputError("target", f"{target} keeps no list of layers, which the layout is made of")
+        raise InputError("target", f"Transformers finds no list of layers in {target}, which the layout is made of")
     expected = {_LAYER + name: shape for name, shape in shapes.items()}
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):

@@ -112,16 +112,24 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
         ("steps", f"K = {k + 2}", replace(base, num_steps_unrolled=k + 2)),
         ("learning-rate", "half the learning rate", having(learning_rate=rate / 2)),
         ("learning-rate", "twice the learning rate", having(learning_rate=rate * 2)),
-        ("width", "half the MLP's width", having(intermediate_size=intermediate_size // 2)),
-        ("width", "twice the MLP's width", having(intermediate_size=intermediate_size * 2)),
         ("batch-size", "half the batch", having(batch_size=max(1, config.batch_size // 2))),
         ("batch-size", "twice the batch", having(batch_size=config.batch_size * 2)),
     )
     found = [(claim, what, better, base) for claim, what, better in everything]
     fitted = having(module_init="fitted")
+    found.append(("last-layer", "a start from the target's last layer than from a fitted projection", base, fitted))
+
+    def without_last_layer(**settings: Any) -> Arm:
+        """Of a module that the target's last layer may not fit into."""
+        return having(module_init="fitted", **settings)
+
+    normed, plain = without_last_layer(qk_norm=True), without_last_layer(qk_norm=False)
+    narrow = without_last_layer(intermediate_size=intermediate_size // 2)
+    wide = without_last_layer(intermediate_size=intermediate_size * 2)
     found += [
-        ("qk-norm", "normalised queries and keys", having(qk_norm=True), having(qk_norm=False)),
-        ("last-layer", "a start from the target's last layer than from a fitted projection alone", base, fitted),
+        ("qk-norm", "normalised queries and keys", normed, plain),
+        ("width", "half the MLP's width", narrow, fitted),
+        ("width", "twice the MLP's width", wide, fitted),
     ]
     draft = replace(base, vocabulary=DRAFT)
     cut = "a vocabulary that is cut after training than with one cut before"

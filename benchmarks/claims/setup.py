@@ -1,6 +1,6 @@
 """What `vllm-mtp bench claims` runs: its config made concrete, and checked, before anything is trained."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from vllm_mtp.benchmarks.harness.prompts import sha256_of_tokens
 from vllm_mtp.benchmarks.harness.row_store import RowStore, serving_dtype_of
 from vllm_mtp.common.provenance import hardware
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
+from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.shape import mlp_width
 from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of
 
@@ -40,10 +41,10 @@ class Study:
         return arms_of(self.comparisons)
 
     def store(self) -> RowStore:
-        """Rows depend on the text of their own arm only: other claims may have other files."""
+        """Rows depend on the usual recipe, and on the text of their own arm only: other claims may have other files."""
         config = self.config
         settings = {name: getattr(config, name) for name in OF_ALL_ROWS} | self.identity | {"dtype": self.dtype}
-        settings |= config.engine_options.settings()
+        settings = asdict(TrainConfig()) | settings | config.engine_options.settings()
         kinds = {kind_of(arm): settings | self.data.hashes_of(arm) for arm in self.arms}
         if config.speed_passes:
             speed = {name: getattr(config, name) for name in ("speed_passes", "speed_prompts", "enforce_eager")}

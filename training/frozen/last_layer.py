@@ -25,7 +25,7 @@ def last_layer_shapes(config: Any) -> dict[str, torch.Size]:
 
     try:
         with torch.device("meta"):
-            layers, _ = _layers_and_norm(AutoModel.from_config(config), config)
+            layers, _ = _layers_and_norm(AutoModel.from_config(config, trust_remote_code=False), config)
     except Exception:  # of any kind in code of a target's own, which may not know what is asked here
         return {}
     return {name: tensor.shape for name, tensor in layers[-1].state_dict().items()} if layers else {}

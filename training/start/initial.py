@@ -22,7 +22,7 @@ from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.last_layer import last_layer_shapes
 from vllm_mtp.training.frozen.shape import TargetShape
 
-_SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm")
+_SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm", "attention_bias")
 """Settings of a run that decide the module's shape beside the target."""
 SIZE_INTO_STREAM = 0.5
 """Of random projections into the residual stream, beside other random matrices."""
@@ -84,8 +84,8 @@ def draft_config_for(
     heads = config.num_attention_heads or shape.num_attention_heads
     kv_heads = config.num_key_value_heads or shape.num_key_value_heads
     kind = AttentionKind.of_target(target, shape.head_dim) if initial is None else AttentionKind.of_draft(initial)
-    if config.qk_norm is not None:
-        kind = replace(kind, qk_norm=config.qk_norm)
+    asked = {name: getattr(config, name) for name in ("qk_norm", "attention_bias")}
+    kind = replace(kind, **{name: value for name, value in asked.items() if value is not None})
     fields = {
         "hidden_size": shape.hidden_size,
         "intermediate_size": config.intermediate_size or shape.intermediate_size,

@@ -26,6 +26,11 @@ _MAX_ERROR = 0.1
 _MEDIAN_CHANNEL = 4.0
 """Its size in the residual stream: the projection's weights are then some four times those of random ones, and learn
 more slowly than the layer's."""
+_FUSED = {
+    "layer.self_attn.qkv_proj.weight": [f"layer.self_attn.{name}_proj.weight" for name in "qkv"],
+    "layer.mlp.gate_up_proj.weight": ["layer.mlp.gate_proj.weight", "layer.mlp.up_proj.weight"],
+}
+"""Matrices that some targets (Phi 3) keep as one, and those that they are."""
 _INTO_THE_STREAM = ("o_proj.weight", "o_proj.bias", "down_proj.weight")
 
 
@@ -48,21 +53,28 @@ def with_last_layer(module: MTPModule, last: LastLayer, ids_BT: Tensor) -> Copie
     given_BTD, hidden_BTD = last.read(ids_BT)
     if given_BTD is None:
         return Copied(None, "the target's last layer is not called with hidden states")
-    tensors, changed = last.tensors(), copy.deepcopy(module)
-    for name, parameter in changed.named_parameters():
+    changed = copy.deepcopy(module)
+    parameters = dict(changed.named_parameters())
+    tensors = last.tensors()
+    for fused, names in _FUSED.items():
+        sizes = [len(parameters[name]) for name in names]
+        if fused in tensors and len(tensors[fused]) == sum(sizes):
+            tensors |= zip(names, tensors[fused].split(sizes), strict=True)
+    for name, parameter in parameters.items():
         if not name.startswith(("layer.", "norm.")):
             continue
         found = tensors.get(name)
         if found is None and name.endswith("o_proj.bias"):  # Qwen2 has biases before the attention alone
             parameter.zero_()
         elif found is None or found.shape != parameter.shape:
-            sizes = None if found is None else list(found.shape)
-            return Copied(None, f"expected {name} of {list(parameter.shape)} in the target's last layer, found {sizes}")
+            shape = None if found is None else list(found.shape)
+            return Copied(None, f"expected {name} of {list(parameter.shape)} in the target's last layer, found {shape}")
         else:
             parameter.copy_(found)
     given_BTD, hidden_BTD = given_BTD.float(), hidden_BTD.float()
     computed_BTD, _ = through_layer(changed, given_BTD, torch.arange(given_BTD.size(1), device=given_BTD.device))
-    error = float((computed_BTD - hidden_BTD).norm() / hidden_BTD.norm())
+    added_BTD = hidden_BTD - changed.norm(given_BTD)
+    error = float((computed_BTD - hidden_BTD).norm() / added_BTD.norm())
     if not error < _MAX_ERROR:
         return Copied(None, f"the target's last layer computes something else than the module's (off by {error:.0%})")
     return Copied(changed)
@@ -101,7 +113,7 @@ def balance(layer: DecoderLayer) -> None:
 
 
 def _into_norm(norm_D: Tensor, *weights: Tensor) -> None:
-    size = _size(torch.cat(weights))
+    size = _size(torch.cat(weights)) or 1.0
     norm_D.mul_(size)
     for weight in weights:
         weight.div_(size)
@@ -109,6 +121,8 @@ def _into_norm(norm_D: Tensor, *weights: Tensor) -> None:
 
 def _share_evenly(first: Tensor, second: Tensor) -> float:
     """What the first was divided by, and the second multiplied with."""
+    if not _size(first) * _size(second):  # all zero, as in blocks that were added to a model
+        return 1.0
     share = math.sqrt(_size(first) / (_size(second) / SIZE_INTO_STREAM))
     first.div_(share)
     second.mul_(share)

@@ -35,13 +35,14 @@ def _from_last_layer(run: Run) -> str:
     last = LastLayer.of(run.target)
     if last is None:
         return f"of {run.target.name} no last layer can be read"
-    probe = run.batches[run.batches.index(0)].rows(slice(1))  # the same in every process
-    module, fault = with_last_layer(run.module, last, probe.ids_BL[:, :-1])
-    if module is None:
-        return fault
+    probe = run.batches[run.batches.index(0)]
+    longest = probe.text_BS.sum(1).argmax()
+    module, fault = with_last_layer(run.module, last, probe.ids_BL[longest, None, :-1])
+    if run.ranks.any(module is None, run.target.device) or module is None:
+        return fault or "another process found a fault"
     found = fit(module, run.target.head, _given(run, last), run.ranks)
     if not isfinite(found.unexplained):
-        return "what the target's last layer reads are no numbers"
+        return "what the target's last layer reads cannot be fitted"
     feed(module, found)
     run.module.load_state_dict(module.state_dict())
     run.inputs.say(

@@ -53,7 +53,7 @@ def module_for(target: FrozenTarget, **settings: Any) -> MTPModule:
     return make_module(draft_config_for(target.config, config, {}), None, seed=0)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, "Phi3"])
 def test_the_copy_computes_what_the_target_does(name: str) -> None:
     """Through the projection's fit, and whatever unit the residual stream gets."""
     target = target_of(name)
@@ -107,6 +107,15 @@ def test_the_attention_is_of_the_targets_kind(name: str, tmp_path: Path) -> None
     initial = write_random_draft(tmp_path, draft_config_for(config_of("Qwen3"), usual, {}))
     going_on = draft_config_for(config, usual, {}, initial=initial)
     assert (going_on.qk_norm, going_on.attention_bias) == (True, False), "those of the drafter"
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind[1]])
+def test_the_layer_has_the_names_and_shapes_of_the_targets(name: str) -> None:
+    """What `vllm-mtp export` wants; Qwen2 has no bias behind the attention, the module one."""
+    config = config_of(name)
+    shapes = draft_config_for(config, TrainConfig(sequence_length=64), {}).tensor_shapes()
+    expected = {f"layer.{name}": tuple(shape) for name, shape in last_layer_shapes(config).items()}
+    assert {name: shape for name, shape in shapes.items() if name.startswith("layer.")} == expected
 
 
 @pytest.mark.parametrize(
