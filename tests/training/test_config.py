@@ -30,6 +30,17 @@ def test_a_config_that_was_stored_before_step_tokens() -> None:
     assert TrainConfig(step_tokens="drafted").differences(old) == ["step_tokens: 'text', now 'drafted'"]
 
 
+def test_a_config_that_was_stored_before_the_last_layer() -> None:
+    """The run goes on with what was the default then, and the names of what differs are today's flags."""
+    stored = asdict(TrainConfig()) | {"projection_init": "fitted", "qk_norm": False}
+    old = {name: value for name, value in stored.items() if name not in ("module_init", "attention_bias")}
+    as_then = TrainConfig(module_init="fitted", qk_norm=False, attention_bias=False)
+    assert as_then.differences(old) == []
+    assert TrainConfig().differences(old) == [
+        "module_init: 'fitted', now 'last-layer'", "qk_norm: False, now None", "attention_bias: False, now None"
+    ]  # fmt: skip
+
+
 def test_automatic_learning_rates() -> None:
     assert TrainConfig().peak_learning_rate == 0.02
     assert TrainConfig(optimizer="adamw").peak_learning_rate == 0.001

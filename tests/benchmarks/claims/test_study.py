@@ -106,6 +106,10 @@ def test_end_to_end_and_again(sources: Sources, target: Path, tmp_path: Path, mo
         run(replace(TINY, max_tokens=9), sources, target, tmp_path)
     with pytest.raises(ValueError, match="general_sha256"):
         run(TINY, replace(sources, general=(Path(__file__),)), target, tmp_path)
+    for row in (tmp_path / "rows").glob("*.json"):  # of a version whose modules started otherwise
+        row.write_text(row.read_text("utf-8").replace('"module_init": "last-layer"', '"module_init": "fitted"'))
+    with pytest.raises(ValueError, match="module_init: 'fitted', now 'last-layer'"):
+        run(TINY, sources, target, tmp_path)
 
 
 def test_arms_are_shared_between_claims() -> None:
@@ -125,6 +129,9 @@ def test_arms_of_the_recipe_differ_in_one_setting() -> None:
     *of_settings, cut, fitted = found
     assert fitted.worse.settings == (("module_init", "random"),)
     assert fitted.better in [comparison.worse for comparison in of_settings], "what the last layer is compared with"
+    assert {found.worse for found in of_settings if found.claim in ("qk-norm", "width")}.isdisjoint(
+        found.better for found in of_settings if found.claim == "last-layer"
+    ), "a setting that the last layer may not fit is compared without it"
     for comparison in (*of_settings, fitted):
         settings, usual = (arm.train_settings(len(arm.stages) - 1) for arm in (comparison.better, comparison.worse))
         assert len({name for name, _ in settings.items() ^ usual.items()}) == 1

@@ -95,6 +95,18 @@ def test_matrices_get_the_size_of_random_ones(times: float) -> None:
         assert _size(first.weight) == pytest.approx(2 * _size(second.weight), rel=1e-3)
 
 
+def test_matrices_of_zeros_are_left_alone() -> None:
+    """As blocks have them that were added to a model and not trained."""
+    module = module_for(target_of("Llama"))
+    with torch.no_grad():
+        for linear in (module.layer.self_attn.v_proj, module.layer.mlp.gate_proj, module.layer.mlp.up_proj):
+            linear.weight.zero_()
+        before = {name: tensor.clone() for name, tensor in module.layer.mlp.state_dict().items()}
+        balance(module.layer)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.layer.mlp.state_dict().items())
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_the_attention_is_of_the_targets_kind(name: str, tmp_path: Path) -> None:
     usual = TrainConfig(sequence_length=64)
