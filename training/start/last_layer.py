@@ -54,30 +54,36 @@ def with_last_layer(module: MTPModule, last: LastLayer, ids_BT: Tensor) -> Copie
     if given_BTD is None:
         return Copied(None, "the target's last layer is not called with hidden states")
     changed = copy.deepcopy(module)
-    parameters = dict(changed.named_parameters())
-    tensors = last.tensors()
+    fault = _copy(last.tensors(), changed) or _difference(changed, given_BTD.float(), hidden_BTD.float())
+    return Copied(None, fault) if fault else Copied(changed)
+
+
+def _copy(tensors: dict[str, Tensor], module: MTPModule) -> str:
+    """Changes layer and final norm; returns why some of them could not be."""
+    parameters = {name: one for name, one in module.named_parameters() if name.startswith(("layer.", "norm."))}
     for fused, names in _FUSED.items():
         sizes = [len(parameters[name]) for name in names]
         if fused in tensors and len(tensors[fused]) == sum(sizes):
-            tensors |= zip(names, tensors[fused].split(sizes), strict=True)
+            tensors = tensors | dict(zip(names, tensors[fused].split(sizes), strict=True))
     for name, parameter in parameters.items():
-        if not name.startswith(("layer.", "norm.")):
-            continue
         found = tensors.get(name)
         if found is None and name.endswith("o_proj.bias"):  # Qwen2 has biases before the attention alone
             parameter.zero_()
         elif found is None or found.shape != parameter.shape:
             shape = None if found is None else list(found.shape)
-            return Copied(None, f"expected {name} of {list(parameter.shape)} in the target's last layer, found {shape}")
+            return f"expected {name} of {list(parameter.shape)} in the target's last layer, found {shape}"
         else:
             parameter.copy_(found)
-    given_BTD, hidden_BTD = given_BTD.float(), hidden_BTD.float()
-    computed_BTD, _ = through_layer(changed, given_BTD, torch.arange(given_BTD.size(1), device=given_BTD.device))
-    added_BTD = hidden_BTD - changed.norm(given_BTD)
-    error = float((computed_BTD - hidden_BTD).norm() / added_BTD.norm())
-    if not error < _MAX_ERROR:
-        return Copied(None, f"the target's last layer computes something else than the module's (off by {error:.0%})")
-    return Copied(changed)
+    return ""
+
+
+def _difference(module: MTPModule, given_BTD: Tensor, hidden_BTD: Tensor) -> str:
+    """What is wrong with what the module makes of the layer's input, beside what the layer added to it."""
+    computed_BTD, _ = through_layer(module, given_BTD, torch.arange(given_BTD.size(1), device=given_BTD.device))
+    error = float((computed_BTD - hidden_BTD).norm() / (hidden_BTD - module.norm(given_BTD)).norm())
+    if error < _MAX_ERROR:
+        return ""
+    return f"the target's last layer computes something else than the module's (off by {error:.0%})"
 
 
 @torch.no_grad()
