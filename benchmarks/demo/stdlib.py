@@ -33,8 +33,11 @@ EXAMPLE = ROOT / "examples" / "stdlib"
 DATA_TOKENS = {"bfloat16": 600_000, "float32": 300_000}  # by the faster dtype: two to four minutes either way
 EPOCHS = 6
 TRAIN_FLAGS = (
-    *("--num-steps-unrolled=3", "--single-step-fraction=0.667", "--intermediate-size=512"),
-    *("--batch-size=8", "--sequence-length=256", "--checkpoint-every=300"),
+    "--num-steps-unrolled=3",
+    "--single-step-fraction=0.667",
+    "--batch-size=8",
+    "--sequence-length=256",
+    "--checkpoint-every=300",
 )
 
 
