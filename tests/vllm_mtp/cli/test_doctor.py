@@ -25,7 +25,7 @@ def test_lines_json_and_exit_status(
     monkeypatch.setattr(examine, "CHECKS", CHECKS)
     draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
     assert main(["doctor", str(target_dir), str(draft)]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["ok", "drafter", "13"]
+    assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["ok", "drafter", "15"]
     (draft / "model.safetensors").unlink()
     assert main(["doctor", str(target_dir), str(draft), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
