@@ -207,8 +207,8 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     text_config = whole_config.get_text_config()
     draft_ids_J = _draft_ids(inputs.draft_vocab, text_config.vocab_size, tokenizer)
     initial_sha256 = None if inputs.initial is None else _sha256_of_file(inputs.initial / WEIGHTS_FILE)
-    shape = draft_config_for(text_config, config, {}, draft_ids_J, inputs.initial)
-    initial = _initial_tensors(inputs, shape, draft_ids_J, tokenizer)
+    draft_config = draft_config_for(text_config, config, {}, draft_ids_J, inputs.initial)
+    initial = _initial_tensors(inputs, draft_config, draft_ids_J, tokenizer)
     sources = _read(config, inputs, tokenizer, text_config.vocab_size)
     for one in sources:
         one.check_enough()
@@ -219,7 +219,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
     fingerprint = target.fingerprint()
     if inputs.initial is not None:
         inputs.say(origin(inputs.initial, fingerprint, draft_ids_J))
-    draft_config = draft_config_for(target.config, config, fingerprint, draft_ids_J, inputs.initial)
+    draft_config.target_fingerprint = fingerprint
     batches = Batches([source.rows for source in sources], config.batch_size * config.sequence_length, config.seed)
     identity = RunIdentity(
         config=asdict(config),

@@ -116,20 +116,17 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
         ("batch-size", "twice the batch", having(batch_size=config.batch_size * 2)),
     )
     found = [(claim, what, better, base) for claim, what, better in everything]
-    fitted = having(module_init="fitted")
-    found.append(("last-layer", "a start from the target's last layer than from a fitted projection", base, fitted))
 
     def without_last_layer(**settings: Any) -> Arm:
-        """Of a module that the target's last layer may not fit into."""
+        """Settings that the target's last layer may not fit are compared from the fit."""
         return having(module_init="fitted", **settings)
 
-    normed, plain = without_last_layer(qk_norm=True), without_last_layer(qk_norm=False)
-    narrow = without_last_layer(intermediate_size=intermediate_size // 2)
-    wide = without_last_layer(intermediate_size=intermediate_size * 2)
+    fitted, normed, plain = without_last_layer(), without_last_layer(qk_norm=True), without_last_layer(qk_norm=False)
     found += [
+        ("last-layer", "a start from the target's last layer than from a fitted projection", base, fitted),
         ("qk-norm", "normalised queries and keys", normed, plain),
-        ("width", "half the MLP's width", narrow, fitted),
-        ("width", "twice the MLP's width", wide, fitted),
+        ("width", "half the MLP's width", without_last_layer(intermediate_size=intermediate_size // 2), fitted),
+        ("width", "twice the MLP's width", without_last_layer(intermediate_size=intermediate_size * 2), fitted),
     ]
     draft = replace(base, vocabulary=DRAFT)
     cut = "a vocabulary that is cut after training than with one cut before"

@@ -24,8 +24,10 @@ from vllm_mtp.training.frozen.shape import TargetShape
 
 _SHAPE = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "qk_norm", "attention_bias")
 """Settings of a run that decide the module's shape beside the target."""
+INTO_STREAM = ("o_proj.weight", "down_proj.weight")
+"""Ends of the names of projections into the residual stream."""
 SIZE_INTO_STREAM = 0.5
-"""Of random projections into the residual stream, beside other random matrices."""
+"""Their size beside that of other matrices, where both are random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +124,7 @@ def initialize(module: MTPModule, draft_ids_J: Tensor | None = None) -> None:
     """Normal weights of deviation fan-in^-1/2, half of that for projections into the residual stream; unit norms."""
     for name, parameter in module.named_parameters():
         if parameter.ndim == 2:
-            scale = SIZE_INTO_STREAM if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            scale = SIZE_INTO_STREAM if name.endswith(INTO_STREAM) else 1.0
             nn.init.normal_(parameter, std=scale * parameter.size(1) ** -0.5)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)

@@ -19,7 +19,7 @@ from vllm_mtp.module.mtp import DecoderLayer, MTPModule
 from vllm_mtp.training.frozen.last_layer import LastLayer
 from vllm_mtp.training.loss.unroll import through_layer
 from vllm_mtp.training.start.fitted import Fit
-from vllm_mtp.training.start.initial import SIZE_INTO_STREAM
+from vllm_mtp.training.start.initial import INTO_STREAM, SIZE_INTO_STREAM
 
 _MAX_ERROR = 0.1
 """Relative: bfloat16 is off by 0.01; what is close (GELU for SiLU, rotation scaled for long contexts) is a start."""
@@ -31,7 +31,6 @@ _FUSED = {
     "layer.mlp.gate_up_proj.weight": ["layer.mlp.gate_proj.weight", "layer.mlp.up_proj.weight"],
 }
 """Matrices that some targets (Phi 3) keep as one, and those that they are."""
-_INTO_THE_STREAM = ("o_proj.weight", "o_proj.bias", "down_proj.weight")
 
 
 class Copied(NamedTuple):
@@ -97,7 +96,7 @@ def feed(module: MTPModule, fit: Fit) -> None:
     unit = float(fit.scale_D.median()) / _MEDIAN_CHANNEL
     module.eh_proj.weight.copy_(fit.weight_DI * fit.scale_D[:, None] / unit)
     for name, parameter in module.layer.named_parameters():
-        if name.endswith(_INTO_THE_STREAM):
+        if name.endswith((*INTO_STREAM, "o_proj.bias")):
             parameter.div_(unit)
     balance(module.layer)
 
