@@ -110,6 +110,7 @@ def step(run: Run, index: int) -> Entry:
             _keep_if_best(run, entry)
         _save(run)
     run.num_tokens += batch.num_tokens
+    run.recent.append((time.perf_counter(), run.num_tokens))
     return entry
 
 
@@ -158,6 +159,7 @@ def _start(run: Run) -> None:
     if run.first_step == 0 and run.inputs.initial is None:
         set_start(run)
     run.started = time.perf_counter()
+    run.recent.append((run.started, run.num_tokens))
 
 
 def _progress_bar(run: Run) -> Any:
@@ -184,7 +186,9 @@ def _show(bar: Any, run: Run, entry: Entry) -> None:
 
 
 def _tokens_per_second(run: Run) -> float:
-    return run.num_tokens / (time.perf_counter() - run.started)
+    """Of the last steps: the first ones wait for compilers and caches."""
+    (since, num_tokens), (now, num_tokens_now) = run.recent[0], run.recent[-1]
+    return (num_tokens_now - num_tokens) / (now - since)
 
 
 def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> Tensor:

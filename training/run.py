@@ -3,6 +3,7 @@
 # Shapes: L tokens of a row, J draft vocabulary.
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -45,10 +46,12 @@ from vllm_mtp.training.start.initial import draft_config_for, initial_tensors, m
 from vllm_mtp.training.watch import check_reports
 from vllm_mtp.training.work import check_workers
 
-_LEAST_STEPS_TO_COMPILE = 1000
+_LEAST_STEPS_OF_A_SHAPE = 1000
+"""That pay for compiling it: a minute or so, for one draft step and for K."""
+_STEPS_OF_A_RATE = 20
+"""That the speed shown is of."""
 _MOST_ROOM = 1.25
 """Times the largest batch that a step may be padded to without being asked: its memory was chosen by --batch-size."""
-"""Every shape takes a minute or so to compile, for one draft step and for K."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +140,8 @@ class Run:
     """Time at which this process began its first step, seconds of time.perf_counter."""
     num_tokens: int = 0
     """Positions that counted in the steps of this process."""
+    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_RATE + 1))
+    """Time, and `num_tokens`, before and after the last steps."""
 
     def resume(self) -> None:
         """Goes on from the checkpoint, where there is one."""
@@ -323,8 +328,8 @@ def _compare(
 
 def _why_as_they_are(config: TrainConfig, of_batches: Sequence[Shape], shapes: Sequence[Shape]) -> str:
     """Why batches keep their own shapes where nobody asked for others; empty where a handful pays."""
-    if config.num_steps < _LEAST_STEPS_TO_COMPILE:
-        return f"fewer than {_LEAST_STEPS_TO_COMPILE:,} steps"
+    if config.num_steps < _LEAST_STEPS_OF_A_SHAPE * len(shapes):
+        return f"fewer than {_LEAST_STEPS_OF_A_SHAPE:,} steps for each of {len(shapes)} shapes"
     wider = max(shape.num_positions for shape in shapes) / max(shape.num_positions for shape in of_batches)
     if wider > _MOST_ROOM:
         return (

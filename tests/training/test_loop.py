@@ -737,11 +737,11 @@ def test_fixed_shapes_are_of_the_same_run(
 
 
 def test_batches_keep_their_shapes_where_a_step_would_need_more_memory() -> None:
-    long, short = (TrainConfig(tokens=steps * STEP, **TINY) for steps in (1000, 999))
+    long, short = (TrainConfig(tokens=steps * STEP, **TINY) for steps in (2000, 1999))
     of_batches = [Shape(8, 16, 100), Shape(1, 128, 100)]
     assert "8.0 times the positions" in run_file._why_as_they_are(long, of_batches, [Shape(8, 128, 100)])
     assert run_file._why_as_they_are(long, of_batches, [Shape(8, 20, 100), Shape(1, 128, 100)]) == ""
-    assert run_file._why_as_they_are(short, of_batches, of_batches) == "fewer than 1,000 steps"
+    assert run_file._why_as_they_are(short, of_batches, of_batches) == "fewer than 1,000 steps for each of 2 shapes"
 
 
 def test_too_little_memory_is_one_line(

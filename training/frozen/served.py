@@ -26,7 +26,14 @@ from vllm_mtp.contract.fingerprint import (
 from vllm_mtp.module.shared_head import LogitsTransform, SharedHead
 from vllm_mtp.training.engine import vllm_engine
 from vllm_mtp.training.frozen.loading import load_config, load_tokenizer
-from vllm_mtp.training.frozen.target import PLAIN_DTYPES, FrozenTarget, chosen_device, chosen_dtype, name_of
+from vllm_mtp.training.frozen.target import (
+    PLAIN_DTYPES,
+    FrozenTarget,
+    attend_without_plans,
+    chosen_device,
+    chosen_dtype,
+    name_of,
+)
 
 _TASK = "token_embed"
 _NUM_CHECKED = 512
@@ -60,6 +67,7 @@ class ServedTarget(FrozenTarget):
             ValueError: for a target without plain embedding and head in safetensors.
         """
         where = chosen_device(device)
+        attend_without_plans(where)
         config = load_config(path, **options.source())
         torch_dtype = chosen_dtype(dtype, where, config)
         return cls(

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -177,12 +177,14 @@ class TargetStates:
             if stored is None:
                 stored = self._made(whole)
                 self._ahead.keep(index, stored)
-            return _moved(_counted(_cut(stored, whole, part), batch), self._target.device)
+            return _counted(_moved(_cut(stored, whole, part), self._target.device), batch)
         if self._kept is None:
             return self._reading.states(batch, batch.mask_BS)
         key = (index, part.start, part.stop)
         if key not in self._kept:
-            self._kept[key] = _moved(self._reading.states(batch, batch.mask_BS), torch.device("cpu"))
+            states = self._reading.states(batch, batch.mask_BS)
+            self._kept[key] = _on_host(states, self._target.device)
+            return states
         return _moved(self._kept[key], self._target.device)
 
     def hidden_of(self, index: int, part: slice) -> Tensor:
@@ -209,7 +211,7 @@ class TargetStates:
         """Hidden states of any batch, [B, S, D], from the store where there is one."""
         if self._folder is None:
             return self._target.hidden_states(batch.ids_BL[:, :-1])
-        return _moved(self._stored(batch), self._target.device).hidden_BSD
+        return to_device(self._stored(batch).hidden_BSD, self._target.device)
 
     def _stored(self, batch: Batch) -> BatchStates:
         """What the store has of a batch, on the host, made where it has nothing."""
@@ -267,12 +269,10 @@ class TargetStates:
 
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if self._target.device.type == "cuda":
-            tensors = {name: pinned(tensor) for name, tensor in tensors.items()}
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())
-        return BatchStates(tensors["hidden"], teacher)
+        return _on_host(BatchStates(tensors["hidden"], teacher), self._target.device)
 
 
 def _cut(states: BatchStates, batch: Batch, part: slice) -> BatchStates:
@@ -296,7 +296,15 @@ def _counted(states: BatchStates, batch: Batch) -> BatchStates:
 
 
 def _moved(states: BatchStates, device: torch.device) -> BatchStates:
-    hidden_BSD = to_device(states.hidden_BSD, device)
-    if states.teacher is None:
-        return BatchStates(hidden_BSD, None)
-    return BatchStates(hidden_BSD, Teacher(*(to_device(tensor, device) for tensor in states.teacher)))
+    return _each(states, lambda tensor: to_device(tensor, device))
+
+
+def _on_host(states: BatchStates, device: torch.device) -> BatchStates:
+    """In the host's memory, pinned where a GPU takes it from there."""
+    states = _moved(states, torch.device("cpu"))
+    return _each(states, pinned) if device.type == "cuda" else states
+
+
+def _each(states: BatchStates, change: Callable[[Tensor], Tensor]) -> BatchStates:
+    teacher = None if states.teacher is None else Teacher(*map(change, states.teacher))
+    return BatchStates(change(states.hidden_BSD), teacher)

@@ -16,6 +16,7 @@ Attention (arXiv 2310.01889).
 import functools
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -176,7 +177,10 @@ def _is_supported(device: torch.device, dtype: torch.dtype, head_dim: int) -> bo
 
 @functools.cache
 def _does_what_a_mask_does(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether torch's operators do here what they should: on a small example, both ways, as by a mask."""
+    """Whether torch's operators do here what they should: on a small example, both ways, as by a mask.
+
+    The first question comes inside a draft step, whose tensors `checkpoint` may be counting: these are not of the step.
+    """
     generator = torch.Generator().manual_seed(0)
     examples = [torch.randn(2, 5, heads, head_dim, generator=generator) for heads in (2, 2, 2, 1, 1)]
     tensors = [example.to(device, dtype).requires_grad_() for example in examples]
@@ -184,10 +188,16 @@ def _does_what_a_mask_does(device: torch.device, dtype: torch.dtype, head_dim: i
     found = []
     for attention in (flash_attention, masked_attention):
         try:
-            with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            with torch.enable_grad(), torch.autocast(device.type, enabled=False), _uncounted():
                 attended_BTAC = attention(q_BTAC, context, own)
-                found.append([attended_BTAC, *torch.autograd.grad(attended_BTAC.square().sum(), tensors)])
+                grads = torch.autograd.grad(attended_BTAC.square().sum(), tensors)
+                found.append([attended_BTAC.detach(), *grads])
         except (RuntimeError, AttributeError, TypeError, ValueError) as error:
             logger.warning("draft steps attend by a mask, which is slower: %s", error)
             return False
     return all((one - other).norm() < _MAX_ERROR * other.norm() for one, other in zip(*found, strict=True))
+
+
+def _uncounted() -> AbstractContextManager[Any]:
+    """Tensors that autograd keeps stay out of the sight of whoever keeps them in a way of his own."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

@@ -237,10 +237,11 @@ def held_out(
     )
 
 
-def tokens_at_checkpoints(loss: Loss, config: TrainConfig) -> int | None:
-    """Held-out tokens measured at a checkpoint before the last one, None for all: on a CPU, as many as make
-    _MAX_LOGITS_AT_CHECKPOINTS logits, of the target's head once and of the loss's head for teacher and draft steps."""
+def tokens_at_checkpoints(loss: Loss, config: TrainConfig) -> int:
+    """Held-out tokens measured at a checkpoint before the last one: on a GPU a twentieth of those that are trained on
+    between two of them; on a CPU as many as make _MAX_LOGITS_AT_CHECKPOINTS logits, of the target's head once and of
+    the loss's head for teacher and draft steps."""
     if loss.target.device.type != "cpu":
-        return None
+        return config.checkpoint_every * config.batch_size * config.sequence_length // 20
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
     return _MAX_LOGITS_AT_CHECKPOINTS // (loss.target.vocab_size + (1 + num_steps) * loss.head.head_VD.size(0))

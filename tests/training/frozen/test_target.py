@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
-from vllm_mtp.training.frozen.target import FrozenTarget
+from vllm_mtp.training.frozen.target import FrozenTarget, attend_without_plans
 
 
 def test_a_soft_cap_of_attention_scores_is_kept(target_dir: Path, tmp_path: Path) -> None:
@@ -28,3 +28,15 @@ def test_a_soft_cap_of_attention_scores_is_kept(target_dir: Path, tmp_path: Path
     )  # fmt: skip
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(without, expected, atol=1e-2)
+
+
+def test_a_gpu_attends_without_plans() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        attend_without_plans(torch.device("cpu"))
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        attend_without_plans(torch.device("cuda"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)

@@ -7,6 +7,7 @@ that training does not hear of, held-out measures that change with it.
 # Shapes: B sequences, T positions, K draft steps, D hidden size, L tokens, J draft vocabulary.
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.frozen.reading import BatchStates
 from vllm_mtp.training.frozen.target import FrozenTarget
-from vllm_mtp.training.loss.loss import Loss, compare, draft, held_out
+from vllm_mtp.training.loss.loss import Loss, compare, draft, held_out, tokens_at_checkpoints
 from vllm_mtp.training.start.initial import draft_config_for, make_module
 
 CONFIG = TrainConfig(sequence_length=16, step_tokens="drafted", objective="lk")
@@ -101,3 +102,11 @@ def test_an_objective_on_the_text_measures_the_same_rounds(
     assert measured[0] is not None
     assert measured[0].any()
     assert torch.equal(measured[0], measured[1])
+
+
+def test_a_gpu_measures_a_twentieth_of_what_it_trains_on(tmp_path: Path) -> None:
+    config = TrainConfig(checkpoint_every=10, batch_size=4, sequence_length=64)
+    loss = Loss(FrozenTarget.load(str(save_target(tmp_path, tied=True))), None, config)
+    on_a_cpu = tokens_at_checkpoints(loss, config)
+    loss.target = replace(loss.target, device=torch.device("cuda"))
+    assert tokens_at_checkpoints(loss, config) == 128 < on_a_cpu

@@ -139,8 +139,10 @@ def test_gradient_flows_through_the_chain() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_a_step_computed_again_keeps_less_and_changes_nothing(num_steps: int) -> None:
+    """In a new process too, whose first draft step asks what torch's attention can do."""
     found, kept = [], []
     for recompute in (False, True):
+        chain_attention._does_what_a_mask_does.cache_clear()
         module = random_module(2).requires_grad_(True)
         hidden_BTD, text_BTD = random_text(num_steps)
         sizes: dict[int, int] = {}
