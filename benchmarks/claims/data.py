@@ -146,7 +146,7 @@ def _generate(config: ClaimsConfig, target: str, folder: Path) -> Path:
     prompts = _cut_prompts(folder / "training_prompts.jsonl", "train", per_document=4)
     wanted = folder / "generation_prompts.jsonl"
     lines = prompts.read_text(encoding="utf-8").splitlines()
-    # Answers that loop are dropped, most of the greedy ones.
+    # Answers are cut where they begin to loop, most of the greedy ones.
     number = int(1.7 * config.data_tokens / (_ANSWER_TOKENS + 60)) + 8
     write_atomically(wanted, "\n".join(_spread(lines, number)) + "\n")
     # In a process of its own: vLLM binds the threads of the one that it runs in.

@@ -44,11 +44,13 @@ def run(args: argparse.Namespace) -> int:
         argv=command_line(args.argv),
     )
     dropped = {name: count for name, count in info["dropped"].items() if count and name != "generated_tokens"}
-    num_asked = dropped.pop("asked")
+    num_asked, num_cut = dropped.pop("asked"), dropped.pop("cut", 0)
     print(
         f"{args.output}: {info['num_conversations']:,} conversations of {num_asked:,} asked, "
         f"{info['num_tokens']:,} tokens"
     )
+    if num_cut:
+        print(f"Cut where they begin to loop: {num_cut:,} answers")
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
     print(f"Train on them: vllm-mtp train {args.target} --data {args.output} --output DRAFT_DIR")

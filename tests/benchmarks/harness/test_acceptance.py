@@ -3,7 +3,7 @@
 import pytest
 
 from vllm_mtp.benchmarks.harness.acceptance import Acceptance, total
-from vllm_mtp.training.data.repetition import ends_in_loop, loop_window
+from vllm_mtp.training.data.repetition import before_loop, ends_in_loop, loop_window
 
 
 def test_counts_of_rounds_by_hand() -> None:
@@ -60,3 +60,18 @@ def test_the_window_for_loops_fits_into_short_outputs() -> None:
 )
 def test_loops(tokens: list[int], loops: bool) -> None:
     assert ends_in_loop(tokens) is loops
+    assert (len(before_loop(tokens)) < len(tokens)) is loops
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [
+        ([9, 9, *[1, 2, 3] * 40], [9, 9, 1, 2, 3]),
+        ([3, 9, *[1, 2, 3] * 40, 1], [3, 9, 1, 2, 3]),
+        ([9, 2, 3, *[1, 2, 3] * 40], [9, 2, 3, 1]),
+        ([1, 2, 3] * 40, []),
+        ([*range(100)], [*range(100)]),
+    ],
+)
+def test_what_is_before_a_loop(tokens: list[int], kept: list[int]) -> None:
+    assert list(before_loop(tokens)) == kept

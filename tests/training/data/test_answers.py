@@ -68,18 +68,28 @@ def test_a_target_that_asks_itself(tokenizer: Any) -> None:
     assert [list(conversation.answer) for conversation in kept] == [[102, *range(20)], [103, *range(20)]]
     assert kept[0].ids[: kept[0].prompt_length] == tuple(answer_prompts[2]["prompt_token_ids"])
     expected = {"asked": 6, "unusable_user_turns": 1, "too_long": 1, "empty": 1, "loops": 1, "unfinished": 0}
-    assert counts == expected | {"generated_tokens": 169}
+    assert counts == expected | {"cut": 0, "generated_tokens": 169}
 
 
-def test_short_answers_can_loop_too(tokenizer: Any) -> None:
+def test_answers_are_kept_up_to_their_loops(tokenizer: Any) -> None:
+    """Short ones too; a conversation ends there, and vLLM is asked to end such answers itself."""
+    from vllm.v1.core.sched.utils import check_sequence_repetition
+
     class Looping(ScriptedEngine):
         def output(self, number: int, is_answer: bool) -> Any:
-            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, *[7, 8] * 15], finish_reason="length")])
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, 2, *[7, 8] * 15], finish_reason="length")])
 
-    template = ChatTemplate(tokenizer)
-    batch = render_prompts(template, [user_dialog("def f")], show_progress=False)
-    _, counts = answer_batch(Looping(), template, batch, GenerateConfig(max_tokens=31, max_model_len=99), 0)
-    assert counts["loops"] == 1
+    template, engine = ChatTemplate(tokenizer), Looping()
+    dialogs = [user_dialog("def f"), read({"turns": ["one", "two"]})]
+    batch = render_prompts(template, dialogs, show_progress=False)
+    kept, counts = answer_batch(engine, template, batch, GenerateConfig(max_tokens=32, max_model_len=99), 0)
+    assert [conversation.answer for conversation in kept] == [(1, 2, 7, 8)] * 2
+    assert (counts["cut"], counts["loops"], counts["unfinished"], len(engine.calls)) == (2, 0, 1, 1)
+    asked = engine.calls[0][1][0].repetition_detection
+    for period in range(1, 33):
+        text = [*range(period)] * -(-asked.min_count * asked.max_pattern_size // period)
+        assert check_sequence_repetition(text, asked)
+    assert not check_sequence_repetition([*range(33)] * 4, asked)
 
 
 def rows_of(template: ChatTemplate, record: Any, *texts: str, answered: str = "last") -> tuple[list[Any], Any]:
