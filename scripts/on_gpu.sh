@@ -5,13 +5,15 @@
 #     bash scripts/on_gpu.sh [STEP ...]      # without arguments all steps below: about a quarter of an hour
 #     FULL=1 LIMIT=3600 bash scripts/on_gpu.sh speed serving tune launches   # every k, baseline and load: hours
 #
-# SmolLM2-135M-Instruct and its shipped drafter, or a model of your own: MODEL, DRAFT and PROMPTS. A step that fails, or
-# takes more than LIMIT seconds, leaves OUTPUT/STEP.log, and the next one runs. KEEP=FILE.tgz has all logs, tables and
-# figures so far after every step, for a machine that does not last. Typed again, first, exact, speed, serving and tune
-# measure what is missing; the others begin anew.
+# SmolLM2-135M-Instruct and its shipped drafter, or a model of your own: MODEL, DRAFT and PROMPTS, DATA to train on (text
+# that it wrote, runs/x/answers), and LIMIT=900 for one of 8B. A step that fails, or takes more than LIMIT seconds, leaves
+# OUTPUT/STEP.log, and the next one runs. KEEP=FILE.tgz has all logs, tables and figures so far after every step, for a
+# machine that does not last. Typed again, first, exact, speed, serving and tune measure what is missing; the others begin
+# anew.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUTPUT=${OUTPUT:-runs/gpu} LIMIT=${LIMIT:-240} KEEP=${KEEP:-}
+DATA=${DATA:-$(echo examples/smollm2/conversations/*.npz)}
 MODEL=${MODEL:-runs/smollm2/target} DRAFT=${DRAFT:-examples/smollm2/draft} PROMPTS=${PROMPTS:-examples/smollm2/prompts.jsonl}
 STEPS=(target first exact speed training train kernels serving tune projection launches report)
 QUICK=1 && [ -n "${FULL:-}" ] && QUICK=
@@ -81,7 +83,7 @@ training() {
 # Training as it is typed, on the text that is here: how many positions a second, in the steps after the first ones. Twelve
 # graphs would take longer to compile than the short run's steps.
 train() {
-  vllm-mtp train "$MODEL" --data examples/smollm2/conversations/*.npz --device cuda --batch-size 32 \
+  vllm-mtp train "$MODEL" --data $DATA --device cuda --batch-size 32 \
     $(sized --tokens 2000000 --compile off -- --tokens 20000000 --compile on) --output "$OUTPUT/draft"
   tail -n 1 "$OUTPUT/draft/log/steps.jsonl"
 }
@@ -141,7 +143,7 @@ export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0} VLLM_NO_USA
 
 [ $# -gt 0 ] && STEPS=("$@")
 export -f sized acceptance "${STEPS[@]}"
-export MODEL DRAFT PROMPTS OUTPUT QUICK
+export MODEL DRAFT PROMPTS DATA OUTPUT QUICK
 for step in "${STEPS[@]}"; do
   SECONDS=0
   timeout --kill-after 60 "$LIMIT" bash -c "set -e; $step" > "$OUTPUT/$step.log" 2>&1

@@ -6,6 +6,8 @@ Catches: a figure that was changed by hand, or that a formula no longer gives.
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_mtp.benchmarks.training.floor import of_muon
+
 ROOT = Path(__file__).resolve().parent.parent
 FLOP_PER_SECOND = 300e12  # assumed, of one GPU
 WEIGHTS_PER_SECOND = 1.82e12  # bytes that one GPU read, measured: 7,128 tokens/s at 64 requests, 8.19 G parameters
@@ -57,9 +59,17 @@ class Costs:
         return FLOP_PER_SECOND / (num_steps * (6 * self.module + 4 * J * self.hidden))
 
     @property
+    def update(self) -> float:
+        """Seconds of a step, whatever its batch: Muon on every matrix."""
+        hidden, key_value = self.hidden, 8 * 128
+        attention = [(hidden, hidden)] * 2 + [(key_value, hidden)] * 2
+        return of_muon([(hidden, 2 * hidden), *attention, *[(self.mlp, hidden)] * 3]) / FLOP_PER_SECOND
+
+    @property
     def training(self) -> float:
         """Seconds: 60% of the steps train one draft step, the others three."""
-        return 0.6 * POSITIONS / self.trained(1) + 0.4 * POSITIONS / self.trained(3)
+        passes = 0.6 * POSITIONS / self.trained(1) + 0.4 * POSITIONS / self.trained(3)
+        return passes + POSITIONS / BATCH * self.update
 
     @property
     def memory(self) -> float:
@@ -85,6 +95,7 @@ def cells(costs: Costs) -> dict[str, str]:
         "store": f"{costs.store / GIB:.0f} GiB",
         "train, one draft step": f"{rate(costs.trained(1))} positions/s",
         "train, three draft steps": f"{rate(costs.trained(3))} positions/s",
+        "update of a step": f"{1000 * costs.update:.0f} ms",
         "train in all": minutes(costs.training),
         "memory of the target": f"{2 * costs.target / GIB:.0f} GiB",
         "memory in training": f"{costs.memory / GIB:.0f} GiB",

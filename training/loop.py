@@ -58,6 +58,8 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         return run.info
     run.resume()
     _start(run)
+    if run.target.device.type != "cpu":
+        check_memory(run)
     reports = check_reports(inputs.report_to) if ranks.is_first else ()
     with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
         bar, is_interrupted = _progress_bar(run), False
@@ -72,6 +74,19 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     if is_interrupted:
         leave(interrupt.number or signal.SIGTERM)
     return finish(run)
+
+
+def check_memory(run: Run) -> None:
+    """Computes the gradient that takes most, of the largest batch with all draft steps, and forgets it.
+
+    Raises:
+        ValueError: where memory is too short for it, which it would be after hours of single draft steps.
+    """
+    largest = max(range(len(run.batches)), key=lambda index: run.batches[index].ids_BL.numel())
+    index, batch = run.config.num_steps - 1, run.batches[largest]
+    with _memory_is_enough(run, index, batch):
+        loss_and_gradient(run, index, batch, largest).tolist()
+    run.module.zero_grad(set_to_none=True)
 
 
 def step(run: Run, index: int) -> Entry:

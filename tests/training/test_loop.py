@@ -770,6 +770,29 @@ def test_a_gpu_that_is_too_small_is_one_line(
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
 
 
+def test_memory_for_all_draft_steps_is_tried_first(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU: what is too much for the last step would end the run there. What was tried leaves no gradient."""
+    tried: list[tuple[int, int]] = []
+    compare = run_file.compare
+
+    def compare_at(module: Any, loss: Any, batch: Any, states: Any, num_steps: int, recompute: bool) -> Any:
+        tried.append((batch.ids_BL.numel(), num_steps))
+        return compare(module, loss, batch, states, num_steps, recompute)
+
+    monkeypatch.setattr(run_file, "compare", compare_at)
+    config = TrainConfig(tokens=12 * STEP, single_step_fraction=0.9, **TINY)
+    inputs = TrainInputs(
+        target=str(tiny_target), data=[text], output=tmp_path, device="cpu", compile="off", show_progress=False
+    )
+    run = prepare(config, inputs)
+    assert isinstance(run, Run)
+    loop.check_memory(run)
+    assert tried == [(max(run.batches[index].ids_BL.numel() for index in range(len(run.batches))), 3)]
+    assert all(parameter.grad is None for parameter in run.module.parameters())
+
+
 def test_a_tuned_target_of_the_same_embedding_is_another_run(
     finished: Path, tiny_target: Path, text: Path, tmp_path: Path
 ) -> None:

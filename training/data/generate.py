@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 _SETTINGS = "settings.json"
 _DEFAULT_MODEL_LEN = 2048
+_SIZES, _SIZES_ON_A_GPU = (384, 128), (4096, 512)
+"""Conversations of a batch, and of an engine at once. A batch ends before the next one begins."""
 _SETTINGS_HAS = {"config": dict, "dtype": str}
 _FINISHED_HAS = {"config": dict, "num_conversations": int, "num_tokens": int, "dropped": dict}
 _COUNTS_HAVE = {"asked": int, "generated_tokens": int}
@@ -158,7 +160,13 @@ def _prepared(
         raise InputError("self_prompt_starts", "expected a number of self_prompts with them, got none")
     target_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
     revision = config.engine_options.revision
-    config = replace(config, max_model_len=_model_len(config, target_config))
+    batch_size, max_num_seqs = _SIZES_ON_A_GPU if torch.cuda.is_available() else _SIZES
+    config = replace(
+        config,
+        max_model_len=_model_len(config, target_config),
+        batch_size=config.batch_size or batch_size,
+        max_num_seqs=config.max_num_seqs or max_num_seqs,
+    )
     fingerprint = fingerprint_of(target, target_config, tokenizer, revision=revision)
     template = ChatTemplate(tokenizer, config.template)
     for start in {*starts, ""} if config.self_prompts else ():

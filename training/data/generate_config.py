@@ -48,8 +48,12 @@ class GenerateConfig:
         "exact duplicates.",
     )
     skip_bad: bool = setting(False, "Leave out prompts that cannot be used, and count them.")
-    batch_size: int = setting(384, "Conversations of a batch, the unit that is written and resumed.")
-    max_num_seqs: int = setting(128, "Conversations that vLLM generates together.")
+    batch_size: int | None = setting(
+        None, "Conversations of a batch, the unit that is written and resumed.", none="4,096 on a GPU, 384 elsewhere"
+    )
+    max_num_seqs: int | None = setting(
+        None, "Conversations that vLLM generates together.", none="512 on a GPU, 128 elsewhere"
+    )
     dtype: str = setting(
         "auto",
         "auto: the checkpoint's dtype on a GPU; on a CPU the faster one, by a short probe.",

@@ -27,4 +27,5 @@ def batches_of(asked: Sequence[RenderedPrompt], starts: Sequence[str], config: G
     questions: list[Question] = [*asked, *map(Start, turns)]
     order = torch.randperm(len(questions), generator=torch.Generator().manual_seed(config.seed)).tolist()
     mixed = [questions[index] for index in order]
+    assert config.batch_size is not None
     return [mixed[start : start + config.batch_size] for start in range(0, len(mixed), config.batch_size)]

@@ -6,6 +6,9 @@ from pathlib import Path
 from vllm_mtp.cli.target import add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
+_EPOCHS = 4
+"""That the line for `train` suggests."""
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     from vllm_mtp.training.cluster_options import ClusterOptions
@@ -53,5 +56,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Cut where they begin to loop: {num_cut:,} answers")
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
-    print(f"Train on them: vllm-mtp train {args.target} --data {args.output} --output DRAFT_DIR")
+    print(
+        f"Train on them: vllm-mtp train {args.target} --data {args.output} --tokens {_EPOCHS * info['num_tokens']} "
+        "--output DRAFT_DIR"
+    )
     return 0

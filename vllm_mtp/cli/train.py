@@ -24,10 +24,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="Leave out and count records that cannot be used.")
     parser.add_argument("--output", required=True, type=Path, help="Folder of the drafter.")
     parser.add_argument("--draft-vocab", type=Path, help="File of `vllm-mtp vocab` (default: the whole vocabulary)")
-    parser.add_argument("--initial", type=Path, help="Folder of a drafter to go on from (default: random weights)")
+    parser.add_argument("--initial", type=Path, help="Folder of a drafter to go on from (default: see --module-init)")
     parser.add_argument(
-        "--store", type=Path, help="Folder that keeps the target's hidden states on disk (default: kept in memory)"
-    )
+        "--store", type=Path,
+        help="Folder that keeps the target's hidden states on disk (default: in memory where 4 GiB hold them, else the "
+        "target runs in every epoch)",
+    )  # fmt: skip
     parser.add_argument(
         "--target-name", default="", help="The target's name on the model card (default: Hub id, or the folder's name)"
     )

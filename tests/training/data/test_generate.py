@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.training.data.scripted import ScriptedEngine
 from vllm_mtp.cli import main
@@ -253,9 +254,20 @@ def test_engine_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"):
         monkeypatch.setenv(name, "1")
     options = EngineOptions(tensor_parallel_size=2, vllm_args='{"block_size": 32}')
-    with generate_file._engine(GenerateConfig(engine_options=options), "t", "float32"):
+    with generate_file._engine(GenerateConfig(max_num_seqs=128, engine_options=options), "t", "float32"):
         pass
     assert {"model": "t", "max_num_seqs": 128, "tensor_parallel_size": 2, "block_size": 32}.items() <= given.items()
+
+
+def test_a_gpu_gets_batches_of_its_own_size(target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, prompts = [], tmp_path / "prompts.txt"
+    prompts.write_text("def f", encoding="utf-8")
+    for has_gpu, asked in ((False, {}), (True, {}), (True, {"batch_size": 8})):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        config = GenerateConfig(max_tokens=20, max_model_len=64, **asked)
+        stored = generate_file._prepared(config, str(target_dir), [prompts], [], tmp_path, False).settings["config"]
+        found.append((stored["batch_size"], stored["max_num_seqs"]))
+    assert found == [(384, 128), (4096, 512), (8, 512)]
 
 
 def test_an_engine_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
