@@ -266,6 +266,7 @@ class MTPDraftModel(nn.Module):
         check_target(self.config, target, vllm_config.load_config.download_dir)
         _check_options(self.config, vllm_config)
         check_requests(vllm_config)
+        _tell_of_graphs(self.config, vllm_config)
         cpu_repairs.apply_where_needed()
         self.model = MTPPredictor(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
         transform = LogitsTransform.from_target(target.hf_text_config)
@@ -411,6 +412,13 @@ class MTPDraftModel(nn.Module):
 def _without_adapters(layer: nn.Module) -> Any:
     """The layer itself: with LoRA the V1 runner shares the target's wrapped one, and adapters are not the drafter's."""
     return getattr(layer, "base_layer", layer)
+
+
+def _tell_of_graphs(config: MTPConfig, vllm_config: VllmConfig) -> None:
+    """vLLM before 0.30 keeps a compiled drafter under a key that knows the target alone: this makes the drafter's shape
+    part of it, through a setting that vLLM hashes."""
+    if isinstance(vllm_config.additional_config, dict):
+        vllm_config.additional_config.setdefault("mtp_draft", config.to_json_string())
 
 
 def _check_options(config: MTPConfig, vllm_config: VllmConfig) -> None:

@@ -274,9 +274,10 @@ class ArgmaxHead(nn.Module):
             _check_device(row_dtype, device)
         self.row_dtype = row_dtype
         self._cut = None if ids_J is None and row_dtype is None and is_plain(head) else _Cut(head, rows, dtype)
-        weight, scale, bias = head.weight[: len(rows)], None, getattr(head, "bias", None)
-        if self._cut is not None:
+        if self._cut is not None:  # a packed head has no weight to take rows from
             weight, scale, bias = self._quantized(self._cut)
+        else:
+            weight, scale, bias = head.weight[: len(rows)], None, getattr(head, "bias", None)
         for name, tensor in (("scale", scale), ("bias", bias), ("d2t", d2t), ("weight", weight)):
             self.register_buffer(name, tensor, persistent=False)
         if weight.is_cuda and len(weight):

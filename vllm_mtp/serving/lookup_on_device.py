@@ -65,13 +65,14 @@ class DeviceLookup:
         return top_B if copied_B is None else torch.where(copied_B == NO_TOKEN, top_B, copied_B.to(top_B.dtype))
 
     def logits(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int) -> Tensor | None:
-        """Logits of each request, [B, V]: a copied token's draft probability is one, at every temperature."""
+        """Logits of each request, [B, V], in the memory of the module's, which are made anew for every draft step: a copied
+        token's draft probability is one, at every temperature."""
         copied_B, logits_BV = self.tokens(states_BD), of_module(states_BD)
         if copied_B is None or logits_BV is None:
             return logits_BV
         is_copied_B1, token_B1 = (copied_B != NO_TOKEN)[:, None], copied_B.clamp(min=0).long()[:, None]
-        logits_BV = logits_BV.masked_fill(is_copied_B1, float("-inf"))
-        return logits_BV.scatter(1, token_B1, logits_BV.gather(1, token_B1).masked_fill(is_copied_B1, 0.0))
+        logits_BV.masked_fill_(is_copied_B1, float("-inf"))
+        return logits_BV.scatter_(1, token_B1, logits_BV.gather(1, token_B1).masked_fill(is_copied_B1, 0.0))
 
     def tokens(self, states_BD: Tensor) -> Tensor | None:
         """What each request copies, int32 [B]; NO_TOKEN: the module's token.

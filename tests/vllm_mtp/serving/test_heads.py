@@ -347,22 +347,27 @@ def test_the_kernel_takes_plain_rows_by_reference(generator: torch.Generator) ->
     expected = packed.compute_logits(hidden_TD).argmax(-1).tolist()
     assert packed.get_top_tokens(hidden_TD).tolist() == expected
     assert type(packed.chosen_head) is TargetHead
+    some = draft_model(Head(table_VD, method=Int8Method()), SOME, by_kernel=True)
+    best_T = packed.compute_logits(hidden_TD)[:, list(SOME)].argmax(-1)
+    assert some.get_top_tokens(hidden_TD).tolist() == [SOME[best] for best in best_T]
 
 
 class Int8Method:
-    """Int8 weights [D, V] with a scale for every row of the head; `step` rounds hidden states as well."""
+    """Int8 weights [D, V], under a name of their own as GPTQ's, with a scale for every row of the head; `step` rounds hidden
+    states as well."""
 
     def __init__(self, step: float | None = None, largest: float = 127.0) -> None:
         self.step, self.largest = step, largest
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         layer.scale_V = layer.weight.abs().amax(-1).clamp(min=1e-6) / 127
-        layer.weight = nn.Parameter((layer.weight / layer.scale_V[:, None]).round().to(torch.int8).T, False)
+        layer.qweight = nn.Parameter((layer.weight / layer.scale_V[:, None]).round().to(torch.int8).T, False)
+        del layer.weight
 
     def apply(self, layer: Any, x_TD: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.step is not None:
             x_TD = (x_TD / self.step).round().clamp(-self.largest, self.largest) * self.step
-        logits_TV = (x_TD.float() @ layer.weight.float() * layer.scale_V).to(x_TD.dtype)
+        logits_TV = (x_TD.float() @ layer.qweight.float() * layer.scale_V).to(x_TD.dtype)
         return logits_TV if bias is None else logits_TV + bias
 
 
