@@ -65,8 +65,8 @@ class DeviceLookup:
         return top_B if copied_B is None else torch.where(copied_B == NO_TOKEN, top_B, copied_B.to(top_B.dtype))
 
     def logits(self, states_BD: Tensor, of_module: Callable[[Tensor], Tensor | None], vocab_size: int) -> Tensor | None:
-        """Logits of each request, [B, V], in the memory of the module's, which are made anew for every draft step: a copied
-        token's draft probability is one, at every temperature."""
+        """Logits of each request, [B, V], in the memory of the module's, which are made anew for every draft step: a
+        copied token's draft probability is one, at every temperature."""
         copied_B, logits_BV = self.tokens(states_BD), of_module(states_BD)
         if copied_B is None or logits_BV is None:
             return logits_BV

@@ -353,8 +353,8 @@ def test_the_kernel_takes_plain_rows_by_reference(generator: torch.Generator) ->
 
 
 class Int8Method:
-    """Int8 weights [D, V], under a name of their own as GPTQ's, with a scale for every row of the head; `step` rounds hidden
-    states as well."""
+    """Int8 weights [D, V], under a name of their own as GPTQ's, with a scale for every row of the head; `step` rounds
+    hidden states as well."""
 
     def __init__(self, step: float | None = None, largest: float = 127.0) -> None:
         self.step, self.largest = step, largest
