@@ -22,6 +22,7 @@ from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import held_out
+from vllm_mtp.training.loss.shapes import Shape
 from vllm_mtp.training.optimizers import clip_gradient, update
 from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
@@ -58,8 +59,6 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         return run.info
     run.resume()
     _start(run)
-    if run.target.device.type != "cpu":
-        check_memory(run)
     reports = check_reports(inputs.report_to) if ranks.is_first else ()
     with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
         bar, is_interrupted = _progress_bar(run), False
@@ -77,16 +76,32 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
 
 
 def check_memory(run: Run) -> None:
-    """Computes the gradient that takes most, of the largest batch with all draft steps, and forgets it.
+    """Computes the gradient that takes most, of the batch with the largest part, with all draft steps, beside room for
+    what a run gathers; and forgets it.
 
     Raises:
         ValueError: where memory is too short for it, which it would be after hours of single draft steps.
     """
-    largest = max(range(len(run.batches)), key=lambda index: run.batches[index].ids_BL.numel())
+    largest = max(range(len(run.batches)), key=lambda index: _most_positions(run, run.batches[index]))
     index, batch = run.config.num_steps - 1, run.batches[largest]
-    with _memory_is_enough(run, index, batch):
+    with _memory_is_enough(run, index, batch, "before the first step, in a trial of the last"):
+        room = torch.empty(_num_gathered(run), device=run.target.device)
         loss_and_gradient(run, index, batch, largest).tolist()
+        del room
     run.module.zero_grad(set_to_none=True)
+
+
+def _most_positions(run: Run, batch: Batch) -> int:
+    """Positions of the largest part that a batch is computed in."""
+    parts = batch.parts(run.ranks.size * run.inputs.accumulate)
+    return max(Shape.of(batch.rows(part)).num_positions for part in parts)
+
+
+def _num_gathered(run: Run) -> int:
+    """Numbers that are kept from the first steps on: of the optimizers, and the best module where that is kept."""
+    num_parameters = sum(parameter.numel() for parameter in run.module.parameters())
+    of_optimizers = 0 if run.first_step else 1 + (run.config.optimizer == "adamw")
+    return num_parameters * (of_optimizers + (run.config.keep == "best" and run.best is None))
 
 
 def step(run: Run, index: int) -> Entry:
@@ -99,12 +114,13 @@ def step(run: Run, index: int) -> Entry:
     Raises:
         ValueError: if loss or gradient are no numbers, or memory is wanting; the checkpoints are as they were.
     """
+    began = time.perf_counter()
     batch_index = run.batches.index(index)
     batch = run.batches[batch_index]
     run.states.start(batch_index)
     if index + 1 < run.config.num_steps:
         run.states.start(run.batches.index(index + 1))
-    with _memory_is_enough(run, index, batch):
+    with _memory_is_enough(run, index, batch, f"at step {index + 1}"):
         norm, loss, *agreement = loss_and_gradient(run, index, batch, batch_index).tolist()
         if not math.isfinite(loss):
             for part in batch.parts(run.ranks.size * run.inputs.accumulate):
@@ -112,6 +128,8 @@ def step(run: Run, index: int) -> Entry:
     _check_number(run, index, "loss", loss)
     _check_number(run, index, "gradient", norm)
     update(run.optimizers, run.config.learning_rate_factor(index))
+    run.num_tokens += batch.num_tokens
+    run.recent.append((batch.num_tokens, time.perf_counter() - began))
     is_checkpoint = (index + 1) % run.config.checkpoint_every == 0 or index + 1 == run.config.num_steps
     entry = Entry(
         step=index + 1,
@@ -124,8 +142,6 @@ def step(run: Run, index: int) -> Entry:
         if run.config.keep == "best":
             _keep_if_best(run, entry)
         _save(run)
-    run.num_tokens += batch.num_tokens
-    run.recent.append((time.perf_counter(), run.num_tokens))
     return entry
 
 
@@ -173,8 +189,9 @@ def _start(run: Run) -> None:
     run.target_tokens_per_second = run.states.fill(run.inputs.show_progress)
     if run.first_step == 0 and run.inputs.initial is None:
         set_start(run)
+    if run.target.device.type != "cpu":
+        check_memory(run)
     run.started = time.perf_counter()
-    run.recent.append((run.started, run.num_tokens))
 
 
 def _progress_bar(run: Run) -> Any:
@@ -201,9 +218,8 @@ def _show(bar: Any, run: Run, entry: Entry) -> None:
 
 
 def _tokens_per_second(run: Run) -> float:
-    """Of the last steps: the first ones wait for compilers and caches."""
-    (since, num_tokens), (now, num_tokens_now) = run.recent[0], run.recent[-1]
-    return (num_tokens_now - num_tokens) / (now - since)
+    """Of the last steps alone: the first ones wait for compilers and caches."""
+    return sum(num_tokens for num_tokens, _ in run.recent) / sum(seconds for _, seconds in run.recent)
 
 
 def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> Tensor:
@@ -233,7 +249,7 @@ def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> T
 
 
 @contextmanager
-def _memory_is_enough(run: Run, index: int, batch: Batch) -> Iterator[None]:
+def _memory_is_enough(run: Run, index: int, batch: Batch, when: str) -> Iterator[None]:
     """Says in one line what to do where it is not."""
     try:
         yield
@@ -242,7 +258,7 @@ def _memory_is_enough(run: Run, index: int, batch: Batch) -> Iterator[None]:
             raise
         where = "GPU memory" if is_out_of_gpu_memory(error) else "memory"
         raise ValueError(
-            f"out of {where} at step {index + 1}, {run.config.steps_unrolled_at(index)} draft steps over "
+            f"out of {where} {when}, {run.config.steps_unrolled_at(index)} draft steps over "
             f"{batch.ids_BL.numel():,} tokens: the same command goes on where more is free, or with more parts of a "
             "batch (accumulate); or give a smaller batch_size or sequence_length, and another output"
         ) from error

@@ -140,8 +140,8 @@ class Run:
     """Time at which this process began its first step, seconds of time.perf_counter."""
     num_tokens: int = 0
     """Positions that counted in the steps of this process."""
-    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_RATE + 1))
-    """Time, and `num_tokens`, before and after the last steps."""
+    recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_RATE))
+    """Positions that counted in each of the last steps, and its seconds, without what a checkpoint takes."""
 
     def resume(self) -> None:
         """Goes on from the checkpoint, where there is one."""

@@ -759,12 +759,13 @@ def test_too_little_memory_is_one_line(
         assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def too_much(*_: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_a_gpu_that_is_too_small_is_one_line(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_much(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     monkeypatch.setattr(run_file, "compare", too_much)
     with pytest.raises(ValueError, match=r"out of GPU memory at step 1, .* give a smaller batch_size or"):
         run_train(TrainConfig(tokens=2 * STEP, **TINY), tiny_target, text, tmp_path / "draft")
@@ -790,6 +791,9 @@ def test_memory_for_all_draft_steps_is_tried_first(
     assert isinstance(run, Run)
     loop.check_memory(run)
     assert tried == [(max(run.batches[index].ids_BL.numel() for index in range(len(run.batches))), 3)]
+    monkeypatch.setattr(run, "compare", too_much)
+    with pytest.raises(ValueError, match=r"^out of GPU memory before the first step, in a trial of the last, 3 draft"):
+        loop.check_memory(run)
     assert all(parameter.grad is None for parameter in run.module.parameters())
 
 

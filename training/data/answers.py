@@ -21,6 +21,8 @@ from vllm_mtp.training.data.records import BadRecords
 from vllm_mtp.training.data.repetition import before_loop, loop_window
 
 _COUNTS = ("asked", "unusable_user_turns", "too_long", "empty", "loops", "cut", "unfinished", "generated_tokens")
+_LEAST_CUT = 8
+"""Tokens of an answer that is cut: of fewer, copies are not found."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,7 +130,7 @@ def _answer_round(
         counts["generated_tokens"] += len(said)
         answer = tuple(before_loop(said, window=loop_window(config.max_tokens)))
         loops = len(answer) < len(said)
-        if len(answer) < 2:
+        if len(answer) < (_LEAST_CUT if loops else 2):
             fault = "loops" if loops else "empty"
             counts["unfinished" if talk.rows else fault] += 1
             continue

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -130,6 +130,7 @@ def generate(
         ValueError: for prompts, a target or an output that cannot be used, before anything is generated.
     """
     check_workers(cluster)
+    config = _with_sizes(config, output, is_here=cluster.ray is None)
     run = _prepared(config, target, prompts, self_prompt_starts, output, show_progress)
     if cluster.ray is not None and type(run.template.tokenizer).__module__.startswith("transformers_modules"):
         raise InputError("ray", "expected a tokenizer of transformers' own: a target's own code is not sent to workers")
@@ -160,13 +161,7 @@ def _prepared(
         raise InputError("self_prompt_starts", "expected a number of self_prompts with them, got none")
     target_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
     revision = config.engine_options.revision
-    batch_size, max_num_seqs = _SIZES_ON_A_GPU if torch.cuda.is_available() else _SIZES
-    config = replace(
-        config,
-        max_model_len=_model_len(config, target_config),
-        batch_size=config.batch_size or batch_size,
-        max_num_seqs=config.max_num_seqs or max_num_seqs,
-    )
+    config = replace(config, max_model_len=_model_len(config, target_config))
     fingerprint = fingerprint_of(target, target_config, tokenizer, revision=revision)
     template = ChatTemplate(tokenizer, config.template)
     for start in {*starts, ""} if config.self_prompts else ():
@@ -217,6 +212,16 @@ def _model_len(config: GenerateConfig, target_config: Any) -> int:
             "max_model_len", f"expected at most {context:,}, the target's context, got {config.max_model_len:,}"
         )
     return config.max_model_len
+
+
+def _with_sizes(config: GenerateConfig, output: Path, *, is_here: bool) -> GenerateConfig:
+    """Sizes of a batch and of an engine where none were asked for: those that the folder was begun with, on whatever
+    machine, or what fits a GPU that is here. A cluster shares out many batches, and its machines are not known yet."""
+    batch_size, max_num_seqs = _SIZES_ON_A_GPU if is_here and torch.cuda.is_available() else _SIZES
+    with suppress(ValueError, OSError, LookupError, TypeError, StopIteration):  # what is wrong there is said later
+        stored = read_json(next(path for name in (RUN_INFO, _SETTINGS) if (path := output / name).exists()))["config"]
+        batch_size, max_num_seqs = int(stored["batch_size"]), int(stored["max_num_seqs"])
+    return replace(config, batch_size=config.batch_size or batch_size, max_num_seqs=config.max_num_seqs or max_num_seqs)
 
 
 def _tell_of_bad(bad: BadRecords) -> None:

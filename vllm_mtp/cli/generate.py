@@ -6,7 +6,7 @@ from pathlib import Path
 from vllm_mtp.cli.target import add_target
 from vllm_mtp.common.flags import add_fields, config_of
 
-_EPOCHS = 4
+_EPOCHS, _LEAST_TOKENS = 4, 100_000
 """That the line for `train` suggests."""
 
 
@@ -56,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"Cut where they begin to loop: {num_cut:,} answers")
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
-    print(
-        f"Train on them: vllm-mtp train {args.target} --data {args.output} --tokens {_EPOCHS * info['num_tokens']} "
-        "--output DRAFT_DIR"
-    )
+    num_tokens = max(_EPOCHS * info["num_tokens"], _LEAST_TOKENS)
+    print(f"Train on them: vllm-mtp train {args.target} --data {args.output} --tokens {num_tokens} --output DRAFT_DIR")
     return 0

@@ -53,6 +53,11 @@ from vllm_mtp.serving.request_check import check_requests
 from vllm_mtp.serving.target_check import check_target
 
 logger = logging.getLogger(__name__)
+_COMPILED = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("rms_norm_eps", "rope_parameters", "attention_bias", "qk_norm"),
+)
+"""What the graph of the module depends on."""
 LOOKUP_IS_OFF = "The drafter's lookup is off, the module drafts every token: %s."
 
 
@@ -416,9 +421,11 @@ def _without_adapters(layer: nn.Module) -> Any:
 
 def _tell_of_graphs(config: MTPConfig, vllm_config: VllmConfig) -> None:
     """vLLM before 0.30 keeps a compiled drafter under a key that knows the target alone: this makes the drafter's shape
-    part of it, through a setting that vLLM hashes."""
+    part of it, through a setting that vLLM hashes. The V1 runner of those versions keeps it beside the target's, whose
+    key is made before: there it does not help."""
     if isinstance(vllm_config.additional_config, dict):
-        vllm_config.additional_config.setdefault("mtp_draft", config.to_json_string())
+        shape = {name: getattr(config, name) for name in _COMPILED}
+        vllm_config.additional_config.setdefault("mtp_draft", shape)
 
 
 def _check_options(config: MTPConfig, vllm_config: VllmConfig) -> None:

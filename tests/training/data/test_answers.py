@@ -77,15 +77,18 @@ def test_answers_are_kept_up_to_their_loops(tokenizer: Any) -> None:
 
     class Looping(ScriptedEngine):
         def output(self, number: int, is_answer: bool) -> Any:
-            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, 2, *[7, 8] * 15], finish_reason="length")])
+            ids = [*range(10), *[7, 8] * 15]
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, finish_reason="length")])
 
     template, engine = ChatTemplate(tokenizer), Looping()
     dialogs = [user_dialog("def f"), read({"turns": ["one", "two"]})]
     batch = render_prompts(template, dialogs, show_progress=False)
-    kept, counts = answer_batch(engine, template, batch, GenerateConfig(max_tokens=32, max_model_len=99), 0)
-    assert [conversation.answer for conversation in kept] == [(1, 2, 7, 8)] * 2
+    config = GenerateConfig(temperature=(0.0, 1.0), max_tokens=40, max_model_len=99)
+    kept, counts = answer_batch(engine, template, batch, config, 0)
+    assert [conversation.answer for conversation in kept] == [(*range(10), 7, 8)] * 2
     assert (counts["cut"], counts["loops"], counts["unfinished"], len(engine.calls)) == (2, 0, 1, 1)
-    asked = engine.calls[0][1][0].repetition_detection
+    asked, of_sampled = (params.repetition_detection for params in engine.calls[0][1])
+    assert of_sampled is None
     for period in range(1, 33):
         text = [*range(period)] * -(-asked.min_count * asked.max_pattern_size // period)
         assert check_sequence_repetition(text, asked)

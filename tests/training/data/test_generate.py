@@ -259,15 +259,21 @@ def test_engine_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"model": "t", "max_num_seqs": 128, "tensor_parallel_size": 2, "block_size": 32}.items() <= given.items()
 
 
-def test_a_gpu_gets_batches_of_its_own_size(target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, prompts = [], tmp_path / "prompts.txt"
-    prompts.write_text("def f", encoding="utf-8")
-    for has_gpu, asked in ((False, {}), (True, {}), (True, {"batch_size": 8})):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
-        config = GenerateConfig(max_tokens=20, max_model_len=64, **asked)
-        stored = generate_file._prepared(config, str(target_dir), [prompts], [], tmp_path, False).settings["config"]
-        found.append((stored["batch_size"], stored["max_num_seqs"]))
-    assert found == [(384, 128), (4096, 512), (8, 512)]
+def test_a_gpu_gets_batches_of_its_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where a cluster shares them out, nor in a folder that was begun elsewhere, or before sizes went by device."""
+
+    def sizes(*, has_gpu: bool = True, is_here: bool = True, **asked: int) -> tuple[int | None, int | None]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+        config = generate_file._with_sizes(GenerateConfig(**asked), tmp_path, is_here=is_here)  # type: ignore[arg-type]
+        return config.batch_size, config.max_num_seqs
+
+    assert sizes(has_gpu=False) == sizes(is_here=False) == (384, 128)
+    assert (sizes(), sizes(batch_size=8)) == ((4096, 512), (8, 512))
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"config": {"batch_size": 384, "max_num_seqs": 128}}), encoding="utf-8")
+    assert (sizes(), sizes(batch_size=8)) == ((384, 128), (8, 128))
+    settings.write_text("[", encoding="utf-8")
+    assert sizes() == (4096, 512)
 
 
 def test_an_engine_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
