@@ -74,7 +74,7 @@ def draft_config_for(
         config: what is said of the shape.
         fingerprint: of the target.
         draft_ids_J: the draft vocabulary; None: the whole vocabulary.
-        initial: folder of a drafter to go on from, whose kind of attention it is then.
+        initial: folder of a drafter to go on from, whose kind of attention it is then, and whose head's dtype.
 
     Raises:
         ValueError: if the resulting shape breaks the checkpoint contract, or the target's context is too short.
@@ -101,6 +101,7 @@ def draft_config_for(
         "attention_bias": kind.attention_bias,
         "target_fingerprint": fingerprint,
         "draft_vocab_size": None if draft_ids_J is None else len(draft_ids_J),
+        "draft_head_dtype": None if initial is None else read_config(initial).get("draft_head_dtype"),
         "lookup": Lookup().fields(),
     }
     draft: MTPConfig = MTPConfig.from_dict(fields)

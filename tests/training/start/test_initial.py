@@ -43,6 +43,12 @@ def test_a_new_drafter_copies_where_the_text_repeats() -> None:
     assert draft_config_for(LlamaConfig(), TrainConfig(), {}).contract()["lookup"] == Lookup().fields()
 
 
+@pytest.mark.parametrize("dtype", ["int8", None])
+def test_a_drafter_that_is_trained_on_keeps_its_head(dtype: str | None, tmp_path: Path) -> None:
+    draft = write_random_draft(tmp_path, small_config(draft_head_dtype=dtype))
+    assert draft_config_for(LlamaConfig(), TrainConfig(), {}, initial=draft).draft_head_dtype == dtype
+
+
 def test_the_trained_length_is_that_of_the_longest_row(tmp_path: Path) -> None:
     """Catches a promise of `sequence_length` where every conversation is shorter, and a second stage on short rows
     that takes the length of the first away."""
