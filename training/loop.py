@@ -179,7 +179,8 @@ def _save(run: Run) -> None:
 
 
 def _start(run: Run) -> None:
-    """Says what is trained on, lets the target run over what the store lacks, and starts the clock."""
+    """Says what is trained on, lets the target run over what the store lacks, tries a GPU's memory, and starts the
+    clock."""
     config, batches = run.config, run.batches
     run.inputs.say("\n".join(map(str, run.sources)))
     run.inputs.say(
