@@ -80,12 +80,11 @@ training() {
     --output "$OUTPUT/training"
 }
 
-# Training as it is typed, on the text that is here: how many positions a second, in the steps after the first ones. Twelve
-# graphs would take longer to compile than the short run's steps.
+# Training as it is typed, on the text that is here: how many positions a second, of the last steps in its progress bar and
+# log. Twelve graphs would take longer to compile than the short run's steps.
 train() {
   vllm-mtp train "$MODEL" --data $DATA --device cuda --batch-size 32 \
     $(sized --tokens 2000000 --compile off -- --tokens 20000000 --compile on) --output "$OUTPUT/draft"
-  tail -n 1 "$OUTPUT/draft/log/steps.jsonl"
 }
 
 # Triton's kernels and the attention of training against their plain twins.

@@ -107,7 +107,7 @@ def test_quantized_head_is_followed() -> None:
     model = draft_model(head, SOME)
     assert agreement(model, best(table(0))) > 0.95
     other = Head(table(2), method=Int8Method())
-    head.weight.data.copy_(other.weight)
+    head.qweight.data.copy_(other.qweight)
     head.scale_V.copy_(other.scale_V)
     assert agreement(model, best(table(2))) > 0.95
 
