@@ -22,7 +22,6 @@ from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import held_out
-from vllm_mtp.training.loss.shapes import Shape
 from vllm_mtp.training.optimizers import clip_gradient, update
 from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
@@ -93,8 +92,7 @@ def check_memory(run: Run) -> None:
 
 def _most_positions(run: Run, batch: Batch) -> int:
     """Positions of the largest part that a batch is computed in."""
-    parts = batch.parts(run.ranks.size * run.inputs.accumulate)
-    return max(Shape.of(batch.rows(part)).num_positions for part in parts)
+    return max(batch.rows(part).mask_BS.numel() for part in batch.parts(run.num_parts))
 
 
 def _num_gathered(run: Run) -> int:
@@ -123,7 +121,7 @@ def step(run: Run, index: int) -> Entry:
     with _memory_is_enough(run, index, batch, f"at step {index + 1}"):
         norm, loss, *agreement = loss_and_gradient(run, index, batch, batch_index).tolist()
         if not math.isfinite(loss):
-            for part in batch.parts(run.ranks.size * run.inputs.accumulate):
+            for part in batch.parts(run.num_parts):
                 check_numbers(run.states(batch_index, part).hidden_BSD, run.target)
     _check_number(run, index, "loss", loss)
     _check_number(run, index, "gradient", norm)
@@ -236,7 +234,7 @@ def loss_and_gradient(run: Run, index: int, batch: Batch, batch_index: int) -> T
     weights_K = to_device(torch.tensor(run.config.step_weights(num_steps)), device)
     total_K = run.loss.counts(batch, num_steps).clamp(min=1)
     sums_2K = torch.zeros(2, num_steps, device=device)
-    for part in run.ranks.mine(batch.parts(run.ranks.size * run.inputs.accumulate)):
+    for part in run.ranks.mine(batch.parts(run.num_parts)):
         rows = batch.rows(part)
         share_K = to_device(run.loss.counts(rows, num_steps) / total_K, device)
         states = run.states(batch_index, part)

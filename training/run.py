@@ -143,6 +143,11 @@ class Run:
     recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_RATE))
     """Positions that counted in each of the last steps, and its seconds, without what a checkpoint takes."""
 
+    @property
+    def num_parts(self) -> int:
+        """That every batch is computed in, over all processes."""
+        return self.ranks.size * self.inputs.accumulate
+
     def resume(self) -> None:
         """Goes on from the checkpoint, where there is one."""
         if self.checkpoint is None:

@@ -150,13 +150,14 @@ def _answer_round(
 def _outputs(llm: Any, talks: Sequence[_Talk], config: GenerateConfig) -> list[Any]:
     from vllm import SamplingParams
 
+    of_greedy = _ended_in_loops()
     params = [
         SamplingParams(
             temperature=talk.temperature,
             min_p=config.min_p if talk.temperature else 0.0,
             max_tokens=config.max_tokens,
             detokenize=False,
-            **(_ended_in_loops() if talk.temperature == 0 else {}),
+            **(of_greedy if talk.temperature == 0 else {}),
         )
         for talk in talks
     ]

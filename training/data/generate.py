@@ -218,8 +218,8 @@ def _with_sizes(config: GenerateConfig, output: Path, *, is_here: bool) -> Gener
     """Sizes of a batch and of an engine where none were asked for: those that the folder was begun with, on whatever
     machine, or what fits a GPU that is here. A cluster shares out many batches, and its machines are not known yet."""
     batch_size, max_num_seqs = _SIZES_ON_A_GPU if is_here and torch.cuda.is_available() else _SIZES
-    with suppress(ValueError, OSError, LookupError, TypeError, StopIteration):  # what is wrong there is said later
-        stored = read_json(next(path for name in (RUN_INFO, _SETTINGS) if (path := output / name).exists()))["config"]
+    with suppress(ValueError, OSError, LookupError, TypeError):  # what is wrong there is said later
+        stored = read_json(_settings_file(output))["config"]
         batch_size, max_num_seqs = int(stored["batch_size"]), int(stored["max_num_seqs"])
     return replace(config, batch_size=config.batch_size or batch_size, max_num_seqs=config.max_num_seqs or max_num_seqs)
 
@@ -270,7 +270,7 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if output.exists() and not output.is_dir():
         raise InputError("output", f"expected a folder, got {output}, which is a file")
     (output / "batches").mkdir(parents=True, exist_ok=True)
-    path = output / RUN_INFO if (output / RUN_INFO).exists() else output / _SETTINGS
+    path = _settings_file(output)
     if not path.exists():
         if any((output / "batches").glob("*.npz")):
             raise InputError(
@@ -292,6 +292,11 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             "Repeat its settings to go on with it, give another output, or delete the folder to start anew.",
         )
     return stored if path.name == RUN_INFO else None
+
+
+def _settings_file(output: Path) -> Path:
+    """What says which settings a folder is of: run_info.json once it is finished."""
+    return output / RUN_INFO if (output / RUN_INFO).exists() else output / _SETTINGS
 
 
 def _object_with(kinds: Mapping[str, type], path: Path) -> dict[str, Any]:

@@ -47,16 +47,8 @@ class AttentionKind:
         )
 
     @classmethod
-    def of_draft(cls, folder: Path) -> "AttentionKind":
-        """That of a finished drafter.
-
-        Raises:
-            InputError: if the folder is not that of a drafter.
-        """
-        try:
-            fields = read_config(folder)
-        except ValueError as error:
-            raise InputError("initial", str(error)) from error
+    def of_draft(cls, fields: Mapping[str, Any]) -> "AttentionKind":
+        """That of a finished drafter, from its config.json."""
         return cls(**{name: fields.get(name, False) for name in ("qk_norm", "attention_bias")})
 
 
@@ -85,7 +77,8 @@ def draft_config_for(
         raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
     heads = config.num_attention_heads or shape.num_attention_heads
     kv_heads = config.num_key_value_heads or shape.num_key_value_heads
-    kind = AttentionKind.of_target(target, shape.head_dim) if initial is None else AttentionKind.of_draft(initial)
+    known = {} if initial is None else _known(initial)
+    kind = AttentionKind.of_target(target, shape.head_dim) if initial is None else AttentionKind.of_draft(known)
     asked = {name: getattr(config, name) for name in ("qk_norm", "attention_bias")}
     kind = replace(kind, **{name: value for name, value in asked.items() if value is not None})
     fields = {
@@ -101,11 +94,23 @@ def draft_config_for(
         "attention_bias": kind.attention_bias,
         "target_fingerprint": fingerprint,
         "draft_vocab_size": None if draft_ids_J is None else len(draft_ids_J),
-        "draft_head_dtype": None if initial is None else read_config(initial).get("draft_head_dtype"),
+        "draft_head_dtype": known.get("draft_head_dtype"),
         "lookup": Lookup().fields(),
     }
     draft: MTPConfig = MTPConfig.from_dict(fields)
     return draft
+
+
+def _known(initial: Path) -> dict[str, Any]:
+    """config.json of a drafter to go on from.
+
+    Raises:
+        InputError: if the folder is not that of a drafter.
+    """
+    try:
+        return read_config(initial)
+    except ValueError as error:
+        raise InputError("initial", str(error)) from error
 
 
 def make_module(
