@@ -93,7 +93,7 @@ def _train_config(study: Study, arm: Arm, stage: int, seed: int) -> TrainConfig:
         sequence_length=config.sequence_length,
         dtype=study.dtype,
         seed=seed,
-        checkpoint_every=200,
+        checkpoint_every=500,
         **settings,
     )
 
