@@ -10,7 +10,7 @@ from vllm_mtp.training.config import DTYPES
 PAPER = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
 RECIPE = (
     *("step-tokens", "step-weights", "qk-norm", "tv", "lk", "e2e-tv"),
-    *("steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
+    *("single-step", "steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
 )
 """One setting of training changed at a time."""
 ENGINES = ("vllm", "torch")
@@ -22,7 +22,7 @@ class ClaimsConfig:
 
     claims: tuple[str, ...] = setting(
         PAPER,
-        "Claims to test. The default ones are the paper's, seven arms; all have twenty-seven. An arm takes one to "
+        "Claims to test. The default ones are the paper's, seven arms; all have twenty-nine. An arm takes one to "
         "three minutes a seed on two cores.",
         choices=(*PAPER, *RECIPE),
     )
