@@ -9,6 +9,7 @@ from vllm_mtp.training.config import TrainConfig
 
 GENERATED, GENERAL = "generated", "general"
 FULL, DRAFT, CUT = "full", "draft", "cut"
+MTP, EAGLE3 = "mtp", "eagle3"
 Settings = tuple[tuple[str, Any], ...]
 """(name, value) of fields of TrainConfig."""
 
@@ -17,6 +18,8 @@ Settings = tuple[tuple[str, Any], ...]
 class Arm:
     """One way to train a drafter; all arms see equally many tokens."""
 
+    drafter: str = MTP
+    """MTP; EAGLE3: speculators' (`eagle3.py`)."""
     objective: str = "kl"
     num_steps_unrolled: int
     stages: tuple[str, ...] = (GENERATED,)
@@ -30,13 +33,15 @@ class Arm:
 
     @property
     def name(self) -> str:
-        parts = [self.objective, f"k{self.num_steps_unrolled}", *self.stages, self.vocabulary]
+        parts = [] if self.drafter == MTP else [self.drafter]
+        parts += [self.objective, f"k{self.num_steps_unrolled}", *self.stages, self.vocabulary]
         parts += [f"{name}-{value}" for name, value in self.settings]
         return "-".join(parts + [f"then-{name}-{value}" for name, value in self.last_stage])
 
     def __str__(self) -> str:
         stages = ", then ".join(self.stages)
-        parts = [self.objective.upper(), f"K = {self.num_steps_unrolled}", f"{stages} text"]
+        parts = [] if self.drafter == MTP else ["EAGLE-3"]
+        parts += [self.objective.upper(), f"K = {self.num_steps_unrolled}", f"{stages} text"]
         parts += [f"{self.vocabulary} vocabulary", *(f"{name} {value}" for name, value in self.settings)]
         return ", ".join(parts + [f"{name} {value} in the last stage" for name, value in self.last_stage])
 
@@ -67,7 +72,7 @@ def comparisons(config: ClaimsConfig, vocabulary: str, intermediate_size: int) -
         intermediate_size: width of the target's MLP.
     """
     base = Arm(num_steps_unrolled=config.num_steps_unrolled, vocabulary=vocabulary)
-    found = [*_of_the_paper(base), *_of_the_recipe(base, config, intermediate_size)]
+    found = [*_of_the_paper(base), *_of_the_recipe(base, config, intermediate_size), *_of_peers(base)]
     return [comparison for comparison in found if comparison.claim in config.claims]
 
 
@@ -136,6 +141,24 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
     fit = "a projection that is fitted before training than with random weights"
     found.append(("projection-init", fit, fitted, having(module_init="random")))
     return [Comparison(claim=c, statement=f"more is accepted with {w}", better=b, worse=o) for c, w, b, o in found]
+
+
+def _of_peers(base: Arm) -> list[Comparison]:
+    """Another drafter by another trainer, with its own settings and with this recipe's optimizer."""
+    rate = TrainConfig().peak_learning_rate
+    settings: dict[str, Settings] = {
+        "its defaults": (),
+        f"Muon at {rate}": (("optimizer", "muon"), ("muon_learning_rate", rate)),
+    }
+    return [
+        Comparison(
+            claim=EAGLE3,
+            statement=f"more is accepted than of EAGLE-3 by speculators, {what}",
+            better=base,
+            worse=replace(base, drafter=EAGLE3, settings=found),
+        )
+        for what, found in settings.items()
+    ]
 
 
 def arms_of(comparisons: Sequence[Comparison]) -> list[Arm]:

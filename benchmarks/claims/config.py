@@ -13,6 +13,8 @@ RECIPE = (
     *("single-step", "steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
 )
 """One setting of training changed at a time."""
+PEERS = ("eagle3",)
+"""The other drafter that one can train for any target."""
 ENGINES = ("vllm", "torch")
 
 
@@ -22,9 +24,9 @@ class ClaimsConfig:
 
     claims: tuple[str, ...] = setting(
         PAPER,
-        "Claims to test. The default ones are the paper's, seven arms; all have twenty-nine. An arm takes one to "
+        "Claims to test. The default ones are the paper's, seven arms; all have thirty-one. An arm takes one to "
         "three minutes a seed on two cores.",
-        choices=(*PAPER, *RECIPE),
+        choices=(*PAPER, *RECIPE, *PEERS),
     )
     seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of weights and order; arms are paired by seed.")
     tokens: int = setting(500_000, "Tokens that every arm sees, over all of its stages.")

@@ -8,17 +8,24 @@ from statistics import median
 from vllm_mtp.benchmarks.claims.setup import Study
 from vllm_mtp.benchmarks.harness.engine import EngineProcess, can_compile
 from vllm_mtp.benchmarks.harness.engine_args import EngineArgs
-from vllm_mtp.benchmarks.harness.method import mtp
+from vllm_mtp.benchmarks.harness.method import Method, mtp
 from vllm_mtp.benchmarks.harness.record import Record, Request
 from vllm_mtp.benchmarks.harness.turns import in_turn
 
 
-def acceptance(study: Study, draft: Path, log: Path) -> dict[float, Sequence[Record]]:
-    """Records by temperature: by vLLM, all prompts in one batch, or by the plain loop, always in float32."""
+def acceptance(study: Study, draft: Path, log: Path, method: Method | None = None) -> dict[float, Sequence[Record]]:
+    """Records by temperature: by vLLM, all prompts in one batch, or by the plain loop, always in float32.
+
+    Args:
+        study: its prompts, and how many tokens.
+        draft: the drafter's folder.
+        log: file for the engine's log.
+        method: how vLLM drafts; None: with an MTP drafter.
+    """
     config, prompts = study.config, study.data.prompts
     if config.engine == "torch":
         return _in_torch(study, draft)
-    with _engine(study, draft, log) as engine:
+    with _engine(study, draft, log, method) as engine:
         size = len(prompts) if engine.per_request_metrics else 1
         request = Request(prompts=prompts, max_tokens=config.max_tokens, batch_size=size)
         return {t: engine.measure(replace(request, temperature=t)) for t in config.temperature}
@@ -71,7 +78,7 @@ def seconds_in_turn(study: Study, drafts: Mapping[str, Path], log: Path) -> dict
     }
 
 
-def _engine(study: Study, draft: Path, log: Path, *, num_timed: int = 0) -> EngineProcess:
+def _engine(study: Study, draft: Path, log: Path, method: Method | None = None, *, num_timed: int = 0) -> EngineProcess:
     """One of num_timed engines that are timed in turn, or eager, where nothing is."""
     config = study.config
     args = EngineArgs(
@@ -85,4 +92,4 @@ def _engine(study: Study, draft: Path, log: Path, *, num_timed: int = 0) -> Engi
         num_engines=max(1, num_timed),
         options=config.engine_options,
     )
-    return EngineProcess(args.of(mtp(config.num_speculative_tokens)), log)
+    return EngineProcess(args.of(method or mtp(config.num_speculative_tokens)), log)

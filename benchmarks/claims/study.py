@@ -21,9 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.benchmarks.claims.arms import Arm
+from vllm_mtp.benchmarks.claims.arms import EAGLE3, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
 from vllm_mtp.benchmarks.claims.data import Sources
+from vllm_mtp.benchmarks.claims.eagle3 import eagle3
 from vllm_mtp.benchmarks.claims.measure import acceptance, seconds_in_turn
 from vllm_mtp.benchmarks.claims.plot import plot
 from vllm_mtp.benchmarks.claims.report import result_of, table
@@ -95,7 +96,8 @@ def _measure_missing(study: Study, store: RowStore, made_with: dict[str, Any]) -
         trained = train_arm(study, arm, seed, study.output / "drafts" / name)
         _release_memory()
         measuring = time.monotonic()
-        records = acceptance(study, trained.draft, study.output / "logs" / f"{name}.log")
+        method = eagle3(trained.draft, study.config.num_speculative_tokens) if arm.drafter == EAGLE3 else None
+        records = acceptance(study, trained.draft, study.output / "logs" / f"{name}.log", method)
         by_name = {f"{temperature:g}": found for temperature, found in records.items()}
         counts = {at: [record.acceptance for record in found] for at, found in by_name.items()}
         max_tokens = study.config.max_tokens

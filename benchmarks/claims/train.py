@@ -2,12 +2,16 @@
 
 import functools
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.benchmarks.claims.arms import CUT, DRAFT, Arm
+from torch import Tensor
+
+from vllm_mtp.benchmarks.claims.arms import CUT, DRAFT, EAGLE3, Arm
 from vllm_mtp.benchmarks.claims.config import ClaimsConfig
+from vllm_mtp.benchmarks.claims.eagle3 import Eagle3Settings, train_eagle3
 from vllm_mtp.benchmarks.claims.setup import Study
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.contract.checkpoint import write_lookup
@@ -16,8 +20,9 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.cut import cut_draft
 from vllm_mtp.training.data.batches import Batches
 from vllm_mtp.training.data.draft_vocab import load_draft_vocab
+from vllm_mtp.training.data.rows import Source, num_tokens
 from vllm_mtp.training.data.sources import read_sources
-from vllm_mtp.training.frozen.target import config_and_tokenizer
+from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer
 from vllm_mtp.training.loop import train
 from vllm_mtp.training.run import TrainInputs
 
@@ -43,6 +48,8 @@ def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
         seed: of its weights and of the order of its data.
         output: folder; the drafter of each stage is in one of its own.
     """
+    if arm.drafter == EAGLE3:
+        return _train_eagle3(study, arm, seed, output)
     data = study.data
     infos: list[dict[str, Any]] = []
     draft: Path | None = None
@@ -73,12 +80,42 @@ def train_arm(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
 
 def _cut(study: Study, draft: Path, output: Path) -> Path:
     """The drafter with the draft vocabulary in place of the whole one."""
+    shutil.rmtree(output, ignore_errors=True)  # of a process that was killed
+    cut_draft(draft, _draft_ids(study), output, {})
+    return output
+
+
+def _draft_ids(study: Study) -> Tensor:
+    """The draft vocabulary, [J]."""
     assert study.data.draft_vocab is not None
     whole_config, tokenizer = config_and_tokenizer(study.target, **study.config.engine_options.source())
     vocab_size, sha256 = whole_config.get_text_config().vocab_size, tokenizer_sha256(tokenizer.get_vocab())
-    shutil.rmtree(output, ignore_errors=True)  # of a process that was killed
-    cut_draft(draft, load_draft_vocab(study.data.draft_vocab, vocab_size, sha256), output, {})
-    return output
+    return load_draft_vocab(study.data.draft_vocab, vocab_size, sha256)
+
+
+def _train_eagle3(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
+    """An arm of the peer, on the batches of the others, as many steps."""
+    config = study.config
+    text = study.data.text[arm.stages[0]]
+    sources = _sources(text, study.target, config)
+    batches = _batches(sources, config, seed)
+    num_steps = max(1, round(config.tokens / tokens_per_step(text, study.target, config)))
+    seconds = train_eagle3(
+        Eagle3Settings(num_steps_unrolled=arm.num_steps_unrolled, **dict(arm.settings)),
+        FrozenTarget.load(study.target, dtype=study.dtype, **config.engine_options.source()),
+        study.target,
+        batches,
+        num_steps,
+        draft_ids_J=_draft_ids(study) if arm.vocabulary == DRAFT else None,
+        seed=seed,
+        output=output,
+    )
+    return Trained(
+        draft=output,
+        tokens_seen=batches.tokens_seen(num_steps),
+        seconds=round(seconds, 1),
+        distinct_tokens=[sum(num_tokens(source.rows) for source in sources)],
+    )
 
 
 def _train_config(study: Study, arm: Arm, stage: int, seed: int) -> TrainConfig:
@@ -104,8 +141,15 @@ def tokens_per_step(text: tuple[Path, ...], target: str, config: ClaimsConfig) -
 
     Steps are chosen by it, so that arms on different text see equally many tokens.
     """
+    batches = _batches(_sources(text, target, config), config, seed=0)
+    return batches.tokens_seen(len(batches)) / len(batches)
+
+
+def _sources(text: tuple[Path, ...], target: str, config: ClaimsConfig) -> list[Source]:
     whole_config, tokenizer = config_and_tokenizer(target, **config.engine_options.source())
     vocab_size = whole_config.get_text_config().vocab_size
-    sources = read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
-    batches = Batches([one.rows for one in sources], config.batch_size * config.sequence_length, seed=0)
-    return batches.tokens_seen(len(batches)) / len(batches)
+    return read_sources(text, tokenizer, config.sequence_length + 1, config.data_tokens, vocab_size=vocab_size)
+
+
+def _batches(sources: Sequence[Source], config: ClaimsConfig, seed: int) -> Batches:
+    return Batches([one.rows for one in sources], config.batch_size * config.sequence_length, seed)
