@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,15 @@ class Eagle3Settings:
     learning_rate: float = 1e-3
     """Of AdamW."""
     muon_learning_rate: float = 1e-3
+
+
+class Eagle3Run(NamedTuple):
+    """How a training went."""
+
+    seconds: float
+    """Of the steps, the target's part left out."""
+    losses: list[float]
+    """KL of every step, summed over the draft steps."""
 
 
 def check_installed(engine: str) -> None:
@@ -73,7 +82,7 @@ def train_eagle3(
     draft_ids_J: Tensor | None,
     seed: int,
     output: Path,
-) -> float:
+) -> Eagle3Run:
     """Trains the module and writes its folder; a killed one begins again.
 
     Args:
@@ -86,8 +95,8 @@ def train_eagle3(
         seed: of the weights.
         output: folder of the drafter.
 
-    Returns:
-        Seconds of the steps, the target's part left out.
+    Raises:
+        ValueError: of speculators, for a target whose layers or sizes it cannot use.
     """
     from speculators.models.eagle3.core import Eagle3DraftModel
     from speculators.train.optimizers import build_optimizers
@@ -104,22 +113,22 @@ def train_eagle3(
         loss_fn="kl_div", loss_implementation="eager", ttt_steps=settings.num_steps_unrolled, ttt_step_loss_decay=1.0
     )
     kept: dict[int, Sequence[Call]] = {}
-    seconds = 0.0
+    seconds, losses = 0.0, []
     bar = tqdm(range(num_steps), unit="step", mininterval=30)
     for step in bar:
         index = batches.index(step)
         if index not in kept:
             kept[index] = list(_calls(target, batches[index], module.target_layer_ids))
         started = time.perf_counter()
-        loss = _step(module, kept[index], how, target.dtype)
+        losses.append(_step(module, kept[index], how, target.dtype))
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         for one in (*optimizers, *schedules):
             one.step()
         module.zero_grad()
         seconds += time.perf_counter() - started
-        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     module.save_pretrained(output)
-    return seconds
+    return Eagle3Run(seconds, losses)
 
 
 def _module(settings: Eagle3Settings, path: str, vocab_size: int, draft_ids_J: Tensor | None) -> Any:

@@ -100,7 +100,7 @@ def _train_eagle3(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
     sources = _sources(text, study.target, config)
     batches = _batches(sources, config, seed)
     num_steps = max(1, round(config.tokens / tokens_per_step(text, study.target, config)))
-    seconds = train_eagle3(
+    run = train_eagle3(
         Eagle3Settings(num_steps_unrolled=arm.num_steps_unrolled, **dict(arm.settings)),
         FrozenTarget.load(study.target, dtype=study.dtype, **config.engine_options.source()),
         study.target,
@@ -113,7 +113,7 @@ def _train_eagle3(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
     return Trained(
         draft=output,
         tokens_seen=batches.tokens_seen(num_steps),
-        seconds=round(seconds, 1),
+        seconds=round(run.seconds, 1),
         distinct_tokens=[sum(num_tokens(source.rows) for source in sources)],
     )
 
