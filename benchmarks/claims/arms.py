@@ -114,7 +114,6 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
         ("e2e-tv", "end-to-end TV in place of KL", replace(base, objective="e2e-tv")),
         ("e2e-tv", "KL, then end-to-end TV", replace(finish, last_stage=(("objective", "e2e-tv"),))),
         ("single-step", "K draft steps from the start", having(single_step_fraction=0.0)),
-        ("single-step", "K draft steps for 70% of the steps", having(single_step_fraction=0.3)),
         ("steps", f"K = {k + 1}", replace(base, num_steps_unrolled=k + 1)),
         ("steps", f"K = {k + 2}", replace(base, num_steps_unrolled=k + 2)),
         ("learning-rate", "half the learning rate", having(learning_rate=rate / 2)),

@@ -24,7 +24,7 @@ class ClaimsConfig:
 
     claims: tuple[str, ...] = setting(
         PAPER,
-        "Claims to test. The default ones are the paper's, seven arms; all have thirty-one. An arm takes one to "
+        "Claims to test. The default ones are the paper's, seven arms; all have thirty. An arm takes one to "
         "three minutes a seed on two cores.",
         choices=(*PAPER, *RECIPE, *PEERS),
     )
