@@ -143,21 +143,15 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
 
 
 def _of_peers(base: Arm) -> list[Comparison]:
-    """Another drafter by another trainer, with its own settings and with this recipe's optimizer."""
+    """Another drafter by another trainer, with its own settings and with this recipe's learning rate."""
+    usual = replace(base, drafter=EAGLE3)
     rate = TrainConfig().peak_learning_rate
-    settings: dict[str, Settings] = {
-        "its defaults": (),
-        f"Muon at {rate}": (("optimizer", "muon"), ("muon_learning_rate", rate)),
-    }
-    return [
-        Comparison(
-            claim=EAGLE3,
-            statement=f"more is accepted than of EAGLE-3 by speculators, {what}",
-            better=base,
-            worse=replace(base, drafter=EAGLE3, settings=found),
-        )
-        for what, found in settings.items()
-    ]
+    arms = (
+        ("eagle3", "its defaults", usual),
+        ("eagle3-rate", f"Muon at {rate}", replace(usual, settings=(("muon_learning_rate", rate),))),
+    )
+    what = "more is accepted than of EAGLE-3 by speculators"
+    return [Comparison(claim=c, statement=f"{what}, {how}", better=base, worse=arm) for c, how, arm in arms]
 
 
 def arms_of(comparisons: Sequence[Comparison]) -> list[Arm]:

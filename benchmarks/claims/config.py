@@ -13,8 +13,8 @@ RECIPE = (
     *("single-step", "steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
 )
 """One setting of training changed at a time."""
-PEERS = ("eagle3",)
-"""The other drafter that one can train for any target."""
+PEERS = ("eagle3", "eagle3-rate")
+"""The other drafter that one can train for any target, by its trainer's defaults and with this recipe's rate."""
 ENGINES = ("vllm", "torch")
 
 

@@ -37,11 +37,8 @@ class Eagle3Settings:
     """What the study changes of speculators' defaults."""
 
     num_steps_unrolled: int
-    optimizer: str = "adamw"
-    """"muon": on matrices; AdamW on the rest."""
-    learning_rate: float = 1e-3
-    """Of AdamW."""
     muon_learning_rate: float = 1e-3
+    """Of Muon on matrices; AdamW on the rest has 0.001."""
 
 
 class Eagle3Run(NamedTuple):
@@ -105,9 +102,10 @@ def train_eagle3(
 
     torch.manual_seed(seed)
     module = _module(settings, path, target.vocab_size, draft_ids_J).to(target.device)
-    rates = {"lr": settings.learning_rate, "muon_lr": settings.muon_learning_rate}
-    config: dict[str, Any] = {"num_epochs": 1, "save_path": str(output), "optimizer": settings.optimizer, **rates}
-    optimizers = build_optimizers(module, TrainerConfig(**config))
+    config = TrainerConfig(
+        lr=1e-3, num_epochs=1, save_path=str(output), optimizer="muon", muon_lr=settings.muon_learning_rate
+    )
+    optimizers = build_optimizers(module, config)
     schedules = [get_linear_schedule_with_warmup(one, num_steps // 100, num_steps) for one in optimizers]
     how, _ = Eagle3DraftModel.get_trainer_kwargs(
         loss_fn="kl_div", loss_implementation="eager", ttt_steps=settings.num_steps_unrolled, ttt_step_loss_decay=1.0

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vllm_mtp.benchmarks.claims.arms import DRAFT, EAGLE3, FULL, Arm, Comparison, arms_of, comparisons
-from vllm_mtp.benchmarks.claims.config import ClaimsConfig
+from vllm_mtp.benchmarks.claims.arms import DRAFT, FULL, Arm, Comparison, arms_of, comparisons
+from vllm_mtp.benchmarks.claims.config import PEERS, ClaimsConfig
 from vllm_mtp.benchmarks.claims.data import ClaimsData, Sources, prepare
 from vllm_mtp.benchmarks.claims.eagle3 import check_installed
 from vllm_mtp.benchmarks.harness.prompts import sha256_of_tokens
@@ -63,7 +63,7 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
     dtype = serving_dtype_of(output, config.dtype, target, **source)
     whole_config, tokenizer = config_and_tokenizer(target, by_transformers=True, **source)
     width = mlp_width(whole_config.get_text_config())
-    if EAGLE3 in config.claims:
+    if set(PEERS) & set(config.claims):
         check_installed(config.engine)
     wanted = comparisons(config, DRAFT if sources.draft_vocab else FULL, width)
     data = prepare(

@@ -9,7 +9,7 @@ import torch
 
 from tests.benchmarks.claims.test_measure import study_of
 from vllm_mtp.benchmarks.claims.arms import DRAFT, EAGLE3, MTP, arms_of, comparisons
-from vllm_mtp.benchmarks.claims.config import ClaimsConfig
+from vllm_mtp.benchmarks.claims.config import PEERS, ClaimsConfig
 from vllm_mtp.benchmarks.claims.eagle3 import Eagle3Settings, _calls, check_installed, eagle3, train_eagle3
 from vllm_mtp.benchmarks.claims.measure import acceptance
 from vllm_mtp.benchmarks.harness.acceptance import total
@@ -20,7 +20,7 @@ from vllm_mtp.training.frozen.target import FrozenTarget
 needs_speculators = pytest.mark.skipif(
     importlib.util.find_spec("speculators") is None, reason="speculators is not installed"
 )
-MUON = Eagle3Settings(num_steps_unrolled=2, optimizer="muon", muon_learning_rate=0.02)
+SETTINGS = Eagle3Settings(num_steps_unrolled=2, muon_learning_rate=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def train(
     frozen: FrozenTarget, batches: Batches, num_steps: int, output: Path, *, ids_J: torch.Tensor | None
 ) -> list[float]:
     path = str(frozen.model.config._name_or_path)
-    return train_eagle3(MUON, frozen, path, batches, num_steps, draft_ids_J=ids_J, seed=0, output=output).losses
+    return train_eagle3(SETTINGS, frozen, path, batches, num_steps, draft_ids_J=ids_J, seed=0, output=output).losses
 
 
 def test_what_is_missing_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_what_is_missing_is_said_before_training(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_base_is_compared_with_two_of_them() -> None:
-    arms = arms_of(comparisons(ClaimsConfig(claims=(EAGLE3,)), DRAFT, 384))
+    arms = arms_of(comparisons(ClaimsConfig(claims=PEERS), DRAFT, 384))
     assert [arm.drafter for arm in arms] == [MTP, EAGLE3, EAGLE3]
     assert len({arm.name for arm in arms}) == 3
     assert {arm.vocabulary for arm in arms} == {DRAFT}
