@@ -11,7 +11,7 @@ GENERATED, GENERAL = "generated", "general"
 FULL, DRAFT, CUT = "full", "draft", "cut"
 MTP, EAGLE3 = "mtp", "eagle3"
 Settings = tuple[tuple[str, Any], ...]
-"""(name, value) of fields of TrainConfig."""
+"""(name, value) of fields of TrainConfig, or of Eagle3Settings where the drafter is EAGLE3."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
