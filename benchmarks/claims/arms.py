@@ -113,6 +113,7 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
         ("lk", "LK in place of KL", replace(base, objective="lk")),
         ("e2e-tv", "end-to-end TV in place of KL", replace(base, objective="e2e-tv")),
         ("e2e-tv", "KL, then end-to-end TV", replace(finish, last_stage=(("objective", "e2e-tv"),))),
+        ("loss-on", "the loss on answers alone, prompts read and not counted", having(loss_on="answers")),
         ("single-step", "K draft steps from the start", having(single_step_fraction=0.0)),
         ("steps", f"K = {k + 1}", replace(base, num_steps_unrolled=k + 1)),
         ("steps", f"K = {k + 2}", replace(base, num_steps_unrolled=k + 2)),

@@ -9,7 +9,7 @@ from vllm_mtp.training.config import DTYPES
 
 PAPER = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
 RECIPE = (
-    *("step-tokens", "step-weights", "qk-norm", "tv", "lk", "e2e-tv"),
+    *("step-tokens", "step-weights", "qk-norm", "tv", "lk", "e2e-tv", "loss-on"),
     *("single-step", "steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
 )
 """One setting of training changed at a time."""
@@ -24,7 +24,7 @@ class ClaimsConfig:
 
     claims: tuple[str, ...] = setting(
         PAPER,
-        "Claims to test. The default ones are the paper's, seven arms; all have thirty. An arm takes one to "
+        "Claims to test. The default ones are the paper's, seven arms; all have thirty-one. An arm takes one to "
         "three minutes a seed on two cores.",
         choices=(*PAPER, *RECIPE, *PEERS),
     )
