@@ -50,17 +50,30 @@ class Eagle3Run(NamedTuple):
     """KL of every step, summed over the draft steps."""
 
 
-def check_installed(engine: str) -> None:
+def check(engine: str, architecture: str) -> None:
     """Finds what is missing before anything is trained.
 
+    Args:
+        engine: that acceptance is to be measured in.
+        architecture: the target's, as its config.json names it.
+
     Raises:
-        ValueError: without speculators, or for an engine other than vLLM.
+        ValueError: without speculators, for an engine other than vLLM, or a target whose class in vLLM does not give a
+            drafter the states of other layers than the last.
     """
     if engine != "vllm":
         raise InputError("engine", f"expected vllm, which alone drafts with EAGLE-3, got {engine}")
     if importlib.util.find_spec("speculators") is None or importlib.util.find_spec("hs_connectors") is None:
         command = f"pip install --no-deps {' '.join(REQUIREMENTS)}"
         raise InputError("claims", f"expected {REQUIREMENTS[0]} for eagle3, which is not installed ({command})")
+
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_eagle3
+
+    found = ModelRegistry.models.get(architecture)
+    if found is None or not supports_eagle3(found.load_model_cls()):
+        reason = "whose class in vLLM does not support EAGLE-3. Leave eagle3 and eagle3-rate out"
+        raise InputError("target", f"expected a target that vLLM drafts for with EAGLE-3, got {architecture}, {reason}")
 
 
 def eagle3(draft: Path, num_speculative_tokens: int) -> Method:

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vllm_mtp.benchmarks.claims import eagle3
 from vllm_mtp.benchmarks.claims.arms import DRAFT, FULL, Arm, Comparison, arms_of, comparisons
 from vllm_mtp.benchmarks.claims.config import PEERS, ClaimsConfig
 from vllm_mtp.benchmarks.claims.data import ClaimsData, Sources, prepare
-from vllm_mtp.benchmarks.claims.eagle3 import check_installed
 from vllm_mtp.benchmarks.harness.prompts import sha256_of_tokens
 from vllm_mtp.benchmarks.harness.row_store import RowStore, serving_dtype_of
 from vllm_mtp.common.provenance import hardware
@@ -64,7 +64,7 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
     whole_config, tokenizer = config_and_tokenizer(target, by_transformers=True, **source)
     width = mlp_width(whole_config.get_text_config())
     if set(PEERS) & set(config.claims):
-        check_installed(config.engine)
+        eagle3.check(config.engine, (whole_config.architectures or ["unknown"])[0])
     wanted = comparisons(config, DRAFT if sources.draft_vocab else FULL, width)
     data = prepare(
         replace(config, dtype=dtype), sources, arms_of(wanted), target=target, tokenizer=tokenizer, output=output

@@ -10,7 +10,7 @@ import torch
 from tests.benchmarks.claims.test_measure import study_of
 from vllm_mtp.benchmarks.claims.arms import DRAFT, EAGLE3, MTP, arms_of, comparisons
 from vllm_mtp.benchmarks.claims.config import PEERS, ClaimsConfig
-from vllm_mtp.benchmarks.claims.eagle3 import Eagle3Settings, _calls, check_installed, eagle3, train_eagle3
+from vllm_mtp.benchmarks.claims.eagle3 import Eagle3Settings, _calls, check, eagle3, train_eagle3
 from vllm_mtp.benchmarks.claims.measure import acceptance
 from vllm_mtp.benchmarks.harness.acceptance import total
 from vllm_mtp.training.data.batches import Batches
@@ -49,10 +49,19 @@ def train(
 
 def test_what_is_missing_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="expected vllm, which alone drafts with EAGLE-3, got torch"):
-        check_installed("torch")
+        check("torch", "LlamaForCausalLM")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install --no-deps speculators==0\.9\.0 hs-connectors==0\.9\.0"):
-        check_installed("vllm")
+        check("vllm", "LlamaForCausalLM")
+
+
+@needs_speculators
+@pytest.mark.vllm
+def test_a_target_that_vllm_does_not_draft_for_is_refused() -> None:
+    check("vllm", "LlamaForCausalLM")
+    for architecture in ("GPT2LMHeadModel", "unknown"):
+        with pytest.raises(ValueError, match=rf"^target: expected .* EAGLE-3, got {architecture}"):
+            check("vllm", architecture)
 
 
 def test_the_base_is_compared_with_two_of_them() -> None:
