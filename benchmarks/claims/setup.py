@@ -14,7 +14,7 @@ from vllm_mtp.common.provenance import hardware
 from vllm_mtp.contract.fingerprint import stored_weights_sha256
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.frozen.shape import mlp_width
-from vllm_mtp.training.frozen.target import config_and_tokenizer, fingerprint_of
+from vllm_mtp.training.frozen.target import architecture_of, config_and_tokenizer, fingerprint_of
 
 OF_ALL_ROWS = (
     *("tokens", "data_tokens", "sequence_length", "batch_size", "num_speculative_tokens", "temperature"),
@@ -64,7 +64,7 @@ def set_up(config: ClaimsConfig, sources: Sources, *, target: str, output: Path)
     whole_config, tokenizer = config_and_tokenizer(target, by_transformers=True, **source)
     width = mlp_width(whole_config.get_text_config())
     if set(PEERS) & set(config.claims):
-        eagle3.check(config.engine, (whole_config.architectures or ["unknown"])[0])
+        eagle3.check(config.engine, architecture_of(whole_config))
     wanted = comparisons(config, DRAFT if sources.draft_vocab else FULL, width)
     data = prepare(
         replace(config, dtype=dtype), sources, arms_of(wanted), target=target, tokenizer=tokenizer, output=output

@@ -140,7 +140,7 @@ class FrozenTarget:
         """What config.json of a drafter says of its target."""
         return target_fingerprint(
             name=self.name,
-            architecture=self.whole_config.architectures[0] if self.whole_config.architectures else "unknown",
+            architecture=architecture_of(self.whole_config),
             hidden_size=self.config.hidden_size,
             vocab_size=self.vocab_size,
             vocabulary=self.tokenizer.get_vocab(),
@@ -210,6 +210,11 @@ def _head_of(model: Any) -> SharedHead:
 def name_of(path: str) -> str:
     """What a target is called: its Hub id, or its folder's name."""
     return Path(path).resolve().name if Path(path).exists() else path
+
+
+def architecture_of(config: Any) -> str:
+    """The class that a target's config.json names; "unknown" where it names none."""
+    return config.architectures[0] if config.architectures else "unknown"
 
 
 def chosen_device(device: str) -> torch.device:
@@ -326,7 +331,7 @@ def fingerprint_of(target: str, config: Any, tokenizer: Any, *, revision: str | 
     head_RD = stored_rows(target, HEAD_NAMES, vocab_size, revision=revision)
     return target_fingerprint(
         name=name_of(target),
-        architecture=config.architectures[0] if config.architectures else "unknown",
+        architecture=architecture_of(config),
         hidden_size=text_config.hidden_size,
         vocab_size=vocab_size,
         vocabulary=tokenizer.get_vocab(),
