@@ -7,12 +7,19 @@ from torch import Tensor, nn
 
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.muon import Float32Muon
 
 _GRADIENT_NORM = 1.0
 
 
-def make_optimizers(module: MTPModule, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon on matrices with AdamW on the rest, or AdamW on everything."""
+def make_optimizers(module: MTPModule, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """Muon on matrices with AdamW on the rest, or AdamW on everything.
+
+    Args:
+        module: what is trained, where it is trained.
+        config: which optimizer, and its learning rate.
+        dtype: of the target. On a CPU that does not run it in bfloat16, Muon is in float32 too.
+    """
     matrices = [p for p in module.parameters() if p.ndim == 2]
     rest = [p for p in module.parameters() if p.ndim != 2]
     peak = config.peak_learning_rate
@@ -21,8 +28,10 @@ def make_optimizers(module: MTPModule, config: TrainConfig) -> list[torch.optim.
             torch.optim.AdamW([*matrices, *rest], lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
         ]
     else:
+        on_cpu = module.eh_proj.weight.device.type == "cpu"
+        muon = Float32Muon if on_cpu and dtype != torch.bfloat16 else torch.optim.Muon
         optimizers = [
-            torch.optim.Muon(matrices, lr=peak, weight_decay=0.0, adjust_lr_fn="original"),
+            muon(matrices, lr=peak, weight_decay=0.0, adjust_lr_fn="original"),
             torch.optim.AdamW(rest, lr=peak / 5, betas=(0.9, 0.95), weight_decay=0.0),
         ]
     for optimizer in optimizers:

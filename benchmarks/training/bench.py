@@ -154,7 +154,7 @@ def make_step(target: FrozenTarget, config: StepConfig, num_steps: int) -> Step:
         target=target,
         module=module,
         loss=Loss(target, draft_ids_J, train),
-        optimizers=make_optimizers(module, train),
+        optimizers=make_optimizers(module, train, target.dtype),
         batch=batch,
         num_steps=num_steps,
         fixed=FixedStep([Shape.of(batch)], "inductor", print),

@@ -185,6 +185,29 @@ def test_a_backward_graph_that_does_not_compile_costs_a_line_too(
     assert [line.split(" (")[0] for line in said] == ["torch.compile failed"]
 
 
+def test_a_compiler_whose_gradient_is_wrong_costs_a_line_too(
+    targets: Callable[[str], FrozenTarget], batches: Batches
+) -> None:
+    """Torch 2.11 dropped a part of it, and the drafter was worse without a word."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    def twice(graph: Any, inputs: Any) -> Any:
+        backward = make_boxed_func_of(graph, inputs)
+
+        def wrong(args: list[Any]) -> list[Any]:
+            return [None if found is None else 2 * found for found in backward(args)]
+
+        wrong._boxed_call = True  # type: ignore[attr-defined]
+        return wrong
+
+    step, batch, said = Step(targets("float32")), batches[0], []
+    backend = aot_autograd(fw_compiler=make_boxed_func_of, bw_compiler=twice)
+    how = FixedStep(fixed_shapes(shapes_of(batches, 1), 2), backend, said.append)
+    close(step.figures(how, batch, K), step.figures(compare, batch, K))
+    [line] = said
+    assert "100% off the plain step's" in line
+
+
 def make_boxed_func_of(graph: Any, inputs: Any) -> Any:
     from functorch.compile import make_boxed_func
 
