@@ -76,6 +76,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         older.unlink()
 
 
+def room_for_checkpoints(num_parameters: int, config: TrainConfig) -> int:
+    """Bytes of the checkpoints that are on disk at once, the one that is written among them."""
+    states = 2 + (config.optimizer == "adamw") + (config.keep == "best")
+    return (_KEPT + 1) * 4 * states * num_parameters
+
+
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The last whole checkpoint of an unfinished run, or None; one line for each damaged one that is passed over.
 

@@ -28,6 +28,8 @@ def vllm_engine(target: str, options: EngineOptions, **decided: Any) -> Iterator
         from vllm import LLM
     except ImportError as error:
         raise ValueError("expected vLLM in this environment, found none (`make setup`, or pip install vllm)") from error
+    if torch.cuda.is_available():  # asked before vLLM was imported, it leaves CUDA unusable in a forked worker
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:
         llm = LLM(model=target, enforce_eager=not torch.cuda.is_available(), **decided, **options.engine_args())
     except Exception as error:  # vLLM's, PyTorch's and those of the target's code have no common class

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vllm_mtp.common.claim import claimed
 from vllm_mtp.common.errors import is_out_of_gpu_memory, is_out_of_memory
 from vllm_mtp.common.plots import write_plot
 from vllm_mtp.training.checkpoint import Best, remove_checkpoint, save_checkpoint
@@ -36,7 +37,7 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     """Distils a drafter and writes it to a folder that vLLM can serve from.
 
     Called again, it goes on from the last checkpoint; when the run is finished, it returns what it returned then.
-    Ctrl-C and SIGTERM end it after a checkpoint.
+    Ctrl-C, SIGTERM and, among several processes, the end of `torchrun` end it after a checkpoint.
 
     Args:
         config: what decides the outcome.
@@ -46,10 +47,18 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         The content of run_info.json.
 
     Raises:
-        ValueError: for a target, data or output that cannot be used, before any training.
+        ValueError: for a target, data or output that cannot be used, or that another process writes to, before any
+            training.
     """
     ranks = Ranks.join(inputs.device)
     inputs = replace(inputs, show_progress=inputs.show_progress and ranks.is_first)
+    with claimed(inputs.output, "output", inputs.say) if ranks.is_first else nullcontext():
+        ranks.wait()  # until whoever ran before is gone, with his last checkpoint written
+        return _train(config, inputs, ranks)
+
+
+def _train(config: TrainConfig, inputs: TrainInputs, ranks: Ranks) -> dict[str, Any]:
+    """`train`, with the output folder to itself."""
     run = prepare(config, inputs, ranks)
     if isinstance(run, Finished):
         if ranks.is_first:
@@ -65,7 +74,7 @@ def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
             entry = step(run, index)
             _show(bar, run, entry)
             show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
-            if is_interrupted := ranks.any(interrupt.number is not None, run.target.device):
+            if is_interrupted := ranks.any(interrupt.number is not None or ranks.is_left_alone, run.target.device):
                 _save(run)
                 inputs.say(f"checkpoint after step {entry.step}")
                 break

@@ -4,6 +4,7 @@ Which rows a step sees does not depend on how many there are. Gradients are adde
 process then makes by itself, alike. The first one writes, and says what is to be said.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from vllm_mtp.common.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 _LONGEST_WAIT = timedelta(days=7)  # one waits while another lets the target run over the data
 T = TypeVar("T")
 
@@ -25,6 +28,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    parent: int = 0
+    """Process id of what started this one: `torchrun`, where there are others."""
 
     @classmethod
     def join(cls, device: str) -> "Ranks":
@@ -37,16 +42,23 @@ class Ranks:
         if size == 1:
             return cls()
         on_gpu = device != "cpu" and torch.cuda.is_available()
+        backend = "gloo"
         if on_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            gpu, backend = _share_of_gpus(torch.cuda.device_count(), size)
+            torch.cuda.set_device(gpu)
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=_LONGEST_WAIT)
-        return cls(rank=torch.distributed.get_rank(), size=size)
+            torch.distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
+        return cls(rank=torch.distributed.get_rank(), size=size, parent=os.getppid())
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether what started this process is gone: killed outright, `torchrun` takes nobody along."""
+        return self.size > 1 and os.getppid() != self.parent
 
     def mine(self, shares: Sequence[T]) -> list[T]:
         """This process's part of what is shared out."""
@@ -95,3 +107,33 @@ class Ranks:
                 f"expected one run in all {self.size} processes, got different ones: the same command, data and "
                 "versions on every machine, and a dtype",
             )
+
+
+def _share_of_gpus(num_gpus: int, size: int) -> tuple[int, str]:
+    """The GPU of this process, and how processes speak to each other.
+
+    Args:
+        num_gpus: of this machine.
+        size: number of processes of the run.
+
+    Raises:
+        InputError: if a machine of several has fewer GPUs than processes.
+    """
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", own + 1))
+    if num_here <= num_gpus:
+        return own, "nccl"
+    if num_here < size:
+        raise InputError(
+            "device",
+            f"expected a GPU for each process, found {num_gpus} on this machine for {num_here} processes: give "
+            f"torchrun --nproc-per-node {num_gpus}, and train --accumulate for larger batches",
+        )
+    if own == 0:
+        logger.warning(
+            "%d processes share %d GPU(s), by gloo, which nccl does not do: one process for each is faster, and loads "
+            "the target once",
+            num_here,
+            num_gpus,
+        )
+    return own % num_gpus, "gloo"

@@ -21,7 +21,14 @@ from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.contract.pair import why_not_served
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.module.mtp import MTPModule
-from vllm_mtp.training.checkpoint import Best, Checkpoint, check_same_run, load_checkpoint, load_run_info
+from vllm_mtp.training.checkpoint import (
+    Best,
+    Checkpoint,
+    check_same_run,
+    load_checkpoint,
+    load_run_info,
+    room_for_checkpoints,
+)
 from vllm_mtp.training.cluster_options import ClusterOptions
 from vllm_mtp.training.config import COMPILE, TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
@@ -260,6 +267,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         draft_ids_J=draft_ids_J,
         held_out=[batch for is_last in (False, True) for batch in _held_out(batches, loss, config, is_last)],
         ranks=ranks,
+        room_besides=_room_besides(module, config, inputs),
         elsewhere=None
         if inputs.cluster.ray is None
         else Elsewhere(
@@ -287,6 +295,18 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         ranks=ranks,
         checkpoint=checkpoint,
     )
+
+
+def _room_besides(module: MTPModule, config: TrainConfig, inputs: TrainInputs) -> int:
+    """Bytes of the checkpoints, where they share a disk with the store."""
+    if inputs.store is None or _device_of(inputs.store) != _device_of(inputs.output):
+        return 0
+    return room_for_checkpoints(sum(parameter.numel() for parameter in module.parameters()), config)
+
+
+def _device_of(path: Path) -> int:
+    """The disk that a path is on, or will be."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists()).stat().st_dev
 
 
 def _check_hidden_states(config: TrainConfig, inputs: TrainInputs) -> None:

@@ -1,13 +1,18 @@
-"""What is said when vLLM does not start.
+"""How vLLM is started, and what is said when it does not start.
 
-Catches: the heading of a list of faults without the faults.
+Catches: the heading of a list of faults without the faults; workers that inherit a CUDA which they cannot use.
 """
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.training.engine import vllm_engine
@@ -22,3 +27,26 @@ def test_the_reason_of_a_config_that_vllm_refuses(target_dir: Path, tmp_path: Pa
     refused = pytest.raises(ValueError, match=r"does not start with .*ValidationError: .*RWForCausalLM")
     with refused, vllm_engine(str(tmp_path), EngineOptions()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "given", "expected"), [(True, "", "spawn"), (True, "fork", "fork"), (False, "", "")]
+)
+def test_workers_on_gpus_are_not_forked(
+    has_gpu: bool, given: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked torch for a GPU before vLLM was imported has initialized the driver: a forked worker fails."""
+    name, seen = "VLLM_WORKER_MULTIPROC_METHOD", []
+
+    def no_engine(**_: Any) -> None:
+        seen.append(os.environ.get(name, ""))
+        raise OSError
+
+    monkeypatch.setenv(name, given)
+    if not given:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=no_engine))
+    with pytest.raises(ValueError, match="does not start"), vllm_engine("target", EngineOptions()):
+        pass
+    assert seen == [expected]

@@ -4,9 +4,12 @@ Catches: means of means where parts count other numbers of positions, rows left 
 processes fill with each other's batches, ranks that update by themselves.
 """
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from vllm_mtp.common.flags import words_of
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
+from vllm_mtp.training.ranks import _share_of_gpus
 
 CONFIG = TrainConfig(tokens=6 * STEP, checkpoint_every=3, single_step_fraction=0.4, **TINY)
 LM = TrainConfig(tokens=3 * STEP, objective="lm", **TINY)
@@ -78,14 +82,18 @@ def test_parts_of_a_loss_that_leaves_tokens_out(target: Path, text: Path, tmp_pa
     same_but_for_rounding(tmp_path / "3", tmp_path / "1")
 
 
+def two_processes(*words: str) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment of `vllm-mtp` in two processes of this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*command, "-m", "vllm_mtp.cli", *words], os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_run(target: Path, text: Path, alone: Path, tmp_path: Path) -> None:
     """Real ones, over gloo; the first checkpoint is gone on with by one process."""
     output, store = tmp_path / "draft", tmp_path / "store"
     words = ["train", str(target), "--data", str(text), "--output", str(output), "--store", str(store)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "vllm_mtp.cli", *words, "--device", "cpu", *words_of(CONFIG)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command, environment = two_processes(*words, "--device", "cpu", *words_of(CONFIG))
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stdout.count("Serve it:") == 1
@@ -93,3 +101,53 @@ def test_two_processes_are_one_run(target: Path, text: Path, alone: Path, tmp_pa
     run_train(CONFIG, target, text, tmp_path / "again", store=store)
     assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
     assert torch.equal(load_draft(tmp_path / "again")[1]["norm.weight"], load_draft(alone)[1]["norm.weight"])
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_killed_outright_takes_its_processes_along(target: Path, text: Path, tmp_path: Path) -> None:
+    """They would train on beside the same command typed again, into the same folder."""
+    config = TrainConfig(tokens=300 * STEP, checkpoint_every=10, num_steps_unrolled=1, **TINY)
+    output = tmp_path / "draft"
+    words = [
+        "train",
+        str(target),
+        "--data",
+        str(text),
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+        "--report-to",
+        "jsonl",
+    ]
+    command, environment = two_processes(*words, *words_of(config))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as first:
+        deadline = time.monotonic() + 300
+        while not [*output.glob("training/*.pt")] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        first.send_signal(signal.SIGKILL)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "goes on after step" in result.stdout + result.stderr
+    lines = (output / "log" / "steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [*range(1, 301)]
+
+
+@pytest.mark.parametrize(
+    ("own", "here", "size", "gpus", "expected"),
+    [(1, 2, 2, 8, (1, "nccl")), (3, 4, 8, 4, (3, "nccl")), (1, 2, 2, 1, (0, "gloo")), (2, 3, 3, 2, (0, "gloo"))],
+)
+def test_each_process_has_a_gpu_or_shares_one(
+    own: int, here: int, size: int, gpus: int, expected: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(own))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    assert _share_of_gpus(gpus, size) == expected
+
+
+def test_a_machine_of_several_with_too_few_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where others speak by nccl."""
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(ValueError, match=r"^device: expected a GPU for each process, found 4 on this machine for 8"):
+        _share_of_gpus(4, 16)

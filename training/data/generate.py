@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vllm_mtp.common.claim import claimed
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.common.provenance import git_revision, processor_name, relative, versions
@@ -127,20 +128,24 @@ def generate(
         The content of run_info.json.
 
     Raises:
-        ValueError: for prompts, a target or an output that cannot be used, before anything is generated.
+        ValueError: for prompts, a target or an output that cannot be used, or that another process writes to, before
+            anything is generated.
     """
+    say = tqdm.write if show_progress else lambda _: None
     check_workers(cluster)
-    config = _with_sizes(config, output, is_here=cluster.ray is None)
-    run = _prepared(config, target, prompts, self_prompt_starts, output, show_progress)
-    if cluster.ray is not None and type(run.template.tokenizer).__module__.startswith("transformers_modules"):
-        raise InputError("ray", "expected a tokenizer of transformers' own: a target's own code is not sent to workers")
-    finished = _finished(output, run.settings)
-    if finished is not None:
-        if show_progress:
-            tqdm.write(f"{output} holds these conversations, finished: nothing to do")
-        return finished
-    num_batches, rate = _answer_missing(run, cluster, show_progress)
-    return _finish(run, num_batches, argv, rate)
+    with claimed(output, "output", say):
+        config = _with_sizes(config, output, is_here=cluster.ray is None)
+        run = _prepared(config, target, prompts, self_prompt_starts, output, show_progress)
+        if cluster.ray is not None and type(run.template.tokenizer).__module__.startswith("transformers_modules"):
+            raise InputError(
+                "ray", "expected a tokenizer of transformers' own: a target's own code is not sent to workers"
+            )
+        finished = _finished(output, run.settings)
+        if finished is not None:
+            say(f"{output} holds these conversations, finished: nothing to do")
+            return finished
+        num_batches, rate = _answer_missing(run, cluster, show_progress)
+        return _finish(run, num_batches, argv, rate)
 
 
 def _prepared(

@@ -14,6 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -51,6 +52,7 @@ class TargetStates:
         held_out: batches that are measured besides, whose hidden states the store keeps too.
         ranks: the processes that fill the store together.
         elsewhere: workers on a cluster that fill it instead.
+        room_besides: bytes that the run writes to the store's disk itself.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class TargetStates:
         held_out: Sequence[Batch] = (),
         ranks: Ranks | None = None,
         elsewhere: Elsewhere | None = None,
+        room_besides: int = 0,
     ) -> None:
         self._target, self._batches, self._with_teacher = target, batches, with_teacher
         self._reading = Reading(target=target, head=head, with_teacher=with_teacher)
-        self._elsewhere = elsewhere
+        self._elsewhere, self._room_besides = elsewhere, room_besides
         self._held_out, self._ranks = held_out, ranks or Ranks()
         self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
@@ -123,30 +126,43 @@ class TargetStates:
     def _make_missing(self, show_progress: bool) -> float | None:
         assert self._folder is not None
         batches = [*(self._batches[index] for index in range(len(self._batches))), *self._held_out]
-        mine = self._mine(list({self._path(batch).name: batch for batch in batches}.items()))
-        missing = {name: batch for name, batch in mine if not self._has(batch)}
+        lacking = {self._path(batch).name: batch for batch in batches}
+        lacking = {name: batch for name, batch in lacking.items() if not self._has(batch)}
+        self._ranks.wait()  # before the first of them writes: all share out the same
+        missing = dict(self._mine([*lacking.items()]))
         if not missing:
             return None
         self._check_many_processes()
-        num_bytes = sum(batch.text_BS.numel() for batch in missing.values()) * self.bytes_per_token
-        free = shutil.disk_usage(self._folder).free
-        if num_bytes > 0.95 * free:
-            raise InputError(
-                "store",
-                f"expected room for {num_bytes / 2**30:.1f} GiB in {self._folder}, found {free / 2**30:.1f}. "
-                "Give another folder, or fewer data_tokens.",
-            )
+        self._check_room(sum(batch.text_BS.numel() for batch in lacking.values()) * self.bytes_per_token)
         if show_progress:
+            num_bytes = sum(batch.text_BS.numel() for batch in missing.values()) * self.bytes_per_token
             tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
         bar = tqdm(total=len(missing), desc="target", unit="batch", disable=not show_progress, mininterval=5)
-        with bar, (self._elsewhere or self._reading).readers() as (workers, work):
+        with bar, ThreadPoolExecutor(1) as disk, (self._elsewhere or self._reading).readers() as (workers, work):
+            written: Future[None] | None = None
             for name, content in workers.results(work, missing):
-                self._write(self._folder / name, content)
+                if written is not None:  # one batch goes to disk while the target runs over the next
+                    written.result()
+                written = disk.submit(self._write, self._folder / name, content)
                 num_tokens += missing[name].ids_BL.numel()
                 bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
                 bar.update()
+            if written is not None:
+                written.result()
         return num_tokens / (time.perf_counter() - started)
+
+    def _check_room(self, num_bytes: int) -> None:
+        """Refuses what the disk cannot take, of all processes together, beside what else the run writes there."""
+        assert self._folder is not None
+        free = shutil.disk_usage(self._folder).free
+        if num_bytes + self._room_besides > 0.95 * free:
+            besides = f" and {self._room_besides / 2**30:.1f} for checkpoints" if self._room_besides else ""
+            raise InputError(
+                "store",
+                f"expected room for {num_bytes / 2**30:.1f} GiB{besides} in {self._folder}, found {free / 2**30:.1f}. "
+                "Give another folder, or fewer data_tokens.",
+            )
 
     def _mine(self, batches: Sequence[tuple[str, Batch]]) -> list[tuple[str, Batch]]:
         """What this process makes or, for the first one, has made elsewhere."""

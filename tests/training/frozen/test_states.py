@@ -25,6 +25,7 @@ from vllm_mtp.training.frozen import reading
 from vllm_mtp.training.frozen import states as target_states
 from vllm_mtp.training.frozen.states import TargetStates
 from vllm_mtp.training.loss.mean_embedding import teacher_of
+from vllm_mtp.training.ranks import Ranks
 
 V, D = 40, 4
 
@@ -182,6 +183,22 @@ def test_a_disk_that_is_too_small_is_found_first(tmp_path: Path, monkeypatch: py
     with pytest.raises(ValueError, match=r"^store: expected room for .* GiB in .*data_tokens"):
         states_of(target, batches(), store=tmp_path).fill(show_progress=False)
     assert target.num_calls == 0
+
+
+def test_room_is_asked_for_all_processes_and_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes, each of which writes a half."""
+    of = batches()
+    half = of.num_tokens * states_of(CountingTarget(), of).bytes_per_token // 2
+    monkeypatch.setattr(target_states.shutil, "disk_usage", lambda path: SimpleNamespace(free=int(2.2 * half)))
+    monkeypatch.setattr(Ranks, "wait", lambda ranks: None)
+    states_of(CountingTarget(), of, store=tmp_path / "enough", ranks=Ranks(size=2)).fill(show_progress=False)
+    refused = pytest.raises(ValueError, match=r"^store: expected room for .* GiB and .* for checkpoints in .*, found ")
+    more = {"room_besides": half, "ranks": Ranks(size=2)}
+    with refused:
+        states_of(CountingTarget(), of, store=tmp_path / "little", **more).fill(show_progress=False)
+    monkeypatch.setattr(target_states.shutil, "disk_usage", lambda path: SimpleNamespace(free=int(1.2 * half)))
+    with pytest.raises(ValueError, match=r"^store: expected room for "):
+        states_of(CountingTarget(), of, store=tmp_path / "less", ranks=Ranks(size=2)).fill(show_progress=False)
 
 
 def test_a_damaged_file_is_named_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
