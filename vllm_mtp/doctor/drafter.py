@@ -74,3 +74,19 @@ def memory_of_a_rank(case: Case) -> Iterator[Finding]:
         f"on each rank about {weights / _MIB:,.1f} MiB of weights, and {kv:,} bytes of KV cache per token "
         f"({kv * case.max_model_len / _MIB:,.1f} MiB for {case.max_model_len:,} tokens)"
     )
+    if logits := _draft_logits_bytes(case):
+        num_requests = case.engine_config.scheduler_config.max_num_seqs
+        yield ok(
+            f"on each rank {logits / _MIB:,.1f} MiB of draft logits, which vLLM's V2 model runner keeps for "
+            f'"draft_sample_method": "probabilistic", of {num_requests} requests at once: fewer with --max-num-seqs'
+        )
+
+
+def _draft_logits_bytes(case: Case) -> int:
+    """What the V2 runner keeps to sample from drafts, whole on every rank: requests x K x the target's vocabulary."""
+    config = case.engine_config
+    speculative = config.speculative_config
+    if getattr(speculative, "draft_sample_method", None) != "probabilistic":
+        return 0
+    num_rows = config.scheduler_config.max_num_seqs * speculative.num_speculative_tokens
+    return int(num_rows * config.model_config.get_vocab_size() * config.model_config.head_dtype.itemsize)

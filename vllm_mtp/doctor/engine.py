@@ -76,7 +76,7 @@ def default_requests_pass(case: Case) -> Iterator[Finding]:
 
 def options_go_together(case: Case) -> Iterator[Finding]:
     """Options of the engine that the drafter, or vLLM beside any drafter, does not bear: what serving says of them."""
-    from vllm_mtp.serving.options_check import refused_options, why_head_dtype_is_off
+    from vllm_mtp.serving.options_check import refused_options, why_head_dtype_is_off, why_weights_are_random
     from vllm_mtp.serving.request_check import why_no_prompt_embeds, why_sleep_ends_drafting
 
     config = case.engine_config
@@ -84,6 +84,8 @@ def options_go_together(case: Case) -> Iterator[Finding]:
     losses = [
         why_sleep_ends_drafting(config.model_config),
         why_head_dtype_is_off(case.draft_config, config.speculative_config),
+        why_weights_are_random(config),
+        _why_no_schedule(case),
         _why_quantized(case.config.further_speculative().get("quantization")),
     ]
     found = [*(error(text) for text in faults if text), *(warning(text) for text in losses if text)]
@@ -101,6 +103,19 @@ def lookup_is_on(case: Case) -> Iterator[Finding]:
         yield ok(f"copies matches of {lookup.min_match} to {lookup.max_match} tokens")
     else:
         yield ok("no lookup: the module drafts every token (`vllm-mtp lookup` changes that)")
+
+
+def _why_no_schedule(case: Case) -> str | None:
+    """vLLM leaves a schedule out, with a line in its log, where batches of several engines must be alike."""
+    asked = "num_speculative_tokens_per_batch_size"
+    speculative = case.engine_config.speculative_config
+    if asked not in case.config.further_speculative() or getattr(speculative, asked, None):
+        return None
+    return (
+        f"{asked} is left out by vLLM beside data_parallel_size above 1: it drafts "
+        f"{speculative.num_speculative_tokens} tokens at every load. Choose num_speculative_tokens for the usual load, "
+        "or serve several servers of one engine behind a balancer"
+    )
 
 
 def _why_quantized(method: str | None) -> str | None:

@@ -48,7 +48,12 @@ from vllm_mtp.serving.exchange import HeadWatch
 from vllm_mtp.serving.lookup_on_device import DeviceLookup
 from vllm_mtp.serving.lookup_on_host import HostLookup
 from vllm_mtp.serving.lookup_pass import PassLookup, PassMetadata, why_no_lookup
-from vllm_mtp.serving.options_check import refused_options, why_head_dtype_is_off, why_lookup_is_off
+from vllm_mtp.serving.options_check import (
+    refused_options,
+    why_head_dtype_is_off,
+    why_lookup_is_off,
+    why_weights_are_random,
+)
 from vllm_mtp.serving.request_check import check_requests
 from vllm_mtp.serving.target_check import check_target
 
@@ -285,7 +290,8 @@ class MTPDraftModel(nn.Module):
         self.only_top_tokens = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_kernels = projection.has_kernels() and transform.scale > 0
         self.lookup = self._make_lookup(vllm_config)
-        if text := why_head_dtype_is_off(self.config, vllm_config.speculative_config):
+        losses = why_head_dtype_is_off(self.config, vllm_config.speculative_config), why_weights_are_random(vllm_config)
+        for text in filter(None, losses):
             logger.warning("%s", text)
 
     def _make_lookup(self, vllm_config: VllmConfig) -> PassLookup | None:

@@ -45,7 +45,32 @@ def why_lookup_is_off(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
     why = [f"{name} is above 1" for name in split if getattr(vllm_config.parallel_config, name, 1) > 1]
     if config.vocab_size > LARGEST_VOCABULARY:
         why.append(f"vocab_size {config.vocab_size} is above {LARGEST_VOCABULARY}")
+    speculative: Any = vllm_config.speculative_config
+    if getattr(speculative, "enable_adaptive_verification", False):
+        why.append("enable_adaptive_verification learns from draft logits, and would trust every copy")
+    if _attention_backend(vllm_config) == "FLASHINFER":
+        why.append(
+            'FlashInfer does not tell a drafter enough: "attention_backend": "TRITON_ATTN" in speculative_config'
+        )
     return " and ".join(why) or None
+
+
+def why_weights_are_random(vllm_config: VllmConfig) -> str | None:
+    """Dummy weights are the drafter's too, and who sends the target's afterwards sends it none; None: they are read."""
+    own = getattr(vllm_config.speculative_config, "draft_load_config", None)
+    if (own or vllm_config.load_config).load_format != "dummy":
+        return None
+    return (
+        "load_format dummy: the drafter's weights are random too, and no update of the target's brings them, so that "
+        'nothing is accepted: add "draft_load_config": {"load_format": "auto"} to speculative_config.'
+    )
+
+
+def _attention_backend(vllm_config: VllmConfig) -> str | None:
+    """Name of the backend that the drafter's attention was asked to have; None: vLLM chooses."""
+    asked = getattr(vllm_config.speculative_config, "attention_backend", None)
+    asked = asked or getattr(getattr(vllm_config, "attention_config", None), "backend", None)
+    return getattr(asked, "name", None)
 
 
 def why_no_second_head(config: MTPConfig, speculative: SpeculativeConfig) -> str | None:

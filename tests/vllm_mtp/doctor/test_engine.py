@@ -194,3 +194,58 @@ def test_memory_by_the_dtypes_that_are_served(target_dir: Path, tmp_path: Path) 
     more, _ = memory(speculative_config='{"use_local_argmax_reduction": true}')
     config = config_for(target_dir)
     assert more - weights == pytest.approx(2 * config.vocab_size * config.hidden_size / 2**20, abs=0.11), "on a CPU"
+
+
+def test_memory_of_draft_logits(target_dir: Path, draft: Path) -> None:
+    """Catches what is kept of 1,024 requests by default on an H200 left out: 0.9 GB at a vocabulary of 151,936."""
+    options = ServingOptions(vllm_args='{"max_num_seqs": 64}')
+    sampled = '{"draft_sample_method": "probabilistic"}'
+    case = case_of(target_dir, draft, dtype="bfloat16", engine_options=options, speculative_config=sampled)
+    _, found = memory_of_a_rank(case)
+    expected = 64 * 3 * case.text_config.vocab_size * 2 / 2**20
+    assert found.message.startswith(f"on each rank {expected:,.1f} MiB of draft logits, ")
+    assert "of 64 requests" in found.message
+    assert len([*memory_of_a_rank(case_of(target_dir, draft))]) == 1
+
+
+def test_what_vllm_passes_over_without_an_error(target_dir: Path, draft: Path) -> None:
+    """Weights that nobody reads, a schedule that several engines cannot keep."""
+    dummy = ServingOptions(vllm_args='{"load_format": "dummy"}')
+    own, schedule = (
+        '{"draft_load_config": {"load_format": "auto"}}',
+        '{"num_speculative_tokens_per_batch_size": [[1, 4, 3]]}',
+    )
+    for options, further, text in (
+        (dummy, None, "the drafter's weights are random too"),
+        (dummy, own, None),
+        (ServingOptions(), schedule, None),
+        (ServingOptions(vllm_args='{"data_parallel_size": 2}'), schedule, "tokens_per_batch_size is left out by vLLM"),
+    ):
+        [found] = options_go_together(case_of(target_dir, draft, engine_options=options, speculative_config=further))
+        assert (found.status, text is None or text in found.message) == (OK if text is None else WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "further", "text"),
+    [
+        ('{"attention_config": {"backend": "FLASHINFER"}}', None, "FlashInfer"),
+        ('{"attention_config": {"backend": "FLASHINFER"}}', '{"attention_backend": "TRITON_ATTN"}', None),
+        (None, '{"attention_backend": "FLASHINFER"}', "FlashInfer"),
+    ],
+)
+def test_lookup_beside_an_attention_that_tells_too_little(
+    target_dir: Path, tmp_path: Path, options: str | None, further: str | None, text: str | None
+) -> None:
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir, lookup={}))
+    case = case_of(target_dir, draft, engine_options=ServingOptions(vllm_args=options), speculative_config=further)
+    [found] = lookup_is_on(case)
+    assert (found.status, text is None or text in found.message) == (OK if text is None else WARNING, True)
+
+
+def test_copies_are_not_what_adaptive_verification_learns_from(target_dir: Path, tmp_path: Path) -> None:
+    """Its logits say that a copy is certain (vLLM 0.33, on a GPU: its setting is put into the config)."""
+    case = case_of(target_dir, write_random_draft(tmp_path / "draft", config_for(target_dir, lookup={})))
+    assert [one.status for one in lookup_is_on(case)] == [OK]
+    object.__setattr__(case.engine_config.speculative_config, "enable_adaptive_verification", True)
+    [found] = lookup_is_on(case)
+    assert (found.status, "would trust every copy" in found.message) == (WARNING, True)
