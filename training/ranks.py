@@ -131,8 +131,8 @@ def _share_of_gpus(num_gpus: int, size: int) -> tuple[int, str]:
         )
     if own == 0:
         logger.warning(
-            "%d processes share %d GPU(s), by gloo, which nccl does not do: one process for each is faster, and loads "
-            "the target once",
+            "%d processes share %d GPU(s), and speak by gloo, since nccl wants a GPU for each: to try it out, one "
+            "process a GPU is faster",
             num_here,
             num_gpus,
         )

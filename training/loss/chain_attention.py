@@ -99,9 +99,8 @@ class _ChainAttention(torch.autograd.Function):
         for share_BTGR, v_BTGC in zip(shares_BTGRI.unbind(-1), own[1::2], strict=True):
             attended_BTGRC = torch.addcmul(attended_BTGRC, share_BTGR[..., None], v_BTGC[..., None, :])
         attended_BTAC = attended_BTGRC.flatten(2, 3)
-        if (
-            attended_BTAC.dtype != q_BTAC.dtype
-        ):  # a cast to its own dtype loses the gradient when torch 2.11 compiles it
+        # A cast to its own dtype loses the gradient where torch 2.11 compiles it.
+        if attended_BTAC.dtype != q_BTAC.dtype:
             attended_BTAC = attended_BTAC.to(q_BTAC.dtype)
         ctx.save_for_backward(q_BTAC, k_BATC, v_BATC, attended_BTAC, log_sum_BTGR, shares_BTGRI, *state, *own)
         return attended_BTAC

@@ -79,8 +79,8 @@ class FixedStep:
 
 
 def _check_gradient(compiled: Callable[..., Distillation], given: tuple[Any, ...]) -> None:
-    """Compares the compiled step with the plain one, once for each number of draft steps: a compiler that drops a part
-    of the gradient would train a worse drafter and say nothing.
+    """Compares the compiled step with the plain one: a compiler that drops a part of the gradient would train a worse
+    drafter and say nothing.
 
     Raises:
         RuntimeError: where they differ.
