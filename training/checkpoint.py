@@ -76,10 +76,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         older.unlink()
 
 
-def room_for_checkpoints(num_parameters: int, config: TrainConfig) -> int:
-    """Bytes of the checkpoints that are on disk at once, the one that is written among them."""
+def room_for_checkpoints(folder: Path, num_parameters: int, config: TrainConfig) -> int:
+    """Bytes that a run's checkpoints will take at most besides those that are there, the one being written included."""
     states = 2 + (config.optimizer == "adamw") + (config.keep == "best")
-    return (_KEPT + 1) * 4 * states * num_parameters
+    return max(0, _KEPT + 1 - len(_paths(folder))) * 4 * states * num_parameters
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:

@@ -76,7 +76,8 @@ def _train(config: TrainConfig, inputs: TrainInputs, ranks: Ranks) -> dict[str, 
             show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
             if is_interrupted := ranks.any(interrupt.number is not None or ranks.is_left_alone, run.target.device):
                 _save(run)
-                inputs.say(f"checkpoint after step {entry.step}")
+                why = "torchrun is gone: " if ranks.is_left_alone else ""
+                inputs.say(f"{why}checkpoint after step {entry.step}")
                 break
     if is_interrupted:
         leave(interrupt.number or signal.SIGTERM)

@@ -28,8 +28,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    parent: int = 0
-    """Process id of what started this one: `torchrun`, where there are others."""
+    parent: int | None = None
+    """Process id of the `torchrun` that started this one; None: something else did."""
 
     @classmethod
     def join(cls, device: str) -> "Ranks":
@@ -48,7 +48,8 @@ class Ranks:
             torch.cuda.set_device(gpu)
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
-        return cls(rank=torch.distributed.get_rank(), size=size, parent=os.getppid())
+        parent = os.getppid() if torch.distributed.is_torchelastic_launched() else None
+        return cls(rank=torch.distributed.get_rank(), size=size, parent=parent)
 
     @property
     def is_first(self) -> bool:
@@ -57,8 +58,8 @@ class Ranks:
 
     @property
     def is_left_alone(self) -> bool:
-        """Whether what started this process is gone: killed outright, `torchrun` takes nobody along."""
-        return self.size > 1 and os.getppid() != self.parent
+        """Whether the `torchrun` that started this process is gone: killed outright, it takes nobody along."""
+        return self.parent is not None and os.getppid() != self.parent
 
     def mine(self, shares: Sequence[T]) -> list[T]:
         """This process's part of what is shared out."""
@@ -120,7 +121,7 @@ def _share_of_gpus(num_gpus: int, size: int) -> tuple[int, str]:
         InputError: if a machine of several has fewer GPUs than processes.
     """
     own = int(os.environ.get("LOCAL_RANK", "0"))
-    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", own + 1))
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # 0: started by something that does not say it
     if num_here <= num_gpus:
         return own, "nccl"
     if num_here < size:

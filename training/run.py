@@ -301,7 +301,8 @@ def _room_besides(module: MTPModule, config: TrainConfig, inputs: TrainInputs) -
     """Bytes of the checkpoints, where they share a disk with the store."""
     if inputs.store is None or _device_of(inputs.store) != _device_of(inputs.output):
         return 0
-    return room_for_checkpoints(sum(parameter.numel() for parameter in module.parameters()), config)
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    return room_for_checkpoints(inputs.output, num_parameters, config)
 
 
 def _device_of(path: Path) -> int:

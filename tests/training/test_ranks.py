@@ -17,10 +17,14 @@ import pytest
 import torch
 
 from tests.training.test_loop import SENTENCE, STEP, TINY, curve, files, run_train, save_target
+from vllm_mtp.common import claim
+from vllm_mtp.common.claim import claimed
 from vllm_mtp.common.flags import words_of
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
+from vllm_mtp.training.data.generate import generate
+from vllm_mtp.training.data.generate_config import GenerateConfig
 from vllm_mtp.training.ranks import _share_of_gpus
 
 CONFIG = TrainConfig(tokens=6 * STEP, checkpoint_every=3, single_step_fraction=0.4, **TINY)
@@ -133,6 +137,20 @@ def test_torchrun_that_is_killed_outright_takes_its_processes_along(target: Path
     assert [json.loads(line)["step"] for line in lines] == [*range(1, 301)]
 
 
+def test_train_and_generate_take_their_folder(
+    target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is loaded."""
+    monkeypatch.setattr(claim, "_LONGEST_WAIT", 0.0)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Hello")
+    with claimed(tmp_path / "output", "output", pytest.fail):
+        with pytest.raises(ValueError, match=r"^output: .* writes to "):
+            run_train(CONFIG, target, text, tmp_path / "output")
+        with pytest.raises(ValueError, match=r"^output: .* writes to "):
+            generate(GenerateConfig(), target=str(target), prompts=[prompts], output=tmp_path / "output")
+
+
 @pytest.mark.parametrize(
     ("own", "here", "size", "gpus", "expected"),
     [(1, 2, 2, 8, (1, "nccl")), (3, 4, 8, 4, (3, "nccl")), (1, 2, 2, 1, (0, "gloo")), (2, 3, 3, 2, (0, "gloo"))],
@@ -143,6 +161,13 @@ def test_each_process_has_a_gpu_or_shares_one(
     monkeypatch.setenv("LOCAL_RANK", str(own))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
     assert _share_of_gpus(gpus, size) == expected
+
+
+def test_a_launcher_that_does_not_say_how_many_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them must speak alike."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _share_of_gpus(1, 2) == (1, "nccl")
 
 
 def test_a_machine_of_several_with_too_few_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import shutil
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -148,6 +149,8 @@ class TargetStates:
                 num_tokens += missing[name].ids_BL.numel()
                 bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
                 bar.update()
+                if self._ranks.is_left_alone:
+                    raise SystemExit(128 + signal.SIGTERM)  # what is stored stays
             if written is not None:
                 written.result()
         return num_tokens / (time.perf_counter() - started)

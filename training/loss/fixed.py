@@ -21,8 +21,9 @@ from vllm_mtp.training.loss.shapes import Shape, padded, smallest
 from vllm_mtp.training.transfer import to_device
 
 MAX_SHAPES = 6
-_MAX_ERROR = 0.1
-"""Relative, of a parameter's gradient: in bfloat16 compiled and plain ones are 0.01 apart, wrong ones 0.2 and more."""
+_MAX_ERROR = 0.2
+"""Relative, of a parameter's gradient: in bfloat16 compiled and plain ones are 0.01 apart, 0.05 where steps are fed
+with drafted tokens; of wrong ones some parameter's was 0.5 off and more."""
 _NUM_DRAFT_STEPS = 2
 """Numbers of chained steps that a run has: one at first, K later."""
 
@@ -66,24 +67,36 @@ class FixedStep:
         if self._compiled is not None:
             try:
                 with _both_ways_at_once():
-                    if num_steps not in self._seen:
-                        _check_gradient(self._compiled, given)
+                    if num_steps not in self._seen and _has_the_plain_gradient(self._compiled, given):
                         self._seen.add(num_steps)
                     return self._compiled(*given)
             except Exception as error:  # whatever the compiler of this machine fails with, eager is right
                 if is_out_of_memory(error):
                     raise
                 self._compiled = None
-                self._say(f"torch.compile failed ({in_a_line(error)}): the steps run without it")
+                what = (
+                    "compiled steps differ from plain ones"
+                    if isinstance(error, _DiffersError)
+                    else "torch.compile failed"
+                )
+                self._say(f"{what} ({in_a_line(error)}): the steps run without it")
         return score(*given)
 
 
-def _check_gradient(compiled: Callable[..., Distillation], given: tuple[Any, ...]) -> None:
+class _DiffersError(Exception):
+    """By how much, and where."""
+
+
+def _has_the_plain_gradient(compiled: Callable[..., Distillation], given: tuple[Any, ...]) -> bool:
     """Compares the compiled step with the plain one: a compiler that drops a part of the gradient would train a worse
     drafter and say nothing.
 
+    Returns:
+        Whether these arguments could tell: not where nothing is scored, or no number, which is the plain step's to
+        report.
+
     Raises:
-        RuntimeError: where they differ.
+        _DiffersError: where they differ.
     """
     parameters = dict(given[0].named_parameters())
     try:
@@ -93,13 +106,15 @@ def _check_gradient(compiled: Callable[..., Distillation], given: tuple[Any, ...
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return  # the plain step takes more memory than the compiled one
-    largest = max(gradient.norm() for gradient in expected)
+        return True  # the plain step takes more memory than the compiled one: it is never known
+    largest = max(float(gradient.norm()) for gradient in expected)
+    if not 0 < largest < float("inf"):
+        return False
     for name, one, other in zip(parameters, found, expected, strict=True):
-        # One that is nearly zero is rounding alone; one that is no number is the plain step's to report.
-        distance = float((one - other).norm() / other.norm().clamp(min=largest / 100))
-        if other.isfinite().all() and not distance <= _MAX_ERROR:
-            raise RuntimeError(f"its gradient of {name} is {distance:.0%} off the plain step's")
+        distance = float((one - other).norm()) / max(float(other.norm()), largest / 100)  # below is rounding alone
+        if not distance <= _MAX_ERROR:
+            raise _DiffersError(f"the gradient of {name} is {distance:.0%} off")
+    return True
 
 
 def _both_ways_at_once() -> AbstractContextManager[Any]:

@@ -9,13 +9,18 @@ from pathlib import Path
 
 from vllm_mtp.common.errors import InputError
 
+_LOCK_FILE = ".lock"
 _LONGEST_WAIT = 60.0
 """Seconds: a process that was told to stop ends its step, and writes a checkpoint, before it goes."""
+_held: set[int] = set()
 
 
 @contextmanager
 def claimed(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
     """Keeps other processes that ask for it out of a folder; who is killed keeps nobody out.
+
+    The lock is one of the file system's on a file in the folder, so that it counts on other machines too where that
+    shares locks, as NFS does.
 
     Args:
         folder: made where it is not there, and taken away where nothing came into it.
@@ -25,21 +30,46 @@ def claimed(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[Non
     Raises:
         InputError: if another process is still in it after a minute.
     """
+    is_new = not folder.exists()
     try:
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _locked(folder, name, say)
     except OSError:  # said by whoever writes there
         yield
         return
+    _held.add(descriptor)
     try:
-        _wait(descriptor, folder, name, say)
         yield
     finally:
-        os.close(descriptor)
-        if is_new:
-            with suppress(OSError):
+        with suppress(OSError):
+            (folder / _LOCK_FILE).unlink()
+            if is_new:
                 folder.rmdir()
+        _held.discard(descriptor)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _locked(folder: Path, name: str, say: Callable[[str], None]) -> int:
+    """The open lock file of a folder, locked.
+
+    Raises:
+        OSError: where no file can be written.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _LOCK_FILE
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _wait(descriptor, folder, name, say)
+            # Whoever was in it before took the file along, or somebody deleted the folder.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def _wait(descriptor: int, folder: Path, name: str, say: Callable[[str], None]) -> None:
@@ -66,11 +96,23 @@ def _wait(descriptor: int, folder: Path, name: str, say: Callable[[str], None]) 
 
 
 def _holder(descriptor: int) -> str:
-    """Which process holds the lock of an open folder, where Linux says so."""
-    inode = os.fstat(descriptor).st_ino
+    """Which process holds the lock of an open file, where Linux says so."""
+    found = os.fstat(descriptor)
+    file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     with suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()  # "1: FLOCK ADVISORY WRITE 4711 fe:00:131074 0 EOF"; a "->" before FLOCK waits
-            if words[1] == "FLOCK" and words[5].rsplit(":", 1)[-1] == str(inode):
+            if words[1] == "FLOCK" and words[5] == file and Path(f"/proc/{words[4]}").exists():
                 return f"process {words[4]}"
     return "another process"
+
+
+def _let_go() -> None:
+    """A forked child holds nothing, and outlives whoever does."""
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

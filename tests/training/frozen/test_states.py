@@ -201,6 +201,16 @@ def test_room_is_asked_for_all_processes_and_for_checkpoints(tmp_path: Path, mon
         states_of(CountingTarget(), of, store=tmp_path / "less", ranks=Ranks(size=2)).fill(show_progress=False)
 
 
+def test_a_process_left_alone_stops_with_the_batch_at_hand(tmp_path: Path) -> None:
+    """What is stored stays: the same command makes the rest."""
+    of = batches()
+    with pytest.raises(SystemExit):
+        states_of(CountingTarget(), of, store=tmp_path, ranks=Ranks(parent=0)).fill(show_progress=False)
+    target = CountingTarget()
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    assert target.num_calls == len(of) - 1
+
+
 def test_a_damaged_file_is_named_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Before training where it was damaged then, in the middle of it otherwise."""
     expected = all_of(states_of(CountingTarget(), batches()), batches())

@@ -1,11 +1,15 @@
 """A folder that one process at a time writes to.
 
-Catches: two runs that write one folder, a killed process that keeps its folder for good, empty folders left behind.
+Catches: two runs that write one folder, a killed process that keeps its folder for good, a lock on a deleted folder,
+files and empty folders left behind.
 """
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,25 @@ from vllm_mtp.common import claim
 from vllm_mtp.common.claim import claimed
 
 HOLD = """
-import sys
+import os, sys
 from pathlib import Path
 from vllm_mtp.common.claim import claimed
 with claimed(Path(sys.argv[1]), "output", print):
-    print("in", flush=True)
+    child = os.fork()
+    if child == 0:
+        sys.stdin.read()
+        os._exit(0)
+    print(child, flush=True)
     sys.stdin.read()
 """
+
+
+def hold(folder: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process in the folder, and its child, which lives on."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
 
 
 def test_another_process_is_named_and_one_that_is_killed_lets_go(
@@ -28,22 +44,62 @@ def test_another_process_is_named_and_one_that_is_killed_lets_go(
 ) -> None:
     monkeypatch.setattr(claim, "_LONGEST_WAIT", 0.5)
     folder, said = tmp_path / "a" / "draft", []
-    command = [sys.executable, "-c", HOLD, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "in\n"
-        refused = pytest.raises(ValueError, match=rf"^output: process {other.pid} writes to .*draft: expected no other")
+    other, child = hold(folder)
+    try:
+        who = rf"(process {other.pid}|another process)"
+        refused = pytest.raises(ValueError, match=rf"^output: {who} writes to .*draft: expected no other")
         with refused, claimed(folder, "output", said.append):
             pass
-        assert [line.split(" writes")[0] for line in said] == [f"process {other.pid}"]
-        with claimed(tmp_path / "another", "output", said.append):
+        assert len(said) == 1
+        with claimed(tmp_path / "another", "output", pytest.fail):
             pass
         other.kill()
         other.wait()
-        with claimed(folder, "output", said.append):
+        with claimed(folder, "output", pytest.fail):
             (folder / "file").write_text("kept")
-    assert len(said) == 1
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "draft", "file"]
+    finally:
+        other.kill()
+        os.kill(child, signal.SIGKILL)
+        other.communicate()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "draft", "file"]
+
+
+def test_who_waited_for_a_folder_that_was_taken_away_is_alone_in_the_next(tmp_path: Path) -> None:
+    """The lock that it got was of a file that no path leads to."""
+    folder, said, inside = tmp_path / "draft", threading.Event(), []
+    may_go = threading.Event()
+
+    def second() -> None:
+        with claimed(folder, "output", lambda _: said.set()):
+            inside.append(folder.exists())
+            may_go.wait(60)
+
+    with claimed(folder, "output", pytest.fail):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert said.wait(60)
+    try:
+        while not inside:
+            thread.join(0.01)
+        third = threading.Event()
+        waiting = threading.Thread(
+            target=lambda: claimed(folder, "output", lambda _: third.set()).__enter__(), daemon=True
+        )
+        waiting.start()
+        assert third.wait(60)
+    finally:
+        may_go.set()
+        thread.join()
+        waiting.join()
+    assert inside == [True]
+
+
+def test_a_folder_that_was_deleted_is_not_locked_by_its_past(tmp_path: Path) -> None:
+    folder = tmp_path / "draft"
+    with claimed(folder, "output", pytest.fail):
+        shutil.rmtree(folder)
+        with claimed(folder, "output", pytest.fail):
+            assert folder.exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
