@@ -1,5 +1,6 @@
 """A folder that one process at a time writes to."""
 
+import errno
 import fcntl
 import os
 import time
@@ -56,20 +57,24 @@ def _locked(folder: Path, name: str, say: Callable[[str], None]) -> int:
     Raises:
         OSError: where no file can be written.
     """
+    flags = os.O_RDONLY  # a file that is open for writing keeps its disk from being mounted read-only
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _LOCK_FILE
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, flags | os.O_CREAT, 0o644)
         try:
             _wait(descriptor, folder, name, say)
             # Whoever was in it before took the file along, or somebody deleted the folder.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     return descriptor
-        except BaseException:
+        except BaseException as error:
             os.close(descriptor)
-            raise
-        os.close(descriptor)
+            if flags == os.O_RDWR or getattr(error, "errno", None) != errno.EBADF:
+                raise
+            flags = os.O_RDWR  # NFS locks nothing else
+        else:
+            os.close(descriptor)
 
 
 def _wait(descriptor: int, folder: Path, name: str, say: Callable[[str], None]) -> None:
@@ -89,8 +94,10 @@ def _wait(descriptor: int, folder: Path, name: str, say: Callable[[str], None]) 
                 say(f"{who} writes to {folder}: waiting until it goes")
             is_said = True
             time.sleep(0.5)
-        except OSError:  # a file system that has no locks
-            return
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise
+            return  # a file system that has no locks
         else:
             return
 

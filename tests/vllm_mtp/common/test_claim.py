@@ -4,6 +4,8 @@ Catches: two runs that write one folder, a killed process that keeps its folder 
 files and empty folders left behind.
 """
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -100,6 +102,25 @@ def test_a_folder_that_was_deleted_is_not_locked_by_its_past(tmp_path: Path) -> 
         shutil.rmtree(folder)
         with claimed(folder, "output", pytest.fail):
             assert folder.exists()
+
+
+def test_a_file_system_that_locks_only_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS does."""
+    flock, asked = fcntl.flock, []
+
+    def of_nfs(descriptor: int, how: int) -> None:
+        asked.append(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE)
+        if asked[-1] == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    monkeypatch.setattr(claim, "_LONGEST_WAIT", 0.0)
+    with claimed(tmp_path / "draft", "output", pytest.fail):
+        assert asked == [os.O_RDONLY, os.O_RDWR]
+        with pytest.raises(ValueError, match=r"^output: "), claimed(tmp_path / "draft", "output", asked.append):
+            pass
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
