@@ -42,9 +42,10 @@ def claimed(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[Non
         yield
     finally:
         with suppress(OSError):
-            (folder / _LOCK_FILE).unlink()
-            if is_new:
-                folder.rmdir()
+            if _is_at(descriptor, folder / _LOCK_FILE):
+                (folder / _LOCK_FILE).unlink()
+                if is_new:
+                    folder.rmdir()
         _held.discard(descriptor)
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -64,10 +65,8 @@ def _locked(folder: Path, name: str, say: Callable[[str], None]) -> int:
         descriptor = os.open(path, flags | os.O_CREAT, 0o644)
         try:
             _wait(descriptor, folder, name, say)
-            # Whoever was in it before took the file along, or somebody deleted the folder.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
+            if _is_at(descriptor, path):
+                return descriptor
         except BaseException as error:
             os.close(descriptor)
             if flags == os.O_RDWR or getattr(error, "errno", None) != errno.EBADF:
@@ -75,6 +74,14 @@ def _locked(folder: Path, name: str, say: Callable[[str], None]) -> int:
             flags = os.O_RDWR  # NFS locks nothing else
         else:
             os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path leads to an open file: not once its holder took it along, or somebody deleted the folder."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _wait(descriptor: int, folder: Path, name: str, say: Callable[[str], None]) -> None:

@@ -98,10 +98,13 @@ def test_who_waited_for_a_folder_that_was_taken_away_is_alone_in_the_next(tmp_pa
 
 def test_a_folder_that_was_deleted_is_not_locked_by_its_past(tmp_path: Path) -> None:
     folder = tmp_path / "draft"
-    with claimed(folder, "output", pytest.fail):
-        shutil.rmtree(folder)
-        with claimed(folder, "output", pytest.fail):
-            assert folder.exists()
+    first, second = (claimed(folder, "output", pytest.fail) for _ in range(2))
+    first.__enter__()
+    shutil.rmtree(folder)
+    with second:
+        first.__exit__(None, None, None)
+        assert (folder / ".lock").exists()
+    assert not folder.exists()
 
 
 def test_a_file_system_that_locks_only_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
