@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from vllm_mtp.training.data.repetition import ends_in_loop
+from vllm_mtp.training.muon import Float32Muon
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus
@@ -66,44 +67,6 @@ class Recipe:
         warmup = min(1.0, (step + 1) / self.warmup_steps)
         decay = min(1.0, (self.num_steps - step) / max(1.0, self.decay_fraction * self.num_steps))
         return warmup * decay
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) with matrices of one shape orthogonalised together, in float32.
-
-    torch.optim.Muon takes one matrix at a time in bfloat16: on a CPU without bf16 hardware that is 85% of a step here.
-    """
-
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = {}
-            for matrix in group["params"]:
-                shapes.setdefault(matrix.shape, []).append(matrix)
-            for shape, matrices in shapes.items():
-                updates = []
-                for matrix in matrices:
-                    assert matrix.grad is not None
-                    buffer = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                    buffer.lerp_(matrix.grad, 1 - group["momentum"])
-                    updates.append(matrix.grad.lerp(buffer, group["momentum"]))
-                scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
-                for matrix, update in zip(matrices, orthogonalise(torch.stack(updates)), strict=True):
-                    matrix.sub_(update, alpha=scale)
-
-
-def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix of each, by the quintic Newton-Schulz iteration of Muon."""
-    wide = matrices.size(1) <= matrices.size(2)
-    x: Tensor = matrices if wide else matrices.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if wide else x.mT
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -206,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
             layer.compile()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in name]
-    muon = Muon(matrices, lr=recipe.learning_rate_matrices)
+    muon = Float32Muon(matrices, lr=recipe.learning_rate_matrices, weight_decay=0.0, adjust_lr_fn="original")
     adamw = torch.optim.AdamW(rest, lr=recipe.learning_rate_rest, betas=(0.9, 0.95), weight_decay=0.0)
 
     checkpoint_path, first_step, log = args.output / "checkpoint.pt", 0, []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllm_mtp.contract.config import MTPConfig
+from tests.drafts import small_config
 from vllm_mtp.module.mtp import MTPModule
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.muon import Float32Muon, orthogonalized
@@ -68,16 +68,7 @@ def test_every_singular_value_goes_through_the_polynomial(shape: tuple[int, int]
 )
 def test_which_runs_have_it(dtype: torch.dtype, device: str, expected: type[torch.optim.Muon]) -> None:
     """Where the target runs in bfloat16, and on a GPU, torch's is the faster one."""
-    config = MTPConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        vocab_size=64,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )
-    module = MTPModule(config).to(device)
+    module = MTPModule(small_config()).to(device)
     muon, rest = make_optimizers(module, TrainConfig(), dtype)
     assert type(muon) is expected
     assert type(rest) is torch.optim.AdamW
