@@ -18,6 +18,7 @@ from vllm_mtp.common.errors import InputError, is_out_of_memory
 from vllm_mtp.common.files import read_json, replacing
 from vllm_mtp.contract.tensors import WEIGHTS_FILE
 from vllm_mtp.training.config import TrainConfig
+from vllm_mtp.training.optimizers import numbers_kept
 from vllm_mtp.training.record import RUN_INFO, Entry, RunIdentity
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def room_for_checkpoints(folder: Path, num_parameters: int, config: TrainConfig) -> int:
     """Bytes that a run's checkpoints will take at most besides those that are there, the one being written included."""
-    states = 2 + (config.optimizer == "adamw") + (config.keep == "best")
-    return max(0, _KEPT + 1 - len(_paths(folder))) * 4 * states * num_parameters
+    numbers = 1 + numbers_kept(config) + (config.keep == "best")
+    return max(0, _KEPT + 1 - len(_paths(folder))) * 4 * numbers * num_parameters
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:

@@ -23,7 +23,7 @@ from vllm_mtp.training.export import export, run_info
 from vllm_mtp.training.frozen.reading import check_numbers
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import held_out
-from vllm_mtp.training.optimizers import clip_gradient, update
+from vllm_mtp.training.optimizers import clip_gradient, numbers_kept, update
 from vllm_mtp.training.plot import PLOT_FILE, plot
 from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.record import Entry, HeldOut
@@ -108,7 +108,7 @@ def _most_positions(run: Run, batch: Batch) -> int:
 def _num_gathered(run: Run) -> int:
     """Numbers that are kept from the first steps on: of the optimizers, and the best module where that is kept."""
     num_parameters = sum(parameter.numel() for parameter in run.module.parameters())
-    of_optimizers = 0 if run.first_step else 1 + (run.config.optimizer == "adamw")
+    of_optimizers = 0 if run.first_step else numbers_kept(run.config)
     return num_parameters * (of_optimizers + (run.config.keep == "best" and run.best is None))
 
 

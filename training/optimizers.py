@@ -40,6 +40,11 @@ def make_optimizers(module: MTPModule, config: TrainConfig, dtype: torch.dtype) 
     return optimizers
 
 
+def numbers_kept(config: TrainConfig) -> int:
+    """Of every parameter, by its optimizer: Muon keeps a mean of gradients, AdamW one of their squares too."""
+    return 1 + (config.optimizer == "adamw")
+
+
 def clip_gradient(module: MTPModule) -> Tensor:
     """Scales the gradient down to a norm of one; returns the norm that it had."""
     return nn.utils.clip_grad_norm_(module.parameters(), _GRADIENT_NORM)

@@ -14,7 +14,7 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -134,10 +134,10 @@ class TargetStates:
         if not missing:
             return None
         self._check_many_processes()
-        self._check_room(sum(batch.text_BS.numel() for batch in lacking.values()) * self.bytes_per_token)
+        self._check_room(self._num_bytes(lacking.values()))
         if show_progress:
-            num_bytes = sum(batch.text_BS.numel() for batch in missing.values()) * self.bytes_per_token
-            tqdm.write(f"the target runs over {len(missing)} batches: {num_bytes / 2**20:,.0f} MiB in {self._folder}")
+            num_mib = self._num_bytes(missing.values()) / 2**20
+            tqdm.write(f"the target runs over {len(missing)} batches: {num_mib:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
         bar = tqdm(total=len(missing), desc="target", unit="batch", disable=not show_progress, mininterval=5)
         with bar, ThreadPoolExecutor(1) as disk, (self._elsewhere or self._reading).readers() as (workers, work):
@@ -154,6 +154,9 @@ class TargetStates:
             if written is not None:
                 written.result()
         return num_tokens / (time.perf_counter() - started)
+
+    def _num_bytes(self, batches: Iterable[Batch]) -> int:
+        return sum(batch.text_BS.numel() for batch in batches) * self.bytes_per_token
 
     def _check_room(self, num_bytes: int) -> None:
         """Refuses what the disk cannot take, of all processes together, beside what else the run writes there."""
