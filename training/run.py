@@ -267,6 +267,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         draft_ids_J=draft_ids_J,
         held_out=[batch for is_last in (False, True) for batch in _held_out(batches, loss, config, is_last)],
         ranks=ranks,
+        num_parts=ranks.size * inputs.accumulate,
         room_besides=_room_besides(module, config, inputs),
         elsewhere=None
         if inputs.cluster.ray is None

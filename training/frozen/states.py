@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +40,15 @@ logger = logging.getLogger(__name__)
 MAX_KEPT_BYTES = 4 * 2**30
 
 
+class _Stored(NamedTuple):
+    """What the store has of a batch."""
+
+    whole: BatchStates
+    """Mapped from its file."""
+    own: dict[tuple[int, int], BatchStates]
+    """The parts that this process trains on, by start and stop; for a GPU in pinned memory."""
+
+
 class TargetStates:
     """The target's side of a batch by index.
 
@@ -51,7 +61,8 @@ class TargetStates:
         store: folder to keep everything in; None: in memory, where the data repeats and it fits.
         draft_ids_J: the draft vocabulary, which the teacher depends on.
         held_out: batches that are measured besides, whose hidden states the store keeps too.
-        ranks: the processes that fill the store together.
+        ranks: the processes that fill the store together, and share every batch's parts.
+        num_parts: that a batch is computed in, over all processes.
         elsewhere: workers on a cluster that fill it instead.
         room_besides: bytes that the run writes to the store's disk itself.
     """
@@ -68,13 +79,14 @@ class TargetStates:
         draft_ids_J: Tensor | None = None,
         held_out: Sequence[Batch] = (),
         ranks: Ranks | None = None,
+        num_parts: int = 1,
         elsewhere: Elsewhere | None = None,
         room_besides: int = 0,
     ) -> None:
         self._target, self._batches, self._with_teacher = target, batches, with_teacher
         self._reading = Reading(target=target, head=head, with_teacher=with_teacher)
         self._elsewhere, self._room_besides = elsewhere, room_besides
-        self._held_out, self._ranks = held_out, ranks or Ranks()
+        self._held_out, self._ranks, self._num_parts = held_out, ranks or Ranks(), num_parts
         self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
         self._ahead = Ahead(self._read)
@@ -197,9 +209,10 @@ class TargetStates:
         if self._folder is not None:
             stored = self._ahead(index)
             if stored is None:
-                stored = self._made(whole)
+                stored = self._with_own(whole, self._made(whole))
                 self._ahead.keep(index, stored)
-            return _counted(_moved(_cut(stored, whole, part), self._target.device), batch)
+            states = stored.own.get((part.start, part.stop)) or _cut(stored.whole, whole, part)
+            return _counted(_moved(states, self._target.device), batch)
         if self._kept is None:
             return self._reading.states(batch, batch.mask_BS)
         key = (index, part.start, part.stop)
@@ -224,10 +237,16 @@ class TargetStates:
         if self._folder is not None:
             self._ahead.start(index)
 
-    def _read(self, index: int) -> BatchStates | None:
+    def _read(self, index: int) -> _Stored | None:
         """A batch's side on the host, None where the store lacks it."""
         batch = self._batches[index]
-        return self._load(self._path(batch)) if self._has(batch) else None
+        return self._with_own(batch, self._load(self._path(batch))) if self._has(batch) else None
+
+    def _with_own(self, batch: Batch, whole: BatchStates) -> _Stored:
+        """With what this process trains on at hand; the rest of the file is not read."""
+        parts = self._ranks.mine(batch.parts(self._num_parts))
+        cut = {(part.start, part.stop): _cut(whole, batch, part) for part in parts}
+        return _Stored(whole, {key: _on_host(states, self._target.device) for key, states in cut.items()})
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states of any batch, [B, S, D], from the store where there is one."""
@@ -287,6 +306,7 @@ class TargetStates:
             raise InputError("store", f"{error}. The same command goes on {when}.") from error
 
     def _load(self, path: Path) -> BatchStates:
+        """A stored batch, mapped from its file."""
         from safetensors import safe_open
 
         with safe_open(str(path), framework="pt") as file:
@@ -294,7 +314,7 @@ class TargetStates:
         teacher = None
         if self._with_teacher:
             teacher = Teacher(tensors["mean"], tensors["constant"], tensors["top"].long())
-        return _on_host(BatchStates(tensors["hidden"], teacher), self._target.device)
+        return BatchStates(tensors["hidden"], teacher)
 
 
 def _cut(states: BatchStates, batch: Batch, part: slice) -> BatchStates:

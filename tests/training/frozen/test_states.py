@@ -250,6 +250,22 @@ def test_a_damaged_file_is_read_once_for_all_parts(
     assert caplog.text.count("is damaged (") == 1
 
 
+def test_each_process_pins_its_own_parts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches eight GPUs of a machine that read and pin everything eight times."""
+    target, of = CountingTarget(), batches()
+    states_of(target, of, store=tmp_path).fill(show_progress=False)
+    target.device, found = torch.device("cuda"), []  # as on a GPU, without its memory
+    monkeypatch.setattr(target_states, "to_device", lambda tensor, device: tensor)
+    for rank in range(2):
+        sizes: list[int] = []
+        monkeypatch.setattr(target_states, "pinned", lambda tensor, sizes=sizes: (sizes.append(len(tensor)), tensor)[1])
+        states = states_of(target, of, store=tmp_path, ranks=Ranks(rank=rank, size=2), num_parts=2)
+        found += [states(0, part).hidden_BSD for part in of[0].parts(2)]
+        assert sizes == [3, 3, 3, 1], "one row of the two, and its teacher at three positions"
+    expected = [target.hidden_states(of[0].ids_BL[part, :-1]) for part in of[0].parts(2)]
+    assert all(torch.equal(*pair) for pair in zip(found, expected * 2, strict=True))
+
+
 def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     """Catches half of a file, or a temporary one, that is left behind."""
     states = states_of(CountingTarget(), batches(), store=tmp_path)
