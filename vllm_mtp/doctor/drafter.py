@@ -6,7 +6,8 @@ from vllm_mtp.contract.config import path_fault
 from vllm_mtp.contract.ranks import head_bytes, kv_bytes_per_token, weight_bytes, why_not_divided
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_folder, check_values
 from vllm_mtp.doctor.case import Case
-from vllm_mtp.doctor.finding import Finding, error, ok
+from vllm_mtp.doctor.finding import Finding, error, ok, warning
+from vllm_mtp.training.frozen.shape import TargetShape
 
 _MIB = 2**20
 _NAMES_OF_METHODS = ("ngram", "[ngram]")
@@ -74,12 +75,33 @@ def memory_of_a_rank(case: Case) -> Iterator[Finding]:
         f"on each rank about {weights / _MIB:,.1f} MiB of weights, and {kv:,} bytes of KV cache per token "
         f"({kv * case.max_model_len / _MIB:,.1f} MiB for {case.max_model_len:,} tokens)"
     )
+    if text := _why_many_groups(case):
+        yield warning(text)
     if logits := _draft_logits_bytes(case):
         num_requests = case.engine_config.scheduler_config.max_num_seqs
         yield ok(
             f"on each rank {logits / _MIB:,.1f} MiB of draft logits, which vLLM's V2 model runner keeps for "
             f'"draft_sample_method": "probabilistic", of {num_requests} requests at once: fewer with --max-num-seqs'
         )
+
+
+def _why_many_groups(case: Case) -> str | None:
+    """vLLM groups the layers of a target with windows by the shape of their keys, so many to a group as the least
+    frequent shape has layers: one, where the drafter's is its own."""
+    kinds = set(getattr(case.text_config, "layer_types", None) or ())
+    if not {"sliding_attention", "full_attention"} <= kinds:
+        return None
+    target, config = TargetShape.of(case.text_config), case.engine_config
+    own_dtype = getattr(config.speculative_config, "kv_cache_dtype", None) or config.cache_config.cache_dtype
+    drafter = case.draft_config.num_key_value_heads, case.draft_config.head_dim, own_dtype
+    wanted = target.num_key_value_heads, target.head_dim, config.cache_config.cache_dtype
+    if drafter == wanted:
+        return None
+    return (
+        "beside a target with sliding windows vLLM gives every layer a group of the KV cache of its own, which takes "
+        "time in every pass, where the drafter's keys have not the shape of the target's full attention: expected "
+        f"{wanted[0]} key-value heads of {wanted[1]} in {wanted[2]}, got {drafter[0]} of {drafter[1]} in {drafter[2]}"
+    )
 
 
 def _draft_logits_bytes(case: Case) -> int:

@@ -76,7 +76,12 @@ def default_requests_pass(case: Case) -> Iterator[Finding]:
 
 def options_go_together(case: Case) -> Iterator[Finding]:
     """Options of the engine that the drafter, or vLLM beside any drafter, does not bear: what serving says of them."""
-    from vllm_mtp.serving.options_check import refused_options, why_head_dtype_is_off, why_weights_are_random
+    from vllm_mtp.serving.options_check import (
+        refused_options,
+        why_copies_are_wrong,
+        why_head_dtype_is_off,
+        why_weights_are_random,
+    )
     from vllm_mtp.serving.request_check import why_no_prompt_embeds, why_sleep_ends_drafting
 
     config = case.engine_config
@@ -85,6 +90,7 @@ def options_go_together(case: Case) -> Iterator[Finding]:
         why_sleep_ends_drafting(config.model_config),
         why_head_dtype_is_off(case.draft_config, config.speculative_config),
         why_weights_are_random(config),
+        why_copies_are_wrong(case.draft_config, config),
         _why_no_schedule(case),
         _why_quantized(case.config.further_speculative().get("quantization")),
     ]

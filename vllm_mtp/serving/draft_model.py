@@ -50,6 +50,7 @@ from vllm_mtp.serving.lookup_on_host import HostLookup
 from vllm_mtp.serving.lookup_pass import PassLookup, PassMetadata, why_no_lookup
 from vllm_mtp.serving.options_check import (
     refused_options,
+    why_copies_are_wrong,
     why_head_dtype_is_off,
     why_lookup_is_off,
     why_weights_are_random,
@@ -268,6 +269,8 @@ class MTPDraftModel(nn.Module):
     watch: HeadWatch | None = None
     lookup: PassLookup | None = None
     is_lookup_checked = False
+    has_placeholders = False
+    """Some multimodal targets keep the place of an image by an id beyond the embedding, and give it to the drafter."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -289,8 +292,13 @@ class MTPDraftModel(nn.Module):
         self._chosen_heads: list[heads.Head] = []
         self.only_top_tokens = bool(vllm_config.speculative_config.use_local_argmax_reduction)
         self.has_kernels = projection.has_kernels() and transform.scale > 0
+        self.has_placeholders = target.is_multimodal_model
         self.lookup = self._make_lookup(vllm_config)
-        losses = why_head_dtype_is_off(self.config, vllm_config.speculative_config), why_weights_are_random(vllm_config)
+        losses = (
+            why_head_dtype_is_off(self.config, vllm_config.speculative_config),
+            why_weights_are_random(vllm_config),
+            why_copies_are_wrong(self.config, vllm_config),
+        )
         for text in filter(None, losses):
             logger.warning("%s", text)
 
@@ -355,6 +363,8 @@ class MTPDraftModel(nn.Module):
         # vLLM shares the head after loading, without a word to the draft model. Both model runners then run it once to
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         self.head(hidden_states.dtype)
+        if self.has_placeholders and input_ids is not None:
+            input_ids = input_ids.clamp(max=self.config.vocab_size - 1)
         lookup, metadata = self._lookup_in_pass(input_ids, positions)
         if lookup is None or metadata is None or input_ids is None:
             self._look_at_head()

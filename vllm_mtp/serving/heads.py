@@ -38,8 +38,9 @@ from vllm_mtp.serving.int8_rows import Int8Rows, can_multiply_int8
 ROW_DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 """By `draft_head_dtype` of a drafter's config.json."""
 _CHUNK_SIZE = 128
-# What the rounding of activations in a quantized kernel can make out of a hidden state is below 5%.
-_MAX_ERROR = 0.1
+# What the rounding of activations in a quantized kernel makes out of a hidden state: in 8 bits below 5%, in 4 (NVFP4,
+# MXFP4) about 10 to 12%. Rows of other tokens are off by more than 100%.
+_MAX_ERROR = 0.2
 
 
 class Head(Protocol):

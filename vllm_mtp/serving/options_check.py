@@ -23,6 +23,7 @@ def refused_options(config: MTPConfig, vllm_config: VllmConfig) -> list[str]:
         _why_not_sampled(speculative),
         why_no_second_head(config, speculative),
         _why_not_in_a_pipeline(vllm_config.parallel_config.pipeline_parallel_size),
+        _why_not_over_contexts(config, vllm_config),
     )
     return [fault for fault in faults if fault]
 
@@ -48,11 +49,24 @@ def why_lookup_is_off(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
     speculative: Any = vllm_config.speculative_config
     if getattr(speculative, "enable_adaptive_verification", False):
         why.append("enable_adaptive_verification learns from draft logits, and would trust every copy")
+    if getattr(vllm_config, "watermark_config", None) is not None:
+        why.append("a copy is certain, and carries no watermark")
     if _attention_backend(vllm_config) == "FLASHINFER":
         why.append(
             'FlashInfer does not tell a drafter enough: "attention_backend": "TRITON_ATTN" in speculative_config'
         )
     return " and ".join(why) or None
+
+
+def why_copies_are_wrong(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
+    """A warning that copies of what a KV connector brings are those of whoever had the slots before; None: none."""
+    if vllm_config.kv_transfer_config is None or why_lookup_is_off(config, vllm_config) or config.lookup is None:
+        return None
+    return (
+        "A KV connector brings keys without their tokens: of such a part of a text nothing is copied, or what another "
+        "request left there. Where most prompts come so, as on a decode node of disaggregated prefill, switch lookup "
+        "off: `vllm-mtp lookup DRAFT_DIR --off`."
+    )
 
 
 def why_weights_are_random(vllm_config: VllmConfig) -> str | None:
@@ -94,6 +108,20 @@ def _why_not_sampled(speculative: SpeculativeConfig) -> str | None:
     return (
         'speculative_config: "use_local_argmax_reduction": true drafts greedily, expected it without '
         '"draft_sample_method": "probabilistic".'
+    )
+
+
+def _why_not_over_contexts(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
+    """Refuses what vLLM refuses of targets and does not look at in a drafter: ranks that share a context must have the
+    same key-value heads."""
+    parallel: Any = vllm_config.parallel_config
+    over, size = parallel.decode_context_parallel_size, parallel.tensor_parallel_size
+    if over == 1 or size >= over * config.num_key_value_heads:
+        return None
+    return (
+        f"decode_context_parallel_size {over} over tensor_parallel_size {size}: expected a drafter of at most "
+        f"{size // over} key-value heads, got {config.num_key_value_heads}. Train it with `--num-key-value-heads`, or "
+        "leave decode_context_parallel_size out."
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,6 +241,51 @@ def test_lookup_beside_an_attention_that_tells_too_little(
     case = case_of(target_dir, draft, engine_options=ServingOptions(vllm_args=options), speculative_config=further)
     [found] = lookup_is_on(case)
     assert (found.status, text is None or text in found.message) == (OK if text is None else WARNING, True)
+
+
+def test_copies_beside_what_they_spoil_and_what_spoils_them(target_dir: Path, tmp_path: Path) -> None:
+    """A watermark, and a KV connector. Both need a GPU: they are put into vLLM's config."""
+    case = case_of(target_dir, write_random_draft(tmp_path / "draft", config_for(target_dir, lookup={})))
+    assert [one.status for one in options_go_together(case)] == [OK]
+    object.__setattr__(case.engine_config, "kv_transfer_config", SimpleNamespace())
+    [found] = options_go_together(case)
+    assert (found.status, "keys without their tokens" in found.message) == (WARNING, True)
+    object.__setattr__(case.engine_config, "watermark_config", SimpleNamespace())
+    [found] = lookup_is_on(case)
+    assert (found.status, "carries no watermark" in found.message) == (WARNING, True)
+    assert [one.status for one in options_go_together(case)] == [OK], "nothing is copied"
+
+
+def test_ranks_that_share_a_context(target_dir: Path, tmp_path: Path) -> None:
+    """vLLM asks it of a GQA target alone: a rank would read its part of the context with another rank's heads."""
+    options = ServingOptions(tensor_parallel_size=2, vllm_args='{"decode_context_parallel_size": 2}')
+    found = []
+    for heads in (1, 2):
+        draft = write_random_draft(tmp_path / str(heads), config_for(target_dir, num_key_value_heads=heads))
+        case = case_of(target_dir, draft, engine_options=options)
+        found += [(one.status, one.message) for one in options_go_together(case)]
+    assert [status for status, _ in found] == [OK, ERROR]
+    assert "expected a drafter of at most 1 key-value heads, got 2" in found[1][1]
+
+
+def test_keys_of_another_shape_beside_sliding_windows(target_dir: Path, tmp_path: Path) -> None:
+    """Catches fifty groups of the KV cache in place of six, without a word."""
+    own = config_for(target_dir).num_key_value_heads
+    other = 2 if own == 1 else 1
+    for windows, heads, options, is_named in (
+        (True, own, None, False),
+        (True, other, None, True),
+        (False, other, None, False),
+        (True, own, '{"kv_cache_dtype": "fp8"}', False),
+    ):
+        draft = write_random_draft(tmp_path / "draft", config_for(target_dir, num_key_value_heads=heads))
+        case = case_of(target_dir, draft, engine_options=ServingOptions(vllm_args=options))
+        if windows:
+            case.text_config.layer_types = ["sliding_attention", "full_attention"]
+        messages = [one.message for one in memory_of_a_rank(case) if one.status == WARNING]
+        expected = f"expected {own} key-value heads of "
+        assert [expected in text and f"got {other} of" in text for text in messages] == [True] * is_named
+        shutil.rmtree(draft)
 
 
 def test_copies_are_not_what_adaptive_verification_learns_from(target_dir: Path, tmp_path: Path) -> None:

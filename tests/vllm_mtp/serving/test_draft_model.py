@@ -1,9 +1,13 @@
 """What the draft model tells vLLM of itself.
 
-Catches: a compiled drafter of one shape that vLLM finds again for a drafter of another.
+Catches: a compiled drafter of one shape that vLLM finds again for a drafter of another; an id that no embedding has.
 """
 
+from types import SimpleNamespace
+
 import pytest
+import torch
+from torch import Tensor, nn
 
 from tests.drafts import small_config
 
@@ -23,3 +27,20 @@ def test_compiled_graphs_are_kept_by_the_shape_of_the_drafter() -> None:
 
     assert key() == key()
     assert len({key(), key(qk_norm=True), key(intermediate_size=96)}) == 3
+
+
+def test_ids_of_images_beyond_the_embedding_do_not_end_the_engine() -> None:
+    """They reach a drafter of some multimodal targets (LLaVA, Ultravox), whose own forward masks them."""
+    from vllm_mtp.serving.draft_model import MTPDraftModel
+
+    class Embedding(nn.Module):
+        def forward(self, input_ids: Tensor, positions: Tensor, hidden_TD: Tensor, inputs_embeds: None) -> Tensor:
+            return table_VD[input_ids]
+
+    table_VD = torch.randn(16, 4)
+    model = MTPDraftModel.__new__(MTPDraftModel)
+    nn.Module.__init__(model)
+    model.config, model.model, model.has_placeholders = small_config(vocab_size=16), Embedding(), True
+    model._chosen_heads = [SimpleNamespace()]
+    found_TD = model(torch.tensor([3, 15, 16, 99]), torch.arange(4), torch.zeros(4, 4))
+    assert torch.equal(found_TD, table_VD[[3, 15, 15, 15]])

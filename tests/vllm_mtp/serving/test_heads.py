@@ -414,6 +414,14 @@ def test_a_single_row_is_enough_to_check(seed: int) -> None:
     torch.testing.assert_close(model.chosen_head.weight, table_VD[seed : seed + 1], rtol=0.05, atol=0.05)
 
 
+def test_a_head_that_rounds_activations_to_4_bits_is_no_reason_to_refuse(generator: torch.Generator) -> None:
+    """Which leaves an error of about a tenth (NVFP4, MXFP4)."""
+    table_VD = torch.randn(VOCAB_SIZE, 300, generator=generator)
+    model = draft_model(Head(table_VD, method=Int8Method(step=0.5)), SOME)
+    model.get_top_tokens(torch.ones(1, 300))
+    torch.testing.assert_close(model.chosen_head.weight, table_VD[list(SOME)], rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_head_whose_weight_is_gone(generator: torch.Generator, dtype: torch.dtype) -> None:
     """On a CPU, vLLM empties the weight of a head that a quantization config excludes, once it is packed."""
