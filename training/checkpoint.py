@@ -192,6 +192,10 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         raise InputError("output", f"{folder} cannot be written to")
     weights, info_path = folder / WEIGHTS_FILE, folder / RUN_INFO
     if not weights.exists() and not (folder / "config.json").exists():
+        if (folder / "README.md").exists() and not _paths(folder):
+            raise InputError(
+                "output", f"{folder} holds a README.md, whose place the drafter's card takes: give a folder of its own"
+            )
         return None
     try:
         info = read_json(info_path) if info_path.exists() else None

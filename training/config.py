@@ -127,7 +127,7 @@ class TrainConfig:
                 f"expected at least {shortest} for {self.num_steps_unrolled} draft steps unrolled and "
                 f"{NUM_HELD_OUT_STEPS} measured, got {self.sequence_length}",
             )
-        if self.learning_rate is not None and self.learning_rate <= 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError("learning_rate", f"expected a number above 0, got {self.learning_rate}")
         if not 0 < self.step_weight_decay <= 1:
             raise InputError("step_weight_decay", f"expected above 0 and at most 1, got {self.step_weight_decay}")
@@ -173,7 +173,7 @@ class TrainConfig:
         """Fields in which a stored config differs, as "name: stored, now".
 
         0 once stood for today's None, and `answers_only` for a loss on answers; what was not stored yet had its first
-        choice, or was false.
+        choice, or was false. How often a checkpoint is written decides nothing where the last module is kept.
         """
         now = asdict(self)
         first = {
@@ -186,7 +186,8 @@ class TrainConfig:
         stored |= {_RENAMED.get(n, n): None if value == 0 and n in _ONCE_ZERO else value for n, value in other.items()}
         if stored.get("answers_only"):
             stored["loss_on"] = "answers"
-        return differences(now, stored, now)
+        passed_over = "checkpoint_every" if stored["keep"] == now["keep"] == "last" else ""
+        return differences((name for name in now if name != passed_over), stored, now)
 
 
 def differences(names: Iterable[str], stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -137,7 +137,7 @@ One transformer layer that drafts tokens for the frozen target. The target verif
 |---|---|
 | target | {name} |
 | made by | vllm-mtp, self-distillation with the {info["config"]["objective"].upper()} objective |
-| trained on | {info["tokens_seen"]:,} tokens |
+| trained on | {info["tokens_seen"]:,} tokens that count in the loss |
 | draft steps unrolled in training | {info["config"]["num_steps_unrolled"]} |
 | tokens that can be drafted | {vocabulary} of the target's {info["target"]["vocab_size"]:,} |
 

@@ -191,6 +191,8 @@ def _start(run: Run) -> None:
     clock."""
     config, batches = run.config, run.batches
     run.inputs.say("\n".join(map(str, run.sources)))
+    if batches.num_copies:
+        run.inputs.say(f"{batches.num_copies:,} rows are copies of held-out ones and not trained on")
     run.inputs.say(
         f"{batches.num_tokens:,} tokens, seen {config.num_steps / len(batches):.1f} times in {config.num_steps:,} "
         f"steps; target in {run.target.dtype_name}; loss: {run.loss.note}"

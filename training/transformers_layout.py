@@ -18,7 +18,7 @@ from vllm_mtp.training.frozen.last_layer import last_layer_shapes
 from vllm_mtp.training.frozen.pair import load_draft_of
 from vllm_mtp.training.frozen.shape import TargetShape
 
-_LAYER, _FINAL_NORM = "layer.", "norm."
+_LAYER, _FINAL_NORM, _PROJECTION = "layer.", "norm.", ".eh_proj.weight"
 
 
 def export_to_transformers(draft: Path, target: str, output: Path, **source: Any) -> dict[str, Tensor]:
@@ -39,6 +39,7 @@ def export_to_transformers(draft: Path, target: str, output: Path, **source: Any
     """
     from safetensors.torch import save
 
+    _check_file(output)
     _, tensors, config = load_draft_of(target, draft, **source)
     tensors.pop(D2T, None)
     _check_layer({name: tensor.shape for name, tensor in tensors.items() if name.startswith(_LAYER)}, target, config)
@@ -47,6 +48,23 @@ def export_to_transformers(draft: Path, target: str, output: Path, **source: Any
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, save(renamed, metadata={"format": "pt"}))
     return renamed
+
+
+def _check_file(path: Path) -> None:
+    """Refuses to write over what is no exported drafter: a target's weights have a name as like as not."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise InputError("output", f"expected a file, got {path}, which is a folder")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            is_export = any(name.endswith(_PROJECTION) for name in file.keys())
+    except (SafetensorError, OSError):
+        is_export = False
+    if not is_export:
+        raise InputError("output", f"{path} is something else than an exported drafter: give another file")
 
 
 def _renamed(name: str) -> str:

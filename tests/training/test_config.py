@@ -41,6 +41,13 @@ def test_a_config_that_was_stored_before_the_last_layer() -> None:
     ]  # fmt: skip
 
 
+def test_how_often_a_checkpoint_is_written_holds_no_run_back() -> None:
+    """Where the last module is kept: whoever runs out of disk writes less often, and goes on."""
+    other = asdict(TrainConfig(checkpoint_every=7))
+    assert TrainConfig().differences(other) == []
+    assert TrainConfig(keep="best").differences(other | {"keep": "best"}) == ["checkpoint_every: 7, now 100"]
+
+
 def test_automatic_learning_rates() -> None:
     assert TrainConfig().peak_learning_rate == 0.02
     assert TrainConfig(optimizer="adamw").peak_learning_rate == 0.001
@@ -51,6 +58,7 @@ def test_automatic_learning_rates() -> None:
     ("name", "value"),
     [
         ("tokens", 0), ("data_tokens", 0), ("batch_size", 0), ("intermediate_size", 0), ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
         ("step_weight_decay", 0.0), ("decay_fraction", 1.1), ("single_step_fraction", 1.0), ("sequence_length", 8),
         ("objective", "mse"), ("optimizer", "sgd"), ("dtype", "int8"), ("loss_on", "questions"),
         ("step_tokens", "sampled"),

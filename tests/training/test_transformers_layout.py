@@ -70,6 +70,19 @@ def test_transformers_computes_what_the_module_does(target: Path, tmp_path: Path
     torch.testing.assert_close(found_BTD, expected_BTD, rtol=1e-4, atol=1e-4)
 
 
+def test_a_target_s_weights_are_not_written_over(
+    target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = write_draft(tmp_path / "draft", target, TrainConfig(sequence_length=64))
+    weights, other = target / "model.safetensors", tmp_path / "mtp.safetensors"
+    before = weights.read_bytes()
+    command = ["export", str(target), "--draft", str(draft), "--output"]
+    assert main([*command, str(weights)]) == 2
+    assert f"--output: {weights} is something else than an exported drafter" in capsys.readouterr().err
+    assert weights.read_bytes() == before
+    assert [main([*command, str(other)]) for _ in range(2)] == [0, 0], "its own it may write again"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

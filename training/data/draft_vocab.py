@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.files import read_json, write_atomically
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.rows import Row
@@ -59,6 +59,24 @@ def save_draft_vocab(path: Path, draft_ids_J: Tensor, info: dict[str, Any]) -> N
     write_atomically(path, json.dumps({**info, "draft_ids": draft_ids_J.tolist()}) + "\n")
 
 
+def check_vocab_file(path: Path) -> None:
+    """Refuses to write over what is no draft vocabulary.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise InputError("output", f"expected a file, got {path}, which is a folder")
+    try:
+        found = read_json(path)
+    except (ValueError, OSError):
+        found = None
+    if not isinstance(found, dict) or "draft_ids" not in found:
+        raise InputError("output", f"{path} is something else than a draft vocabulary: give another file")
+
+
 def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
     """Target ids of a draft vocabulary, [J] int64, ascending.
 
@@ -84,6 +102,7 @@ def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
 
 def make_draft_vocab(*, output: Path, **asked: Any) -> int:
     """Writes the draft vocabulary that `count_draft_vocab` chooses, with the same arguments; returns 0."""
+    check_vocab_file(output)
     draft_ids_J, info = count_draft_vocab(**asked)
     save_draft_vocab(output, draft_ids_J, info)
     return 0
@@ -114,6 +133,10 @@ def count_draft_vocab(
     check_files(data)
     config, tokenizer = config_and_tokenizer(target, revision=revision, trust_remote_code=trust_remote_code)
     vocab_size = config.get_text_config().vocab_size
+    if max_tokens < 1:
+        raise InputError("max_tokens", f"expected at least 1, got {max_tokens}")
+    if not 1 <= size <= vocab_size:
+        raise InputError("size", f"expected 1 to {vocab_size}, the target's vocabulary, got {size}")
     sources = read_sources(
         data,
         tokenizer,
@@ -127,7 +150,7 @@ def count_draft_vocab(
     )
     counts_V = count_tokens([[row for i, row in enumerate(source.rows) if i % 20] for source in sources], vocab_size)
     if not counts_V.any():
-        raise InputError("data", f"expected text or answers to count, found none in {', '.join(map(str, data))}")
+        raise InputError("data", f"expected text or answers to count, found none in {'; '.join(map(str, sources))}")
     other_V = count_tokens([source.rows[::20] for source in sources], vocab_size)
     # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
     special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer, revision=revision)}

@@ -41,6 +41,7 @@ from vllm_mtp.training.data.conversations import (
     save_conversations,
     without_duplicates,
 )
+from vllm_mtp.training.data.embedding_rows import too_large_an_id
 from vllm_mtp.training.data.generate_config import GenerateConfig, config_differences
 from vllm_mtp.training.data.prompts import read_prompts, user_turn_prefix
 from vllm_mtp.training.data.questions import Question, batches_of
@@ -172,10 +173,14 @@ def _prepared(
     for start in {*starts, ""} if config.self_prompts else ():
         user_turn_prefix(template, start)
     prompts = render_prompts(template, dialogs, answered=config.turns, bad=bad, show_progress=show_progress)
+    prompts = _with_rows(prompts, target_config.get_text_config().vocab_size, tokenizer, bad)
     if bad.num and not prompts and not config.self_prompts:
         raise bad.errors[0]
+    too_long = _too_long(config, prompts)
     if show_progress:
         _tell_of_bad(bad)
+        if too_long:
+            tqdm.write(f"left out: {too_long}", file=sys.stderr)
         if note := template.note_of_passed_over(prompt.dialog for prompt in prompts):
             tqdm.write(note, file=sys.stderr)
     return _Run(
@@ -196,6 +201,40 @@ def _prepared(
             }
         ),
     )
+
+
+def _with_rows(
+    prompts: Sequence[RenderedPrompt], vocab_size: int, tokenizer: Any, bad: BadRecords
+) -> list[RenderedPrompt]:
+    """Those whose tokens the target's embedding has: of others no answer could be trained on."""
+    found = []
+    for prompt in prompts:
+        if (largest := max(prompt.ids, default=0)) < vocab_size:
+            found.append(prompt)
+        else:
+            where = prompt.dialog.where
+            bad.add(InputError("prompts", f"{where}: {too_large_an_id(largest, vocab_size, tokenizer)}"))
+    return found
+
+
+def _too_long(config: GenerateConfig, prompts: Sequence[RenderedPrompt]) -> str:
+    """How many prompts leave no room for an answer, and what to do; empty: none.
+
+    Raises:
+        InputError: if these are all that is asked.
+    """
+    assert config.max_model_len is not None
+    room = config.max_model_len - config.max_tokens
+    num_long = sum(len(prompt.ids) > room for prompt in prompts)
+    if not num_long:
+        return ""
+    text = (
+        f"{num_long:,} of {len(prompts):,} prompts have more than {room:,} tokens, which leaves no room for an answer of "
+        f"{config.max_tokens:,} in {config.max_model_len:,}: give a larger max_model_len, or a smaller max_tokens"
+    )
+    if num_long == len(prompts) and not config.self_prompts:
+        raise InputError("prompts", text)
+    return text
 
 
 def _model_len(config: GenerateConfig, target_config: Any) -> int:

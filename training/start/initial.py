@@ -77,6 +77,8 @@ def draft_config_for(
         raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
     heads = config.num_attention_heads or shape.num_attention_heads
     kv_heads = config.num_key_value_heads or shape.num_key_value_heads
+    if heads % kv_heads:
+        raise InputError("num_key_value_heads", f"expected a divisor of {heads} query heads, got {kv_heads}")
     known = {} if initial is None else _known(initial)
     kind = AttentionKind.of_target(target, shape.head_dim) if initial is None else AttentionKind.of_draft(known)
     asked = {name: getattr(config, name) for name in ("qk_norm", "attention_bias")}

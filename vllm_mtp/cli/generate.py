@@ -1,6 +1,7 @@
 """`vllm-mtp generate`: let the target write its own training data."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from vllm_mtp.cli.target import add_target
@@ -57,5 +58,6 @@ def run(args: argparse.Namespace) -> int:
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
     num_tokens = max(_EPOCHS * info["num_tokens"], _LEAST_TOKENS)
-    print(f"Train on them: vllm-mtp train {args.target} --data {args.output} --tokens {num_tokens} --output DRAFT_DIR")
+    paths = [args.target, "--data", str(args.output), "--tokens", str(num_tokens)]
+    print(f"Train on them: vllm-mtp train {shlex.join(paths)} --output DRAFT_DIR")
     return 0

@@ -4,6 +4,7 @@ Commands that load it by transformers take `--revision` and `--trust-remote-code
 """
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def source_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the flags of `add_source` say, as those who read a target take it."""
     return {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+
+
+def serve_line(target: str, draft: Path) -> str:
+    """What serves a drafter, to be pasted into a shell."""
+    return f"vllm serve {shlex.quote(target)} --spec-method mtp --spec-model {shlex.quote(str(draft))} --spec-tokens 3"
 
 
 def take_last_word(args: argparse.Namespace, rest: list[str]) -> list[str]:

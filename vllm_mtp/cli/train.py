@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_target
+from vllm_mtp.cli.target import add_target, serve_line
 from vllm_mtp.common.flags import add_fields, add_hidden, config_of
 
 
@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     agreement = ", ".join(f"{value:.3f}" for value in info["held_out"]["agreement_per_position"])
-    print(f"{args.output}: {info['tokens_seen']:,} tokens in {info['dtype']}; held-out agreement {agreement}")
+    print(f"{args.output}: {info['tokens_seen']:,} tokens counted in the loss, in {info['dtype']}")
+    print(f"Held-out agreement: {agreement}")
     print(f"Held-out acceptance length at k = {NUM_SPECULATIVE_TOKENS}: {HeldOut(**info['held_out']).length_text}")
-    print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
+    print(f"Serve it: {serve_line(args.target, args.output)}")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vllm_mtp.cli.target import add_source, add_target, source_of
+from vllm_mtp.cli.target import add_source, add_target, serve_line, source_of
 from vllm_mtp.common.flags import add_fields, config_of
 
 
@@ -30,9 +30,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.training.cut import check_draft, cut_draft
     from vllm_mtp.training.data.chat.options import TemplateOptions
-    from vllm_mtp.training.data.draft_vocab import count_draft_vocab, save_draft_vocab
+    from vllm_mtp.training.data.draft_vocab import check_vocab_file, count_draft_vocab, save_draft_vocab
 
-    if args.draft is not None:
+    if args.draft is None:
+        check_vocab_file(args.output)
+    else:
         check_draft(args.draft, args.target, args.output, **source_of(args))
     draft_ids_J, info = count_draft_vocab(
         target=args.target,
@@ -47,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
         save_draft_vocab(args.output, draft_ids_J, info)
     else:
         cut_draft(args.draft, draft_ids_J, args.output, info)
-        print(f"Serve it: vllm serve {args.target} --spec-method mtp --spec-model {args.output} --spec-tokens 3")
+        print(f"Serve it: {serve_line(args.target, args.output)}")
     return 0

@@ -48,6 +48,10 @@ def setting_of(one: "Field[Any]") -> Setting | None:
     return about
 
 
+HOTTEST = 2
+"""The highest temperature that vLLM takes."""
+
+
 def check_choices(config: Any) -> None:
     """Refuses a text that is not one of its field's choices.
 
@@ -75,6 +79,18 @@ def check_at_least(config: Any, **least: float) -> None:
             raise InputError(name, f"expected at least one number of at least {bound}, got none")
         if not all(value >= bound for value in values):  # which no NaN is
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
+
+
+def check_at_most(config: Any, **most: float) -> None:
+    """Refuses a number, or any number of a tuple, above its bound; None is fine.
+
+    Raises:
+        InputError: naming the first such field.
+    """
+    for name, bound in most.items():
+        values = _values(config, name)
+        if not all(value <= bound for value in values):
+            raise InputError(name, f"expected at most {bound}, got {' '.join(map(str, values))}")
 
 
 def check_share(config: Any, name: str) -> None:

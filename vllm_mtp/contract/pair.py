@@ -81,8 +81,8 @@ def why_not_served(target: str, *, revision: str | None = None) -> str | None:
         return None
     return (
         f"the target's embedding is {name}: where vLLM's class of the target has no model.embed_tokens (Falcon, GPT-2, "
-        "GPT-J, OPT, BLOOM, Mamba 2), vLLM ends when it is given a drafter. Before a long training, see whether it "
-        "starts with a drafter of a few steps"
+        "GPT-J, GPT-NeoX, OPT, BLOOM, Mamba 2), vLLM ends when it is given a drafter. Before a long training, see "
+        "whether it starts with a drafter of a few steps"
     )
 
 

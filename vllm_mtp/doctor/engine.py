@@ -1,13 +1,18 @@
 """What vLLM itself says of the pair, and how long contexts and requests fare."""
 
+import inspect
+import re
+import sys
 from collections.abc import Iterator
 
 from vllm_mtp.contract.config import ARCHITECTURE
 from vllm_mtp.contract.lookup import Lookup
-from vllm_mtp.contract.pair import beyond_training
+from vllm_mtp.contract.pair import beyond_training, why_not_served
 from vllm_mtp.doctor.case import Case
 from vllm_mtp.doctor.finding import Finding, error, ok, warning
 
+_MODELS = "vllm.model_executor.models."
+_EMBEDDING = re.compile(r"self\.(embed_tokens|embedding)\b\s*[:=]")
 _EPSILON = 1e-5
 """vLLM takes a min_p up to this for none."""
 
@@ -27,6 +32,28 @@ def vllm_accepts_it(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok(f"method mtp, {speculative.num_speculative_tokens} draft tokens, max_model_len {case.max_model_len:,}")
+
+
+def embedding_is_shared(case: Case) -> Iterator[Finding]:
+    """vLLM's class of the target keeps its embedding where vLLM's draft models look for it."""
+    from vllm.model_executor.model_loader.utils import get_model_cls
+
+    config = case.engine_config.model_config
+    is_named_so = why_not_served(case.target, revision=case.config.engine_options.revision) is None
+    if is_named_so or config.is_multimodal_model or has_embed_tokens(cls := get_model_cls(config)):
+        yield ok("nothing known against it")
+    else:
+        yield error(
+            f"vLLM's {cls.__name__} has no embed_tokens, which its draft models share: it ends when it is given any "
+            "drafter for this target"
+        )
+
+
+def has_embed_tokens(cls: type) -> bool:
+    """Whether the file of a vLLM model class, or of a class that it is made of, sets one of the names that count."""
+    parts = [one for one in vars(sys.modules[cls.__module__]).values() if isinstance(one, type)]
+    files = {base.__module__ for one in (cls, *parts) for base in one.__mro__ if base.__module__.startswith(_MODELS)}
+    return any(_EMBEDDING.search(inspect.getsource(sys.modules[name])) for name in files)
 
 
 def context_is_trained(case: Case) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ CHECKS = (
     Check(name="weights", ask=target.weights_are_the_same, needs=("drafter", "target", "pair")),
     Check(name="tensor parallel", ask=drafter.ranks_divide_it, needs=("drafter", "target")),
     Check(name="engine", ask=engine.vllm_accepts_it, needs=("draft class", "drafter", "target", "tensor parallel")),
+    Check(name="embedding", ask=engine.embedding_is_shared, needs=("engine",)),
     Check(name="memory", ask=drafter.memory_of_a_rank, needs=("engine",)),
     Check(name="context", ask=engine.context_is_trained, needs=("engine",)),
     Check(name="requests", ask=engine.default_requests_pass, needs=("engine",)),

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vllm_mtp.serving.options_check import ITS_WINDOW
+
 
 class PassMetadata(Protocol):
     """What is read of vLLM's attention metadata of the drafter's layer. Not every attention backend has it."""
@@ -83,7 +85,7 @@ def why_no_lookup(input_ids_T: Tensor | None, positions_T: Tensor, metadata: obj
     if positions_T.dim() != 1:
         return "a token has several positions (M-RoPE)"
     if getattr(layer, "sliding_window", None) is not None:
-        return "the drafter has the target's sliding window, and vLLM gives away the blocks that it has left behind"
+        return ITS_WINDOW
     try:
         num_blocks_and_block_size(layer)
     except ValueError as error:

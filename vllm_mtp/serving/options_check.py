@@ -10,6 +10,8 @@ from vllm.config import SpeculativeConfig, VllmConfig
 from vllm_mtp.contract.config import MTPConfig
 from vllm_mtp.contract.lookup import LARGEST_VOCABULARY, Lookup
 
+ITS_WINDOW = "the drafter has the target's sliding window, and vLLM gives away the blocks that it has left behind"
+
 
 def refused_options(config: MTPConfig, vllm_config: VllmConfig) -> list[str]:
     """What is wrong with serving this drafter by these options, and what to do; empty: nothing.
@@ -44,6 +46,8 @@ def why_lookup_is_off(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
         return None
     split = ("decode_context_parallel_size", "prefill_context_parallel_size")
     why = [f"{name} is above 1" for name in split if getattr(vllm_config.parallel_config, name, 1) > 1]
+    if vllm_config.cache_config.sliding_window is not None:
+        why.append(ITS_WINDOW)
     if config.vocab_size > LARGEST_VOCABULARY:
         why.append(f"vocab_size {config.vocab_size} is above {LARGEST_VOCABULARY}")
     speculative: Any = vllm_config.speculative_config

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vllm_mtp.cli import main
+from vllm_mtp.training.data import draft_vocab
 from vllm_mtp.training.data.conversations import Conversation, save_conversations
 from vllm_mtp.training.data.draft_vocab import (
     choose_draft_ids,
@@ -57,6 +58,30 @@ def test_the_file(tmp_path: Path) -> None:
             load_draft_vocab(path, 10, "a")
     with pytest.raises(ValueError, match=r"^draft_vocab: expected a file of `vllm-mtp vocab`"):
         load_draft_vocab(tmp_path / "absent.json", 10, "a")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--size", "100000"], "--size: expected 1 to "),
+        (["--size", "9", "--max-tokens", "0"], "--max-tokens: expected at least 1, got 0"),
+        (["--size", "9", "--output", "folder"], "--output: expected a file, got folder, which is a folder"),
+        (["--size", "9", "--output", "config.json"], "--output: config.json is something else than a draft vocabulary"),
+    ],
+    ids=["size", "tokens", "a folder", "a target's config"],
+)
+def test_what_cannot_be_is_said_before_anything_is_read(
+    more: list[str], message: str, target_dir: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draft_vocab, "read_sources", lambda *args, **kwargs: pytest.fail("read the data"))
+    (tmp_path / "folder").mkdir()
+    for name in ("config.json", "text.txt"):
+        (tmp_path / name).write_text('{"hidden_size": 8}')
+    assert main(["vocab", str(target_dir), "--data", "text.txt", "--output", "new.json", *more]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == '{"hidden_size": 8}'
 
 
 def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

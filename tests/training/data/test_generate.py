@@ -18,10 +18,12 @@ import torch
 from tests.training.data.scripted import ScriptedEngine
 from vllm_mtp.cli import main
 from vllm_mtp.common.engine_options import EngineOptions
+from vllm_mtp.common.errors import InputError
 from vllm_mtp.training.data import generate as generate_file
 from vllm_mtp.training.data.conversations import load_conversations
 from vllm_mtp.training.data.generate import generate
 from vllm_mtp.training.data.generate_config import GenerateConfig
+from vllm_mtp.training.data.records import BadRecords
 
 TEMPLATE = (
     "{% for message in messages %}# {{ message['role'] }}\n{{ message['content'] }}\n{% endfor %}"
@@ -217,6 +219,17 @@ def test_bad_prompts_are_left_out(
     assert "chat_template_sha256" in json.loads((tmp_path / "set" / "run_info.json").read_text())["config"]["template"]
 
 
+def test_prompts_with_tokens_that_have_no_row_are_left_out() -> None:
+    """Catches answers that are generated for hours and that `train` refuses, all of them, for one token."""
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 0, "<extra>": 9})
+    asked: list[Any] = [SimpleNamespace(ids=ids, dialog=SimpleNamespace(where="f:3")) for ids in ((0, 8), (0, 9), ())]
+    bad = BadRecords(skip=True)
+    assert generate_file._with_rows(asked, 9, tokenizer, bad) == [asked[0], asked[2]]
+    assert (bad.num, "f:3: token 9 ('<extra>') has no row in the target's embedding" in bad.first) == (1, True)
+    with pytest.raises(InputError, match=r"^prompts: f:3: token 9 "):
+        generate_file._with_rows(asked, 9, tokenizer, BadRecords(skip=False))
+
+
 @pytest.mark.vllm
 def test_every_turn_is_answered_by_the_target(chat_target: Path, tmp_path: Path) -> None:
     """Catches a second turn that is not asked, or asked behind another answer than the target's own."""
@@ -317,6 +330,11 @@ ERRORS = {
     "kwargs": (["--prompts", "a.txt", "--chat-template-kwargs", "{"], "--chat-template-kwargs: expected a JSON object"),
     "turns": (["--prompts", "turns.jsonl"], "--prompts: turns.jsonl:1: expected one message of the user for a target"),
     "output": (["--prompts", "a.txt", "--output", "a.txt"], "--output: expected a folder, got a.txt"),
+    "too hot": (["--self-prompts", "3", "--temperature", "3"], "--temperature: expected at most 2, got 3.0"),
+    "too long": (
+        ["--prompts", "long.txt", "--max-model-len", "300"],
+        "--prompts: 1 of 1 prompts have more than 44 tokens, which leaves no room for an answer of 256 in 300",
+    ),
 }
 
 
@@ -328,6 +346,7 @@ def test_bad_input_is_one_line_before_any_engine(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(generate_file, "_engine", lambda *args: pytest.fail("started an engine"))
     (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "long.txt").write_text("x = 1\n" * 40)
     (tmp_path / "turns.jsonl").write_text('{"turns": ["a", "b"]}')
     assert main(["generate", "--target", str(target_dir), "--output", "out", *more]) == 2
     assert message in capsys.readouterr().err

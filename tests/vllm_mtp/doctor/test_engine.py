@@ -1,5 +1,6 @@
 """What vLLM itself says of a pair, asked of the real one: it makes its config, and loads nothing."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from tests.drafts import change_config, config_for, write_random_draft
 from tests.vllm_mtp.doctor.cases import case_of, said
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.doctor import engine
 from vllm_mtp.doctor.config import ServingOptions
 from vllm_mtp.doctor.drafter import memory_of_a_rank
 from vllm_mtp.doctor.engine import (
     context_is_trained,
     default_requests_pass,
+    embedding_is_shared,
     lookup_is_on,
     options_go_together,
     vllm_accepts_it,
@@ -286,6 +289,36 @@ def test_keys_of_another_shape_beside_sliding_windows(target_dir: Path, tmp_path
         expected = f"expected {own} key-value heads of "
         assert [expected in text and f"got {other} of" in text for text in messages] == [True] * is_named
         shutil.rmtree(draft)
+
+
+def test_lookup_beside_windows_of_the_whole_target(target_dir: Path, tmp_path: Path) -> None:
+    """Catches "copies matches" of a drafter whose lookup the server switches off (Mistral 7B v0.1)."""
+    case = case_of(target_dir, write_random_draft(tmp_path / "draft", config_for(target_dir, lookup={})))
+    object.__setattr__(case.engine_config.cache_config, "sliding_window", 64)
+    [found] = lookup_is_on(case)
+    assert (found.status, "the drafter has the target's sliding window" in found.message) == (WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "has"),
+    [
+        ("llama", "LlamaForCausalLM", True), ("qwen3", "Qwen3ForCausalLM", True),
+        ("chatglm", "ChatGLMForCausalLM", True), ("telechat2", "TeleChat2ForCausalLM", True),
+        ("transformers", "TransformersForCausalLM", False), ("gpt2", "GPT2LMHeadModel", False),
+        ("falcon", "FalconForCausalLM", False), ("bloom", "BloomForCausalLM", False),
+    ],
+)  # fmt: skip
+def test_classes_whose_embedding_no_drafter_finds(
+    target_dir: Path, draft: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, has: bool
+) -> None:
+    """Catches `doctor` that lets a pair pass at which vLLM ends; and one that refuses what is served."""
+    cls = getattr(importlib.import_module(f"vllm.model_executor.models.{module}"), name)
+    monkeypatch.setattr("vllm.model_executor.model_loader.utils.get_model_cls", lambda config: cls)
+    case = case_of(target_dir, draft)
+    assert [one.status for one in embedding_is_shared(case)] == [OK], "its embedding is named as Llama's"
+    monkeypatch.setattr(engine, "why_not_served", lambda *args, **kwargs: "its embedding is named otherwise")
+    [found] = embedding_is_shared(case)
+    assert found.status == (OK if has else ERROR)
 
 
 def test_copies_are_not_what_adaptive_verification_learns_from(target_dir: Path, tmp_path: Path) -> None:
