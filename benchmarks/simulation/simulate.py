@@ -27,6 +27,7 @@ from vllm_mtp.contract.pair import beyond_training
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
 from vllm_mtp.training.frozen.pair import check_pair
+from vllm_mtp.training.frozen.context import context_of
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, end_ids
 
 
@@ -66,7 +67,14 @@ def simulate(
         )
     ids_of_prompts = [ids[-config.max_prompt_tokens :] for ids in ids_of_prompts]
     _check_ids(ids_of_prompts, target_config.get_text_config().vocab_size, len(tokenizer))
-    if text := beyond_training(module.config, max(map(len, ids_of_prompts)) + config.max_tokens):
+    longest, context = max(map(len, ids_of_prompts)), context_of(target_config)
+    if context is not None and longest + config.max_tokens > context:
+        raise InputError(
+            "max_tokens",
+            f"expected at most {context - longest:,} beside a prompt of {longest:,} tokens in the target's context of "
+            f"{context:,}, got {config.max_tokens:,}; a smaller max_prompt_tokens leaves more room",
+        )
+    if text := beyond_training(module.config, longest + config.max_tokens):
         print(f"Warning: {text}", file=sys.stderr)
     stops = end_ids(target, target_config, tokenizer, revision=revision) if chat else frozenset()
     frozen = FrozenTarget.load(target, dtype="float32", **source)

@@ -144,3 +144,14 @@ def test_contexts_beyond_the_training_are_one_warning(
     captured = capsys.readouterr()
     assert captured.err.count("trained on contexts of up to 8 tokens") == 1
     assert "| 1 | 2 |" in captured.out
+
+
+def test_beyond_the_target_s_context_nothing_is_run(
+    target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = write_random_draft(tmp_path / "draft", config_for(target_dir))
+    (tmp_path / "prompts.txt").write_text("def f(x):")
+    command = ["eval", str(target_dir), "--draft", str(draft), "--prompts", str(tmp_path / "prompts.txt")]
+    assert main([*command, "--max-tokens", "1024"]) == 2
+    assert "--max-tokens: expected at most 1,0" in (error := capsys.readouterr().err)
+    assert "in the target's context of 1,024, got 1,024" in error
