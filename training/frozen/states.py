@@ -3,7 +3,8 @@
 Kept in memory while the data repeats and it fits, or on disk (`store`), where every further run on the same
 rows finds it, held-out rows too. A stored batch is a safetensors file named by the hash of its rows, in a folder named
 by target, dtype and draft vocabulary: read through a memory map, written whole or not at all, never out of date. It has
-the teacher of every position, so that runs which count all of the text and runs which count the answers share it.
+the teacher of every position, so that runs which count all of the text and runs which count the answers share it; one
+that needs no teacher takes it from there too, and makes batches without, which are made again where one is needed.
 """
 
 # Shapes: B sequences, S tokens, D hidden size, N teacher rows.
@@ -100,7 +101,8 @@ class TargetStates:
                 str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
             )
             identity += target.computed_by
-            name = hashlib.sha256(f"{identity}-{with_teacher}".encode()).hexdigest()[:12]
+            # True: what the folders of earlier versions are called, in which every batch has its teacher.
+            name = hashlib.sha256(f"{identity}-{True}".encode()).hexdigest()[:12]
             self._folder = store / f"{target.dtype_name}-{name}"
             self._folder.mkdir(parents=True, exist_ok=True)
         elif num_steps > len(batches):
@@ -272,7 +274,7 @@ class TargetStates:
         return self._folder / f"{digest.hexdigest()[:24]}.safetensors"
 
     def _has(self, batch: Batch) -> bool:
-        """Whether the store has a batch, whole; a damaged file is named."""
+        """Whether the store has all that is needed of a batch, whole; a damaged file is named."""
         from safetensors import SafetensorError, safe_open
 
         path = self._path(batch)
@@ -284,17 +286,18 @@ class TargetStates:
         except (SafetensorError, OSError) as error:
             fault = str(error)
         else:
-            fault = "" if shapes == self._shapes(batch) else "its tensors are not those of this batch"
+            whole = self._shapes(batch)
+            if shapes == {"hidden": whole["hidden"]}:
+                return not self._with_teacher
+            fault = "" if shapes == whole else "its tensors are not those of this batch"
         if fault:
             logger.warning("%s is damaged (%s): it is made again", path, fault)
         return not fault
 
     def _shapes(self, batch: Batch) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what the store has of a batch."""
+        """Names and shapes of all that the store can have of a batch."""
         hidden_size = self._target.config.hidden_size
         hidden = {"hidden": (*batch.text_BS.shape, hidden_size)}
-        if not self._with_teacher:
-            return hidden
         num_rows = len(teacher_rows(batch.text_BS))
         return hidden | {"mean": (num_rows, hidden_size), "constant": (num_rows,), "top": (num_rows,)}
 

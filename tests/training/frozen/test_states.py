@@ -169,12 +169,27 @@ def test_other_rows_targets_and_vocabularies_are_kept_apart(tmp_path: Path) -> N
         (batches(), CountingTarget("two"), {}),
         (batches(), CountingTarget(weights_sha256="b"), {}),
         (batches(), target, {"draft_ids_J": draft_ids_J, "head": target.head.cut(draft_ids_J)}),
-        (batches(), target, {"with_teacher": False}),
     ]:
         states = states_of(other, of, store=tmp_path, **more)
         assert states.fill(show_progress=False) is not None
         assert same(all_of(states, of), all_of(states_of(CountingTarget(), of, **more), of))
-    assert target.num_calls == 4 * num_calls
+    assert target.num_calls == 3 * num_calls
+
+
+@pytest.mark.parametrize("first_has_teacher", [True, False])
+def test_runs_with_a_teacher_and_without_share_a_store(
+    first_has_teacher: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a target that reads everything for each objective anew, and batches without a teacher taken for whole."""
+    target, of = CountingTarget(), batches()
+    for with_teacher in (first_has_teacher, not first_has_teacher):
+        states = states_of(target, of, store=tmp_path, with_teacher=with_teacher)
+        states.fill(show_progress=False)
+        expected = states_of(CountingTarget(), of, with_teacher=with_teacher)
+        assert same(all_of(states, of), all_of(expected, of))
+    assert target.num_calls == len(of) * (1 if first_has_teacher else 2)
+    assert not caplog.text
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 def test_a_disk_that_is_too_small_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
