@@ -88,7 +88,8 @@ train() {
 }
 
 # Triton's kernels and the attention of training against their plain twins.
-kernels() { python -m pytest -q -rs tests/kernels/gpu tests/training/loss/test_chain_attention.py; }
+kernels() { python -m pytest -q -rs tests/kernels/gpu tests/training/loss/test_chain_attention.py \
+  tests/training/test_transfer.py; }
 
 # Latency and throughput of a server at 1 to 64 requests at once.
 serving() {

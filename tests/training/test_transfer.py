@@ -27,7 +27,7 @@ from vllm_mtp.training.loss.objective import Places, _rejected_so_far
 from vllm_mtp.training.loss.shapes import fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers, update
 from vllm_mtp.training.run import Run, TrainInputs, prepare
-from vllm_mtp.training.transfer import pinned, to_device
+from vllm_mtp.training.transfer import on_the_way, pinned, to_device
 
 META = torch.device("meta")
 
@@ -129,3 +129,19 @@ def test_a_copy_is_the_same() -> None:
     tensor = torch.arange(5)
     assert torch.equal(to_device(tensor, torch.device("cpu")), tensor)
     assert to_device(tensor, META).device == META
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_what_is_on_the_way_arrives(device: str) -> None:
+    """As it was, contiguous, in any dtype; on a GPU also where the memory is used for something else right after."""
+    tensors = {"transposed": torch.randn(300, 200).T, "half": torch.randn(70).half(), "flag": torch.tensor(True)}
+    waited = on_the_way({name: tensor.to(device) for name, tensor in tensors.items()})
+    if device == "cuda":
+        torch.zeros(300, 200, device=device)
+    for name, found in waited().items():
+        assert found.device.type == "cpu"
+        assert found.is_contiguous()
+        assert torch.equal(found, tensors[name])

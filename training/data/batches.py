@@ -65,16 +65,15 @@ class Batches:
         self._held_out: list[list[Row]] = []
         self._tokens_per_batch = tokens_per_batch
         self.num_copies = 0
-        """Rows that are not trained on, since they are held out too; where all rows are one, it is both."""
+        """Held-out rows that are trained on too, since the data has them several times."""
         for rows in sources:
             if len(rows) < 2:
                 raise too_few_rows(len(rows))
             held_out = _held_out_places(len(rows))
             training = [row for i, row in enumerate(rows) if i not in held_out]
             self._held_out.append([rows[index] for index in sorted(held_out)])
-            unseen = _without(self._held_out[-1], training) or training
-            self.num_copies += len(training) - len(unseen)
-            self._training += _grouped(unseen, tokens_per_batch)
+            self.num_copies += _num_known(self._held_out[-1], training)
+            self._training += _grouped(training, tokens_per_batch)
         self._seed = seed
         # Asked for by the thread that reads ahead, then by the step, and again for its states.
         self._made = functools.lru_cache(_NUM_KEPT)(lambda index: _batch(self._training[index]))
@@ -112,10 +111,10 @@ class Batches:
         return [_batch(group) for source in groups for group in source]
 
 
-def _without(held_out: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """Rows of other tokens than those that are held out."""
-    known = {row.ids_L.numpy().tobytes() for row in held_out}
-    return [row for row in rows if row.ids_L.numpy().tobytes() not in known]
+def _num_known(rows: Sequence[Row], among: Sequence[Row]) -> int:
+    """How many rows have the tokens of one of the others."""
+    known = {row.ids_L.numpy().tobytes() for row in among}
+    return sum(row.ids_L.numpy().tobytes() in known for row in rows)
 
 
 def _held_out_places(num_rows: int) -> set[int]:

@@ -21,8 +21,12 @@ from vllm_mtp.training.frozen.reachable import check_reachable
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.mean_embedding import teacher_of
 from vllm_mtp.training.loss.objective import teacher_rows
-from vllm_mtp.training.transfer import to_device
+from vllm_mtp.training.transfer import on_the_way, to_device
 from vllm_mtp.training.work import Here, Work, Workers, workers
+
+Content = Callable[[], bytes]
+"""What makes the bytes of a stored batch."""
+_IS_FINITE = "is_finite"
 
 
 class BatchStates(NamedTuple):
@@ -44,12 +48,12 @@ class Reading:
     """Compute the teacher for the mean-embedding loss too."""
 
     @contextmanager
-    def readers(self) -> Iterator[tuple[Workers, Work[Batch, bytes]]]:
+    def readers(self) -> Iterator[tuple[Workers, Work[Batch, Content]]]:
         """Who reads, and how."""
         yield Here(), self
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[Batch], bytes]]:
+    def opened(self) -> Iterator[Callable[[Batch], Content]]:
         with self.target.reading():
             yield self.content
 
@@ -62,34 +66,47 @@ class Reading:
         mean_ND, constant_N, top_N = teacher_of(hidden_BSD.flatten(0, 1).index_select(0, rows_N), self.head)
         return BatchStates(hidden_BSD, Teacher(mean_ND.half(), constant_N, top_N))
 
-    def content(self, batch: Batch) -> bytes:
-        """A safetensors file of what the target says of a batch, at all of its text.
+    def content(self, batch: Batch) -> Content:
+        """What the target says of a batch, at all of its text; the device goes on while another thread makes the file.
+
+        Returns:
+            What makes a safetensors file of it.
 
         Raises:
-            InputError: if the hidden states are no numbers.
+            InputError: when that is asked for, if the hidden states are no numbers.
         """
-        from safetensors.torch import save
-
         hidden_BSD, teacher = self.states(batch, batch.text_BS)
-        check_numbers(hidden_BSD, self.target)
-        tensors = {"hidden": hidden_BSD}
+        tensors = {"hidden": hidden_BSD, _IS_FINITE: torch.isfinite(hidden_BSD).all()}
         if teacher is not None:
             tensors |= {"mean": teacher.mean_ND, "constant": teacher.constant_N, "top": teacher.top_N.int()}
-        return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        return partial(_file_of, on_the_way(tensors), self.target)
+
+
+def _file_of(waited: Callable[[], dict[str, Tensor]], target: FrozenTarget) -> bytes:
+    from safetensors.torch import save
+
+    tensors = waited()
+    if not tensors.pop(_IS_FINITE):
+        raise _no_numbers(target)
+    return save(tensors)
 
 
 def check_numbers(hidden_BSD: Tensor, target: FrozenTarget) -> None:
-    """Asked of what a store keeps, and where a loss is no number; the host waits for the answer.
+    """Asked where a loss is no number; the host waits for the answer.
 
     Raises:
         InputError: for hidden states that are no numbers.
     """
     if not torch.isfinite(hidden_BSD).all():
-        raise InputError(
-            "dtype",
-            f"expected numbers, the target's hidden states hold NaN or infinity in {target.dtype_name}: give float32, "
-            "or bfloat16 in place of float16; if that is what it is, the target's weights are damaged",
-        )
+        raise _no_numbers(target)
+
+
+def _no_numbers(target: FrozenTarget) -> InputError:
+    return InputError(
+        "dtype",
+        f"expected numbers, the target's hidden states hold NaN or infinity in {target.dtype_name}: give float32, "
+        "or bfloat16 in place of float16; if that is what it is, the target's weights are damaged",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +124,7 @@ class Elsewhere:
     with_teacher: bool
 
     @contextmanager
-    def readers(self) -> Iterator[tuple[Workers, Work[Batch, bytes]]]:
+    def readers(self) -> Iterator[tuple[Workers, Work[Batch, Content]]]:
         """Who reads, and how."""
         check = partial(check_reachable, self.path, self.options.revision, self.weights_sha256)
         with workers(self.cluster, self.options.tensor_parallel_size, check) as found:
@@ -115,8 +132,8 @@ class Elsewhere:
             yield found, replace(self, load=partial(self.load, device=device))
 
     @contextmanager
-    def opened(self) -> Iterator[Callable[[Batch], bytes]]:
+    def opened(self) -> Iterator[Callable[[Batch], Content]]:
         target = self.load()
         head = target.head.cut(self.draft_ids_J)
         with Reading(target=target, head=head, with_teacher=self.with_teacher).opened() as content:
-            yield content
+            yield lambda batch: partial(bytes, content(batch)())  # made before it travels

@@ -30,7 +30,7 @@ from vllm_mtp.kernels.ops import Teacher
 from vllm_mtp.module.shared_head import SharedHead
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.frozen.ahead import Ahead
-from vllm_mtp.training.frozen.reading import BatchStates, Elsewhere, Reading
+from vllm_mtp.training.frozen.reading import BatchStates, Content, Elsewhere, Reading
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.ranks import Ranks
@@ -157,7 +157,7 @@ class TargetStates:
         with bar, ThreadPoolExecutor(1) as disk, (self._elsewhere or self._reading).readers() as (workers, work):
             written: Future[None] | None = None
             for name, content in workers.results(work, missing):
-                if written is not None:  # one batch goes to disk while the target runs over the next
+                if written is not None:  # one batch is made bytes and goes to disk while the target runs over the next
                     written.result()
                 written = disk.submit(self._write, self._folder / name, content)
                 num_tokens += missing[name].ids_BL.numel()
@@ -301,9 +301,9 @@ class TargetStates:
         num_rows = len(teacher_rows(batch.text_BS))
         return hidden | {"mean": (num_rows, hidden_size), "constant": (num_rows,), "top": (num_rows,)}
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: Content) -> None:
         try:
-            write_atomically(path, content, shared=True)
+            write_atomically(path, content(), shared=True)
         except OSError as error:
             when = "when there is room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "once it can be written"
             raise InputError("store", f"{error}. The same command goes on {when}.") from error

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vllm_mtp.common.errors import InputError
 from vllm_mtp.contract.checkpoint import load_draft, read_config
-from vllm_mtp.contract.config import MTPConfig
+from vllm_mtp.contract.config import MTPConfig, contract_faults
 from vllm_mtp.contract.lookup import Lookup
 from vllm_mtp.contract.pair import why_another_target
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, d2t_of, draft_ids
@@ -77,8 +77,6 @@ def draft_config_for(
         raise InputError("sequence_length", f"expected at most the target's {max_length}, got {config.sequence_length}")
     heads = config.num_attention_heads or shape.num_attention_heads
     kv_heads = config.num_key_value_heads or shape.num_key_value_heads
-    if heads % kv_heads:
-        raise InputError("num_key_value_heads", f"expected a divisor of {heads} query heads, got {kv_heads}")
     known = {} if initial is None else _known(initial)
     kind = AttentionKind.of_target(target, shape.head_dim) if initial is None else AttentionKind.of_draft(known)
     asked = {name: getattr(config, name) for name in ("qk_norm", "attention_bias")}
@@ -99,6 +97,8 @@ def draft_config_for(
         "draft_head_dtype": known.get("draft_head_dtype"),
         "lookup": Lookup().fields(),
     }
+    if faults := contract_faults(fields):  # there is no config.json yet that could be at fault
+        raise ValueError(f"there is no module of that shape: {'; '.join(faults)}")
     draft: MTPConfig = MTPConfig.from_dict(fields)
     return draft
 

@@ -302,6 +302,19 @@ def test_room_is_spoken_of_where_it_is_wanting(
         states.fill(show_progress=False)
 
 
+def test_the_target_does_not_wait_for_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a number that is read, or bytes that are made, before the next pass is asked for: the meta device has
+    neither."""
+    target, batch = CountingTarget(), batches()[0]
+    target.device = torch.device("meta")
+    target.head = SharedHead(embedding_VD=torch.empty(V, D, device="meta"), head_VD=torch.empty(V, D, device="meta"))
+    monkeypatch.setattr(reading, "to_device", lambda tensor, device: tensor.to(device))
+    monkeypatch.setattr(target, "hidden_states", lambda ids_BT: torch.empty(*ids_BT.shape, D, device="meta"))
+    content = reading.Reading(target=target, head=target.head, with_teacher=True).content(batch)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match="meta"):
+        content()
+
+
 def test_two_runs_share_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run that ends because another one wrote the same batch at the same time."""
     of, replace, others = batches(), os.replace, [states_of(CountingTarget(), batches(), store=tmp_path)]
