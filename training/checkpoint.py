@@ -192,9 +192,10 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         raise InputError("output", f"{folder} cannot be written to")
     weights, info_path = folder / WEIGHTS_FILE, folder / RUN_INFO
     if not weights.exists() and not (folder / "config.json").exists():
-        if (folder / "README.md").exists() and not _paths(folder):
+        others = [name for name in ("README.md", RUN_INFO) if (folder / name).exists() and not _paths(folder)]
+        if others:
             raise InputError(
-                "output", f"{folder} holds a README.md, whose place the drafter's card takes: give a folder of its own"
+                "output", f"{folder} holds a {others[0]} of something else, which would be replaced: give another folder"
             )
         return None
     try:

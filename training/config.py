@@ -173,7 +173,8 @@ class TrainConfig:
         """Fields in which a stored config differs, as "name: stored, now".
 
         0 once stood for today's None, and `answers_only` for a loss on answers; what was not stored yet had its first
-        choice, or was false. How often a checkpoint is written decides nothing where the last module is kept.
+        choice, or was false. Where the last module is kept, how often a checkpoint is written
+        decides only what is measured on the way.
         """
         now = asdict(self)
         first = {

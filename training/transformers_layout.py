@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.files import write_atomically
+from vllm_mtp.common.files import check_own_file, write_atomically
 from vllm_mtp.contract.tensors import D2T
 from vllm_mtp.training.frozen.last_layer import last_layer_shapes
 from vllm_mtp.training.frozen.pair import load_draft_of
 from vllm_mtp.training.frozen.shape import TargetShape
 
-_LAYER, _FINAL_NORM, _PROJECTION = "layer.", "norm.", ".eh_proj.weight"
+_LAYER, _FINAL_NORM, _PROJECTION = "layer.", "norm.", "eh_proj.weight"
 
 
 def export_to_transformers(draft: Path, target: str, output: Path, **source: Any) -> dict[str, Tensor]:
@@ -51,20 +51,19 @@ def export_to_transformers(draft: Path, target: str, output: Path, **source: Any
 
 
 def _check_file(path: Path) -> None:
-    """Refuses to write over what is no exported drafter: a target's weights have a name as like as not."""
+    """Refuses to write over what is no exported drafter: a target's weights are beside it, under such a name."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        return
-    if path.is_dir():
-        raise InputError("output", f"expected a file, got {path}, which is a folder")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            is_export = any(name.endswith(_PROJECTION) for name in file.keys())
-    except (SafetensorError, OSError):
-        is_export = False
-    if not is_export:
-        raise InputError("output", f"{path} is something else than an exported drafter: give another file")
+    def is_own() -> bool:
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                names = list(file.keys())
+        except SafetensorError:
+            return False
+        prefixes = [name.removesuffix(_PROJECTION) for name in names if name.endswith(_PROJECTION)]
+        return len(prefixes) == 1 and all(name.startswith(prefixes[0]) for name in names)
+
+    check_own_file(path, is_own, "an exported drafter")
 
 
 def _renamed(name: str) -> str:

@@ -71,8 +71,8 @@ def simulate(
     if context is not None and longest + config.max_tokens > context:
         raise InputError(
             "max_tokens",
-            f"expected at most {context - longest:,} beside a prompt of {longest:,} tokens in the target's context of "
-            f"{context:,}, got {config.max_tokens:,}; a smaller max_prompt_tokens leaves more room",
+            f"expected room for them in the target's context of {context:,} tokens beside a prompt of {longest:,}, got "
+            f"{config.max_tokens:,}; max_prompt_tokens leaves longer prompts out, or cuts text",
         )
     if text := beyond_training(module.config, longest + config.max_tokens):
         print(f"Warning: {text}", file=sys.stderr)

@@ -161,10 +161,11 @@ def test_a_run_info_of_another_shape_is_not_a_run(field: str, tmp_path: Path) ->
         load_run_info(tmp_path)
 
 
-def test_notes_of_something_else_are_not_replaced_by_the_card(tmp_path: Path) -> None:
-    """An unfinished run may have written its card already."""
-    (tmp_path / "README.md").write_text("my own")
-    with pytest.raises(ValueError, match=r"^output: .* holds a README\.md, whose place the drafter's card takes"):
+@pytest.mark.parametrize("name", ["README.md", "run_info.json"])
+def test_files_of_something_else_are_not_replaced(name: str, tmp_path: Path) -> None:
+    """Notes, or what `generate` wrote. An unfinished run may have written its card already."""
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"^output: .* holds a {name} of something else"):
         load_run_info(tmp_path)
     save(tmp_path, 1)
     assert load_run_info(tmp_path) is None

@@ -4,7 +4,9 @@ same, and a batch has the same rows in every epoch, so that what the target says
 # Shapes: B sequences, L tokens of the longest row, S = L - 1 tokens that the target sees.
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,16 +66,15 @@ class Batches:
         self._training: list[list[Row]] = []
         self._held_out: list[list[Row]] = []
         self._tokens_per_batch = tokens_per_batch
-        self.num_copies = 0
-        """Held-out rows that are trained on too, since the data has them several times."""
         for rows in sources:
             if len(rows) < 2:
                 raise too_few_rows(len(rows))
             held_out = _held_out_places(len(rows))
             training = [row for i, row in enumerate(rows) if i not in held_out]
             self._held_out.append([rows[index] for index in sorted(held_out)])
-            self.num_copies += _num_known(self._held_out[-1], training)
             self._training += _grouped(training, tokens_per_batch)
+        self.num_copies = _num_known(itertools.chain(*self._held_out), itertools.chain(*self._training))
+        """Held-out rows that are trained on too, since the data has them several times."""
         self._seed = seed
         # Asked for by the thread that reads ahead, then by the step, and again for its states.
         self._made = functools.lru_cache(_NUM_KEPT)(lambda index: _batch(self._training[index]))
@@ -111,10 +112,11 @@ class Batches:
         return [_batch(group) for source in groups for group in source]
 
 
-def _num_known(rows: Sequence[Row], among: Sequence[Row]) -> int:
-    """How many rows have the tokens of one of the others."""
-    known = {row.ids_L.numpy().tobytes() for row in among}
-    return sum(row.ids_L.numpy().tobytes() in known for row in rows)
+def _num_known(rows: Iterable[Row], among: Iterable[Row]) -> int:
+    """How many rows have the tokens of one of the others, of which there may be many more."""
+    times = Counter(row.ids_L.numpy().tobytes() for row in rows)
+    known = {tokens for row in among if (tokens := row.ids_L.numpy().tobytes()) in times}
+    return sum(times[tokens] for tokens in known)
 
 
 def _held_out_places(num_rows: int) -> set[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.files import read_json, write_atomically
+from vllm_mtp.common.files import check_own_file, read_json, write_atomically
 from vllm_mtp.contract.fingerprint import tokenizer_sha256
 from vllm_mtp.training.data.chat.options import TemplateOptions
 from vllm_mtp.training.data.rows import Row
@@ -65,16 +65,7 @@ def check_vocab_file(path: Path) -> None:
     Raises:
         InputError: naming the file.
     """
-    if not path.exists():
-        return
-    if path.is_dir():
-        raise InputError("output", f"expected a file, got {path}, which is a folder")
-    try:
-        found = read_json(path)
-    except (ValueError, OSError):
-        found = None
-    if not isinstance(found, dict) or "draft_ids" not in found:
-        raise InputError("output", f"{path} is something else than a draft vocabulary: give another file")
+    check_own_file(path, lambda: "draft_ids" in read_json(path), "a draft vocabulary")
 
 
 def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
@@ -102,7 +93,6 @@ def load_draft_vocab(path: Path, vocab_size: int, tokenizer: str) -> Tensor:
 
 def make_draft_vocab(*, output: Path, **asked: Any) -> int:
     """Writes the draft vocabulary that `count_draft_vocab` chooses, with the same arguments; returns 0."""
-    check_vocab_file(output)
     draft_ids_J, info = count_draft_vocab(**asked)
     save_draft_vocab(output, draft_ids_J, info)
     return 0

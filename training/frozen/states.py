@@ -159,7 +159,7 @@ class TargetStates:
             for name, content in workers.results(work, missing):
                 if written is not None:  # one batch is made bytes and goes to disk while the target runs over the next
                     written.result()
-                written = disk.submit(self._write, self._folder / name, content)
+                written = disk.submit(self._write, missing[name], content)
                 num_tokens += missing[name].ids_BL.numel()
                 bar.set_postfix(tokens_per_s=f"{num_tokens / (time.perf_counter() - started):.0f}", refresh=False)
                 bar.update()
@@ -263,7 +263,7 @@ class TargetStates:
     def _made(self, batch: Batch) -> BatchStates:
         """What the store has of a batch from now on."""
         with self._reading.opened() as content:
-            self._write(self._path(batch), content(batch))
+            self._write(batch, content(batch))
         return self._load(self._path(batch))
 
     def _path(self, batch: Batch) -> Path:
@@ -275,24 +275,27 @@ class TargetStates:
 
     def _has(self, batch: Batch) -> bool:
         """Whether the store has all that is needed of a batch, whole; a damaged file is named."""
+        fault = self._fault(batch)
+        if fault:
+            logger.warning("%s is damaged (%s): it is made again", self._path(batch), fault)
+        return fault is None
+
+    def _fault(self, batch: Batch) -> str | None:
+        """What is wrong with what the store has of a batch; empty where it lacks something, None where all is well."""
         from safetensors import SafetensorError, safe_open
 
         path = self._path(batch)
         if not path.exists():
-            return False
+            return ""
         try:
             with safe_open(str(path), framework="pt") as file:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         except (SafetensorError, OSError) as error:
-            fault = str(error)
-        else:
-            whole = self._shapes(batch)
-            if shapes == {"hidden": whole["hidden"]}:
-                return not self._with_teacher
-            fault = "" if shapes == whole else "its tensors are not those of this batch"
-        if fault:
-            logger.warning("%s is damaged (%s): it is made again", path, fault)
-        return not fault
+            return str(error)
+        whole = self._shapes(batch)
+        if shapes == {"hidden": whole["hidden"]}:
+            return "" if self._with_teacher else None
+        return None if shapes == whole else "its tensors are not those of this batch"
 
     def _shapes(self, batch: Batch) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that the store can have of a batch."""
@@ -301,7 +304,11 @@ class TargetStates:
         num_rows = len(teacher_rows(batch.text_BS))
         return hidden | {"mean": (num_rows, hidden_size), "constant": (num_rows,), "top": (num_rows,)}
 
-    def _write(self, path: Path, content: Content) -> None:
+    def _write(self, batch: Batch, content: Content) -> None:
+        """Writes what nobody else has written meanwhile: another run may have made it, with the teacher."""
+        if self._fault(batch) is None:
+            return
+        path = self._path(batch)
         try:
             write_atomically(path, content(), shared=True)
         except OSError as error:

@@ -4,10 +4,12 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from vllm_mtp.common.errors import InputError
 
 _SECONDS_UNTIL_LEFT = 3600
 
@@ -69,6 +71,29 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_own_file(path: Path, is_own: Callable[[], bool], what: str) -> None:
+    """Refuses an output that is there already and is not what is written there, such as a target's own file.
+
+    Args:
+        path: the output.
+        is_own: looks into the file.
+        what: is written there.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if path.is_dir():
+        raise InputError("output", f"expected a file, got {path}, which is a folder")
+    if not path.exists():
+        return
+    try:
+        found = is_own()
+    except (OSError, ValueError, TypeError):
+        found = False
+    if not found:
+        raise InputError("output", f"{path} is something else than {what}: give another file")
 
 
 def read_json(path: Path) -> Any:

@@ -29,6 +29,8 @@ OTHER_WEIGHTS = (
 
 
 _SHARED_NAME = "embed_tokens.weight"
+IN_DECODER = ".decoder."
+"""In the name of an embedding that is a part of a part, where vLLM's draft models do not find it (OPT)."""
 
 
 def why_another_target(
@@ -66,6 +68,17 @@ def why_another_target(
     )
 
 
+def stored_embedding(target: str, *, revision: str | None = None) -> str:
+    """Name of the tensor that the target's embedding is stored as; the usual one where none is known.
+
+    Args:
+        target: folder, or Hub id that is in the cache.
+        revision: of a Hub id.
+    """
+    names = [name for name, _ in stored_tensors(target, revision=revision) if name.endswith(EMBEDDING_NAMES)]
+    return min(names, key=len, default=_SHARED_NAME)
+
+
 def why_not_served(target: str, *, revision: str | None = None) -> str | None:
     """Why vLLM may not start with any drafter for this target, by the name of its embedding; None: nothing known.
 
@@ -75,9 +88,8 @@ def why_not_served(target: str, *, revision: str | None = None) -> str | None:
         target: folder, or Hub id that is in the cache.
         revision: of a Hub id.
     """
-    names = [name for name, _ in stored_tensors(target, revision=revision) if name.endswith(EMBEDDING_NAMES)]
-    name = min(names, key=len, default=_SHARED_NAME)
-    if name.endswith(_SHARED_NAME) and ".decoder." not in name:
+    name = stored_embedding(target, revision=revision)
+    if name.endswith(_SHARED_NAME) and IN_DECODER not in name:
         return None
     return (
         f"the target's embedding is {name}: where vLLM's class of the target has no model.embed_tokens (Falcon, GPT-2, "

@@ -98,11 +98,18 @@ class Case:
     @property
     def kv_element_size(self) -> int:
         """Bytes of an element of the drafter's keys and values, as vLLM will keep it."""
+        own = getattr(self.engine_config.speculative_config, "kv_cache_dtype", None)
+        return self._size_of(own) if own else self.kv_element_size_of_target
+
+    @property
+    def kv_element_size_of_target(self) -> int:
+        """That of the target's."""
+        return self._size_of(self.engine_config.cache_config.cache_dtype)
+
+    def _size_of(self, kv_cache_dtype: str) -> int:
         from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
-        config = self.engine_config
-        own = getattr(config.speculative_config, "kv_cache_dtype", None)
-        return int(kv_cache_dtype_str_to_dtype(own or config.cache_config.cache_dtype, config.model_config).itemsize)
+        return int(kv_cache_dtype_str_to_dtype(kv_cache_dtype, self.engine_config.model_config).itemsize)
 
     @property
     def drafts_greedily(self) -> bool:

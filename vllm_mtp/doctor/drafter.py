@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vllm_mtp.contract.config import path_fault
-from vllm_mtp.contract.ranks import head_bytes, kv_bytes_per_token, weight_bytes, why_not_divided
+from vllm_mtp.contract.ranks import head_bytes, kv_bytes_per_token, kv_heads_of_rank, weight_bytes, why_not_divided
 from vllm_mtp.contract.tensors import D2T, WEIGHTS_FILE, check_folder, check_values
 from vllm_mtp.doctor.case import Case
 from vllm_mtp.doctor.finding import Finding, error, ok, warning
@@ -89,18 +89,18 @@ def _why_many_groups(case: Case) -> str | None:
     """vLLM groups the layers of a target with windows by the shape of their keys, so many to a group as the least
     frequent shape has layers: one, where the drafter's is its own."""
     kinds = set(getattr(case.text_config, "layer_types", None) or ())
-    if not {"sliding_attention", "full_attention"} <= kinds:
+    is_one_group = case.engine_config.scheduler_config.disable_hybrid_kv_cache_manager
+    if is_one_group or not {"sliding_attention", "full_attention"} <= kinds:
         return None
-    target, config = TargetShape.of(case.text_config), case.engine_config
-    own_dtype = getattr(config.speculative_config, "kv_cache_dtype", None) or config.cache_config.cache_dtype
-    drafter = case.draft_config.num_key_value_heads, case.draft_config.head_dim, own_dtype
-    wanted = target.num_key_value_heads, target.head_dim, config.cache_config.cache_dtype
+    target, size = TargetShape.of(case.text_config), case.config.tensor_parallel_size
+    drafter = kv_heads_of_rank(case.draft_config, size), case.draft_config.head_dim, case.kv_element_size
+    wanted = max(1, target.num_key_value_heads // size), target.head_dim, case.kv_element_size_of_target
     if drafter == wanted:
         return None
     return (
         "beside a target with sliding windows vLLM gives every layer a group of the KV cache of its own, which takes "
-        "time in every pass, where the drafter's keys have not the shape of the target's full attention: expected "
-        f"{wanted[0]} key-value heads of {wanted[1]} in {wanted[2]}, got {drafter[0]} of {drafter[1]} in {drafter[2]}"
+        "time in every pass, where the drafter's keys have not the shape of the target's full attention: on each rank "
+        "expected {} key-value heads of {} elements of {} bytes, got {} of {} of {}".format(*wanted, *drafter)
     )
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 
 from vllm_mtp.contract.config import ARCHITECTURE
 from vllm_mtp.contract.lookup import Lookup
-from vllm_mtp.contract.pair import beyond_training, why_not_served
+from vllm_mtp.contract.pair import IN_DECODER, beyond_training, stored_embedding, why_not_served
 from vllm_mtp.doctor.case import Case
 from vllm_mtp.doctor.finding import Finding, error, ok, warning
 
 _MODELS = "vllm.model_executor.models."
-_EMBEDDING = re.compile(r"self\.(embed_tokens|embedding)\b\s*[:=]")
+_PARTS = (
+    re.compile(r"self\.model\b\s*[:=]"),
+    re.compile(r"self\.(embed_tokens|embedding)\b\s*[:=]|def embed_tokens\b"),
+)
+"""What vLLM's proposer asks of a target's class: a model, and of that the embedding."""
 _EPSILON = 1e-5
 """vLLM takes a min_p up to this for none."""
 
@@ -38,22 +42,27 @@ def embedding_is_shared(case: Case) -> Iterator[Finding]:
     """vLLM's class of the target keeps its embedding where vLLM's draft models look for it."""
     from vllm.model_executor.model_loader.utils import get_model_cls
 
-    config = case.engine_config.model_config
-    is_named_so = why_not_served(case.target, revision=case.config.engine_options.revision) is None
-    if is_named_so or config.is_multimodal_model or has_embed_tokens(cls := get_model_cls(config)):
+    config, revision = case.engine_config.model_config, case.config.engine_options.revision
+    is_named_so = why_not_served(case.target, revision=revision) is None
+    if is_named_so or config.is_multimodal_model:
         yield ok("nothing known against it")
+        return
+    cls, name = get_model_cls(config), stored_embedding(case.target, revision=revision)
+    if IN_DECODER not in name and has_embed_tokens(cls):
+        yield ok(f"{cls.__name__} has it")
     else:
         yield error(
-            f"vLLM's {cls.__name__} has no embed_tokens, which its draft models share: it ends when it is given any "
-            "drafter for this target"
+            f"vLLM's {cls.__name__} has no model.embed_tokens, which its draft models share: vLLM ends when "
+            "it is given any drafter for this target"
         )
 
 
 def has_embed_tokens(cls: type) -> bool:
-    """Whether the file of a vLLM model class, or of a class that it is made of, sets one of the names that count."""
+    """Whether the files of a vLLM model class, and of the classes that it is made of, set the names that count."""
     parts = [one for one in vars(sys.modules[cls.__module__]).values() if isinstance(one, type)]
     files = {base.__module__ for one in (cls, *parts) for base in one.__mro__ if base.__module__.startswith(_MODELS)}
-    return any(_EMBEDDING.search(inspect.getsource(sys.modules[name])) for name in files)
+    sources = [inspect.getsource(sys.modules[name]) for name in files]
+    return all(any(part.search(source) for source in sources) for part in _PARTS)
 
 
 def context_is_trained(case: Case) -> Iterator[Finding]:

@@ -364,7 +364,7 @@ class MTPDraftModel(nn.Module):
         # measure memory, before they take the rest for the KV cache and before they capture graphs: time to cut.
         self.head(hidden_states.dtype)
         if self.has_placeholders and input_ids is not None:
-            input_ids = input_ids.clamp(max=self.config.vocab_size - 1)
+            input_ids.clamp_(max=self.config.vocab_size - 1)  # in the drafter's own buffer, which CUDA graphs know
         lookup, metadata = self._lookup_in_pass(input_ids, positions)
         if lookup is None or metadata is None or input_ids is None:
             self._look_at_head()

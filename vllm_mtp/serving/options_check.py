@@ -64,12 +64,15 @@ def why_lookup_is_off(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
 
 def why_copies_are_wrong(config: MTPConfig, vllm_config: VllmConfig) -> str | None:
     """A warning that copies of what a KV connector brings are those of whoever had the slots before; None: none."""
-    if vllm_config.kv_transfer_config is None or why_lookup_is_off(config, vllm_config) or config.lookup is None:
+    connector = vllm_config.kv_transfer_config
+    if config.lookup is None or connector is None or not connector.is_kv_consumer:
+        return None
+    if why_lookup_is_off(config, vllm_config):
         return None
     return (
-        "A KV connector brings keys without their tokens: of such a part of a text nothing is copied, or what another "
-        "request left there. Where most prompts come so, as on a decode node of disaggregated prefill, switch lookup "
-        "off: `vllm-mtp lookup DRAFT_DIR --off`."
+        "A KV connector brings keys without their tokens: for such a part of a text lookup copies nothing, or another "
+        "request's tokens. Where most prompts come so, as on a decode node of disaggregated prefill, switch it off: "
+        "`vllm-mtp lookup DRAFT_DIR --off`."
     )
 
 

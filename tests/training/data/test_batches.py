@@ -62,9 +62,11 @@ def test_held_out_rows_are_spread_and_never_trained_on(num_rows: int, num_held_o
 
 def test_held_out_rows_that_are_trained_on_too_are_counted() -> None:
     """Catches an acceptance length of what was learned by heart: data in which every row is there four times."""
-    of = Batches([rows(30) * 4, rows(30)], 20, 0)
-    assert of.num_copies == sum(len(batch.ids_BL) for batch in Batches([rows(30) * 4], 20, 0).held_out()) > 0
-    assert Batches([rows(30)], 20, 0).num_copies == 0
+    for sources, all_of_them in (([rows(30) * 4], True), ([rows(30), rows(30) * 2], True), ([rows(30)], False)):
+        of = Batches(sources, 20, 0)
+        num_held_out = sum(len(batch.ids_BL) for batch in of.held_out())
+        assert of.num_copies == (num_held_out if all_of_them else 0)
+        assert num_held_out
 
 
 def test_fewer_held_out_tokens_are_spread_over_every_source() -> None:

@@ -250,7 +250,9 @@ def test_copies_beside_what_they_spoil_and_what_spoils_them(target_dir: Path, tm
     """A watermark, and a KV connector. Both need a GPU: they are put into vLLM's config."""
     case = case_of(target_dir, write_random_draft(tmp_path / "draft", config_for(target_dir, lookup={})))
     assert [one.status for one in options_go_together(case)] == [OK]
-    object.__setattr__(case.engine_config, "kv_transfer_config", SimpleNamespace())
+    object.__setattr__(case.engine_config, "kv_transfer_config", SimpleNamespace(is_kv_consumer=False))
+    assert [one.status for one in options_go_together(case)] == [OK], "of a prefill node"
+    object.__setattr__(case.engine_config, "kv_transfer_config", SimpleNamespace(is_kv_consumer=True))
     [found] = options_go_together(case)
     assert (found.status, "keys without their tokens" in found.message) == (WARNING, True)
     object.__setattr__(case.engine_config, "watermark_config", SimpleNamespace())
@@ -288,6 +290,8 @@ def test_keys_of_another_shape_beside_sliding_windows(target_dir: Path, tmp_path
         messages = [one.message for one in memory_of_a_rank(case) if one.status == WARNING]
         expected = f"expected {own} key-value heads of "
         assert [expected in text and f"got {other} of" in text for text in messages] == [True] * is_named
+        object.__setattr__(case.engine_config.scheduler_config, "disable_hybrid_kv_cache_manager", True)
+        assert [one for one in memory_of_a_rank(case) if one.status == WARNING] == [], "all layers are one group"
         shutil.rmtree(draft)
 
 
@@ -303,9 +307,10 @@ def test_lookup_beside_windows_of_the_whole_target(target_dir: Path, tmp_path: P
     ("module", "name", "has"),
     [
         ("llama", "LlamaForCausalLM", True), ("qwen3", "Qwen3ForCausalLM", True),
-        ("chatglm", "ChatGLMForCausalLM", True), ("telechat2", "TeleChat2ForCausalLM", True),
+        ("bailing_moe_linear", "BailingMoeV25ForCausalLM", True), ("telechat2", "TeleChat2ForCausalLM", True),
         ("transformers", "TransformersForCausalLM", False), ("gpt2", "GPT2LMHeadModel", False),
         ("falcon", "FalconForCausalLM", False), ("bloom", "BloomForCausalLM", False),
+        ("chatglm", "ChatGLMForCausalLM", False), ("opt", "OPTForCausalLM", False),
     ],
 )  # fmt: skip
 def test_classes_whose_embedding_no_drafter_finds(
@@ -317,6 +322,8 @@ def test_classes_whose_embedding_no_drafter_finds(
     case = case_of(target_dir, draft)
     assert [one.status for one in embedding_is_shared(case)] == [OK], "its embedding is named as Llama's"
     monkeypatch.setattr(engine, "why_not_served", lambda *args, **kwargs: "its embedding is named otherwise")
+    stored = "model.decoder.embed_tokens.weight" if module == "opt" else "transformer.word_embeddings.weight"
+    monkeypatch.setattr(engine, "stored_embedding", lambda *args, **kwargs: stored)
     [found] = embedding_is_shared(case)
     assert found.status == (OK if has else ERROR)
 

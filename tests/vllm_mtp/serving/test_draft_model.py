@@ -30,11 +30,13 @@ def test_compiled_graphs_are_kept_by_the_shape_of_the_drafter() -> None:
 
 
 def test_ids_of_images_beyond_the_embedding_do_not_end_the_engine() -> None:
-    """They reach a drafter of some multimodal targets (LLaVA, Ultravox), whose own forward masks them."""
+    """They reach a drafter of some multimodal targets (LLaVA, Ultravox), whose own forward masks them. The ids stay in
+    their place: a CUDA graph that is replayed reads there."""
     from vllm_mtp.serving.draft_model import MTPDraftModel
 
     class Embedding(nn.Module):
         def forward(self, input_ids: Tensor, positions: Tensor, hidden_TD: Tensor, inputs_embeds: None) -> Tensor:
+            assert input_ids.data_ptr() == ids_T.data_ptr()
             return table_VD[input_ids]
 
     table_VD = torch.randn(16, 4)
@@ -42,5 +44,6 @@ def test_ids_of_images_beyond_the_embedding_do_not_end_the_engine() -> None:
     nn.Module.__init__(model)
     model.config, model.model, model.has_placeholders = small_config(vocab_size=16), Embedding(), True
     model._chosen_heads = [SimpleNamespace()]
-    found_TD = model(torch.tensor([3, 15, 16, 99]), torch.arange(4), torch.zeros(4, 4))
+    ids_T = torch.tensor([3, 15, 16, 99])
+    found_TD = model(ids_T, torch.arange(4), torch.zeros(4, 4))
     assert torch.equal(found_TD, table_VD[[3, 15, 15, 15]])
