@@ -351,7 +351,7 @@ SERVED: Mapping[str, str] = {
     **dict.fromkeys(("Falcon", "GPT-2", "GPT-J", "OPT", "BLOOM", "Mamba 2"), NOTHING_TO_SHARE),
     **dict.fromkeys(("Jamba", "Mamba", "Falcon Mamba", "OLMo Hybrid"), _GPU),
     **dict.fromkeys(("Granite 4 hybrid", "Zamba 2", "Nemotron H", "LFM 2"), _GPU),
-    "GPT-NeoX": "no: the process dies",
+    "GPT-NeoX": "no: vLLM's class has no `embed_tokens`",
     **dict.fromkeys(("DeepSeek V2", "DeepSeek V3", "GLM 4 MoE Lite"), _MLA_BLOCKS),
     **dict.fromkeys(("Qwen 3.5", "Qwen 3.5 MoE"), _PICTURES),
     **dict.fromkeys((one.name for one in MULTIMODAL), _PICTURES),
