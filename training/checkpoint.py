@@ -192,10 +192,11 @@ def load_run_info(folder: Path) -> dict[str, Any] | None:
         raise InputError("output", f"{folder} cannot be written to")
     weights, info_path = folder / WEIGHTS_FILE, folder / RUN_INFO
     if not weights.exists() and not (folder / "config.json").exists():
-        others = [name for name in ("README.md", RUN_INFO) if (folder / name).exists() and not _paths(folder)]
-        if others:
+        other = next((name for name in ("README.md", RUN_INFO) if (folder / name).exists()), None)
+        if other and not _paths(folder):
             raise InputError(
-                "output", f"{folder} holds a {others[0]} of something else, which would be replaced: give another folder"
+                "output",
+                f"{folder} holds a {other} of something else, which would be replaced: give another folder",
             )
         return None
     try:

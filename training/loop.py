@@ -191,11 +191,11 @@ def _start(run: Run) -> None:
     clock."""
     config, batches = run.config, run.batches
     run.inputs.say("\n".join(map(str, run.sources)))
-    if batches.num_copies:
+    if run.ranks.is_first and (num_copies := batches.num_copies()):
         num_rows = sum(len(batch.ids_BL) for batch in batches.held_out())
         run.inputs.say(
-            f"{batches.num_copies:,} of {num_rows:,} held-out rows are trained on too, since the data has copies: what is "
-            "measured on them is of text seen"
+            f"{num_copies:,} of {num_rows:,} held-out rows are trained on too, since the data has copies: what "
+            "is measured on them is of text seen"
         )
     run.inputs.say(
         f"{batches.num_tokens:,} tokens, seen {config.num_steps / len(batches):.1f} times in {config.num_steps:,} "

@@ -6,7 +6,7 @@ from typing import Any
 from vllm_mtp.benchmarks.harness.method import DRAFTER, Method, baselines, lookups, mtp, schedule_of
 from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import HOTTEST, check_at_least, check_at_most, check_choices, check_share, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_share, check_temperature, setting
 from vllm_mtp.training.data.chat.options import TemplateOptions
 
 _ALL = {"top_p": 1.0, "top_k": 0}
@@ -66,8 +66,8 @@ class AcceptanceConfig(ServingOptions):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, num_speculative_tokens=1, temperature=0, max_tokens=2, limit_per_task=1, max_num_seqs=1)
-        check_at_most(self, temperature=HOTTEST)
+        check_at_least(self, num_speculative_tokens=1, max_tokens=2, limit_per_task=1, max_num_seqs=1)
+        check_temperature(self)
         if self.no_chat_template and (self.turns > 1 or self.template_options != TemplateOptions()):
             raise InputError("no_chat_template", "expected no turns and no options of a template beside it")
         check_share(self, "top_p")

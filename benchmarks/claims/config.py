@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vllm_mtp.common.engine_options import EngineOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import HOTTEST, check_at_least, check_at_most, check_choices, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_temperature, setting
 from vllm_mtp.training.config import DTYPES
 
 PAPER = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
@@ -56,6 +56,6 @@ class ClaimsConfig:
             if not values or len(set(values)) < len(values):
                 raise InputError(name, f"expected at least one and no two alike, got {list(values)}")
         check_at_least(self, tokens=4 * self.batch_size * self.sequence_length, data_tokens=1, num_steps_unrolled=2)
-        check_at_least(self, num_prompts=1, draft_vocab_size=1, num_speculative_tokens=1, temperature=0, max_tokens=3)
-        check_at_most(self, temperature=HOTTEST)
+        check_at_least(self, num_prompts=1, draft_vocab_size=1, num_speculative_tokens=1, max_tokens=3)
+        check_temperature(self)
         check_at_least(self, speed_passes=0, speed_prompts=1, max_num_seqs=1)

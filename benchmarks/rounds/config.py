@@ -6,7 +6,7 @@ from vllm_mtp.benchmarks.acceptance.config import AcceptanceConfig
 from vllm_mtp.benchmarks.harness.method import NONE, Method, mtp
 from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import HOTTEST, check_at_least, check_at_most, check_choices, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_temperature, setting
 
 MOST_PASSES = 1000
 """Of the target without drafts: a trace is held in memory, 8 MB of it for each pass of a model with 30 layers."""
@@ -25,8 +25,8 @@ class RoundConfig(ServingOptions):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, num_speculative_tokens=1, batch_size=1, num_prompts=1, max_tokens=8, temperature=0)
-        check_at_most(self, temperature=HOTTEST)
+        check_at_least(self, num_speculative_tokens=1, batch_size=1, num_prompts=1, max_tokens=8)
+        check_temperature(self)
         passes = max(self.num_prompts // min(self.batch_size), 1) * self.max_tokens
         if passes > MOST_PASSES:
             raise InputError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vllm_mtp.benchmarks.harness.method import NONE, Method, baselines, mtp
 from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
-from vllm_mtp.common.settings import HOTTEST, check_at_least, check_at_most, check_choices, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_temperature, setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +34,8 @@ class ServingConfig(ServingOptions):
     def __post_init__(self) -> None:
         check_choices(self)
         check_at_least(self, num_speculative_tokens=1, concurrency=1, requests_per_client=1, min_requests=1)
-        check_at_least(self, repeats=1, max_tokens=2, temperature=0, max_ttft_ms=0, max_tpot_ms=0)
-        check_at_most(self, temperature=HOTTEST)
+        check_at_least(self, repeats=1, max_tokens=2, max_ttft_ms=0, max_tpot_ms=0)
+        check_temperature(self)
         baselines(self.baselines)
 
     @property

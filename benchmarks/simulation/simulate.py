@@ -26,8 +26,8 @@ from vllm_mtp.common.files import write_atomically
 from vllm_mtp.contract.pair import beyond_training
 from vllm_mtp.training.data.chat.template import ChatTemplate
 from vllm_mtp.training.data.prompts import read_prompts
-from vllm_mtp.training.frozen.pair import check_pair
 from vllm_mtp.training.frozen.context import context_of
+from vllm_mtp.training.frozen.pair import check_pair
 from vllm_mtp.training.frozen.target import FrozenTarget, config_and_tokenizer, end_ids
 
 

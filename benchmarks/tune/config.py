@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vllm_mtp.benchmarks.harness.serving_options import ServingOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import HOTTEST, check_at_least, check_at_most, check_choices, check_share, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_share, check_temperature, setting
 
 LEAST_TURNS = 2
 """One alone would say nothing of how turns differ."""
@@ -60,8 +60,8 @@ class TuneConfig(ServingOptions):
         check_at_least(
             self, num_speculative_tokens=1, module_steps=1, batch_size=1, for_batch_size=1, turns=LEAST_TURNS
         )
-        check_at_least(self, temperature=0, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0)
-        check_at_most(self, temperature=HOTTEST)
+        check_at_least(self, top_k=0, max_tokens=2, max_prompts=2, seconds=0, tolerance=0)
+        check_temperature(self)
         check_at_least(self, precision=0, most_turns=LEAST_TURNS)
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise InputError("max_minutes", f"expected a number above 0, got {self.max_minutes:g}")

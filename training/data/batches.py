@@ -4,9 +4,8 @@ same, and a batch has the same rows in every epoch, so that what the target says
 # Shapes: B sequences, L tokens of the longest row, S = L - 1 tokens that the target sees.
 
 import functools
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,11 +69,8 @@ class Batches:
             if len(rows) < 2:
                 raise too_few_rows(len(rows))
             held_out = _held_out_places(len(rows))
-            training = [row for i, row in enumerate(rows) if i not in held_out]
+            self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
             self._held_out.append([rows[index] for index in sorted(held_out)])
-            self._training += _grouped(training, tokens_per_batch)
-        self.num_copies = _num_known(itertools.chain(*self._held_out), itertools.chain(*self._training))
-        """Held-out rows that are trained on too, since the data has them several times."""
         self._seed = seed
         # Asked for by the thread that reads ahead, then by the step, and again for its states.
         self._made = functools.lru_cache(_NUM_KEPT)(lambda index: _batch(self._training[index]))
@@ -86,6 +82,12 @@ class Batches:
     def num_tokens(self) -> int:
         """Tokens of all training rows."""
         return sum(len(row.ids_L) for rows in self._training for row in rows)
+
+    def num_copies(self) -> int:
+        """Held-out rows that are trained on too, since the data has them several times."""
+        times = Counter(_tokens_of(row) for rows in self._held_out for row in rows)
+        known = {tokens for rows in self._training for row in rows if (tokens := _tokens_of(row)) in times}
+        return sum(times[tokens] for tokens in known)
 
     def tokens_seen(self, num_steps: int) -> int:
         """Positions that count in the first num_steps steps."""
@@ -112,11 +114,8 @@ class Batches:
         return [_batch(group) for source in groups for group in source]
 
 
-def _num_known(rows: Iterable[Row], among: Iterable[Row]) -> int:
-    """How many rows have the tokens of one of the others, of which there may be many more."""
-    times = Counter(row.ids_L.numpy().tobytes() for row in rows)
-    known = {tokens for row in among if (tokens := row.ids_L.numpy().tobytes()) in times}
-    return sum(times[tokens] for tokens in known)
+def _tokens_of(row: Row) -> bytes:
+    return row.ids_L.numpy().tobytes()
 
 
 def _held_out_places(num_rows: int) -> set[int]:

@@ -229,8 +229,8 @@ def _too_long(config: GenerateConfig, prompts: Sequence[RenderedPrompt]) -> str:
     if not num_long:
         return ""
     text = (
-        f"{num_long:,} of {len(prompts):,} prompts have more than {room:,} tokens, which leaves no room for an answer of "
-        f"{config.max_tokens:,} in {config.max_model_len:,}: give a larger max_model_len, or a smaller max_tokens"
+        f"{num_long:,} of {len(prompts):,} prompts have more than {room:,} tokens, which leaves no room for an answer "
+        f"of {config.max_tokens:,} in {config.max_model_len:,}: give a larger max_model_len, or a smaller max_tokens"
     )
     if num_long == len(prompts) and not config.self_prompts:
         raise InputError("prompts", text)

@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm_mtp.common.engine_options import ROOM, EngineOptions
 from vllm_mtp.common.errors import InputError
-from vllm_mtp.common.settings import HOTTEST, check_at_least, check_at_most, check_choices, setting
+from vllm_mtp.common.settings import check_at_least, check_choices, check_temperature, setting
 from vllm_mtp.training.config import DTYPES, differences
 from vllm_mtp.training.data.chat.dialog import ANSWERED
 from vllm_mtp.training.data.chat.options import TemplateOptions
@@ -65,8 +65,8 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, self_prompts=0, temperature=0, max_tokens=1, max_user_tokens=1)
-        check_at_most(self, temperature=HOTTEST)
+        check_at_least(self, self_prompts=0, max_tokens=1, max_user_tokens=1)
+        check_temperature(self)
         check_at_least(self, batch_size=1, max_num_seqs=1, max_prompts=1)
         if not 0 <= self.min_p < 1:
             raise InputError("min_p", f"expected 0 or more and below 1, got {self.min_p}")

@@ -101,8 +101,8 @@ class TargetStates:
                 str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
             )
             identity += target.computed_by
-            # True: what the folders of earlier versions are called, in which every batch has its teacher.
-            name = hashlib.sha256(f"{identity}-{True}".encode()).hexdigest()[:12]
+            # "True": as in the names of earlier versions' folders in which every batch has its teacher.
+            name = hashlib.sha256(f"{identity}-True".encode()).hexdigest()[:12]
             self._folder = store / f"{target.dtype_name}-{name}"
             self._folder.mkdir(parents=True, exist_ok=True)
         elif num_steps > len(batches):

@@ -48,8 +48,7 @@ def setting_of(one: "Field[Any]") -> Setting | None:
     return about
 
 
-HOTTEST = 2
-"""The highest temperature that vLLM takes."""
+_HOTTEST = 2
 
 
 def check_choices(config: Any) -> None:
@@ -81,16 +80,16 @@ def check_at_least(config: Any, **least: float) -> None:
             raise InputError(name, f"expected at least {bound}, got {' '.join(map(str, values))}")
 
 
-def check_at_most(config: Any, **most: float) -> None:
-    """Refuses a number, or any number of a tuple, above its bound; None is fine.
+def check_temperature(config: Any) -> None:
+    """Refuses a `temperature`, or any of several, that vLLM does not take: below 0 or above 2.
 
     Raises:
-        InputError: naming the first such field.
+        InputError: saying what came.
     """
-    for name, bound in most.items():
-        values = _values(config, name)
-        if not all(value <= bound for value in values):
-            raise InputError(name, f"expected at most {bound}, got {' '.join(map(str, values))}")
+    check_at_least(config, temperature=0)
+    values = _values(config, "temperature")
+    if max(values) > _HOTTEST:
+        raise InputError("temperature", f"expected at most {_HOTTEST}, got {' '.join(map(str, values))}")
 
 
 def check_share(config: Any, name: str) -> None:

@@ -79,6 +79,11 @@ def stored_embedding(target: str, *, revision: str | None = None) -> str:
     return min(names, key=len, default=_SHARED_NAME)
 
 
+def is_usual_embedding(name: str) -> bool:
+    """Whether an embedding stored as that is where vLLM's draft models find it."""
+    return name.endswith(_SHARED_NAME) and IN_DECODER not in name
+
+
 def why_not_served(target: str, *, revision: str | None = None) -> str | None:
     """Why vLLM may not start with any drafter for this target, by the name of its embedding; None: nothing known.
 
@@ -89,7 +94,7 @@ def why_not_served(target: str, *, revision: str | None = None) -> str | None:
         revision: of a Hub id.
     """
     name = stored_embedding(target, revision=revision)
-    if name.endswith(_SHARED_NAME) and IN_DECODER not in name:
+    if is_usual_embedding(name):
         return None
     return (
         f"the target's embedding is {name}: where vLLM's class of the target has no model.embed_tokens (Falcon, GPT-2, "

@@ -30,14 +30,14 @@ def why_not_divided(config: MTPConfig, tensor_parallel_size: int) -> str | None:
     )
 
 
-def kv_heads_of_rank(config: MTPConfig, tensor_parallel_size: int) -> int:
+def kv_heads_of_rank(num_key_value_heads: int, tensor_parallel_size: int) -> int:
     """Key-value heads that a rank keeps; with more ranks than heads each is kept on several."""
-    return max(1, config.num_key_value_heads // tensor_parallel_size)
+    return max(1, num_key_value_heads // tensor_parallel_size)
 
 
 def kv_bytes_per_token(config: MTPConfig, element_size: int, tensor_parallel_size: int = 1) -> int:
     """Keys and values of one token in the drafter's layer, on one rank, in bytes."""
-    return 2 * kv_heads_of_rank(config, tensor_parallel_size) * config.head_dim * element_size
+    return 2 * kv_heads_of_rank(config.num_key_value_heads, tensor_parallel_size) * config.head_dim * element_size
 
 
 def weight_bytes(config: MTPConfig, element_size: int, tensor_parallel_size: int = 1) -> int:

@@ -93,8 +93,9 @@ def _why_many_groups(case: Case) -> str | None:
     if is_one_group or not {"sliding_attention", "full_attention"} <= kinds:
         return None
     target, size = TargetShape.of(case.text_config), case.config.tensor_parallel_size
-    drafter = kv_heads_of_rank(case.draft_config, size), case.draft_config.head_dim, case.kv_element_size
-    wanted = max(1, target.num_key_value_heads // size), target.head_dim, case.kv_element_size_of_target
+    own = case.draft_config
+    drafter = kv_heads_of_rank(own.num_key_value_heads, size), own.head_dim, case.kv_element_size
+    wanted = kv_heads_of_rank(target.num_key_value_heads, size), target.head_dim, case.kv_element_size_of_target
     if drafter == wanted:
         return None
     return (

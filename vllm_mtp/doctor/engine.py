@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from vllm_mtp.contract.config import ARCHITECTURE
 from vllm_mtp.contract.lookup import Lookup
-from vllm_mtp.contract.pair import IN_DECODER, beyond_training, stored_embedding, why_not_served
+from vllm_mtp.contract.pair import IN_DECODER, beyond_training, is_usual_embedding, stored_embedding
 from vllm_mtp.doctor.case import Case
 from vllm_mtp.doctor.finding import Finding, error, ok, warning
 
@@ -42,12 +42,12 @@ def embedding_is_shared(case: Case) -> Iterator[Finding]:
     """vLLM's class of the target keeps its embedding where vLLM's draft models look for it."""
     from vllm.model_executor.model_loader.utils import get_model_cls
 
-    config, revision = case.engine_config.model_config, case.config.engine_options.revision
-    is_named_so = why_not_served(case.target, revision=revision) is None
-    if is_named_so or config.is_multimodal_model:
+    config = case.engine_config.model_config
+    name = stored_embedding(case.target, revision=case.config.engine_options.revision)
+    if is_usual_embedding(name) or config.is_multimodal_model:
         yield ok("nothing known against it")
         return
-    cls, name = get_model_cls(config), stored_embedding(case.target, revision=revision)
+    cls = get_model_cls(config)
     if IN_DECODER not in name and has_embed_tokens(cls):
         yield ok(f"{cls.__name__} has it")
     else:

@@ -65,7 +65,7 @@ def test_held_out_rows_that_are_trained_on_too_are_counted() -> None:
     for sources, all_of_them in (([rows(30) * 4], True), ([rows(30), rows(30) * 2], True), ([rows(30)], False)):
         of = Batches(sources, 20, 0)
         num_held_out = sum(len(batch.ids_BL) for batch in of.held_out())
-        assert of.num_copies == (num_held_out if all_of_them else 0)
+        assert of.num_copies() == (num_held_out if all_of_them else 0)
         assert num_held_out
 
 

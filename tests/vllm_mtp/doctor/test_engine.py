@@ -321,7 +321,6 @@ def test_classes_whose_embedding_no_drafter_finds(
     monkeypatch.setattr("vllm.model_executor.model_loader.utils.get_model_cls", lambda config: cls)
     case = case_of(target_dir, draft)
     assert [one.status for one in embedding_is_shared(case)] == [OK], "its embedding is named as Llama's"
-    monkeypatch.setattr(engine, "why_not_served", lambda *args, **kwargs: "its embedding is named otherwise")
     stored = "model.decoder.embed_tokens.weight" if module == "opt" else "transformer.word_embeddings.weight"
     monkeypatch.setattr(engine, "stored_embedding", lambda *args, **kwargs: stored)
     [found] = embedding_is_shared(case)
