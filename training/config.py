@@ -109,7 +109,11 @@ class TrainConfig:
         choices=HIDDEN_STATES,
     )
     seed: int = setting(0, "Seed of initial weights and of the order of the data.")
-    checkpoint_every: int = setting(100, "Steps between checkpoints; a killed run goes on from the last one.")
+    checkpoint_every: int = setting(
+        100,
+        "Steps between checkpoints; a killed run goes on from the last one. Where writing one takes a second or more, "
+        "as many are left out as it takes to spend no more than a twentieth of the time on it.",
+    )
     keep: str = setting(
         "last",
         "Which checkpoint becomes the drafter: the last, or that of the best held-out acceptance length.",

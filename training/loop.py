@@ -32,6 +32,10 @@ from vllm_mtp.training.start.start import set_start
 from vllm_mtp.training.transfer import to_device
 from vllm_mtp.training.watch import check_reports, values_of, watch
 
+_SHARE_FOR_SAVING = 0.05
+_SECONDS_TO_SAVE = 1
+"""Above it a checkpoint of a large module counts as slow to write."""
+
 
 def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     """Distils a drafter and writes it to a folder that vLLM can serve from.
@@ -113,7 +117,7 @@ def _num_gathered(run: Run) -> int:
 
 
 def step(run: Run, index: int) -> Entry:
-    """One step: loss, gradient and update; at a checkpoint the held-out measures, and the run's state on disk.
+    """One step: loss, gradient and update; at a checkpoint the held-out measures, and the run's state on disk if due.
 
     Args:
         run: changed by it.
@@ -149,7 +153,8 @@ def step(run: Run, index: int) -> Entry:
     if is_checkpoint:
         if run.config.keep == "best":
             _keep_if_best(run, entry)
-        _save(run)
+        if index + 1 == run.config.num_steps or time.perf_counter() >= run.next_save:
+            _save(run)
     return entry
 
 
@@ -182,8 +187,13 @@ def _plot(run: Run, info: dict[str, Any]) -> None:
 
 
 def _save(run: Run) -> None:
+    """Writes a checkpoint; on a slow disk the next ones are left out until it has cost but a share of the time."""
     if run.ranks.is_first:
+        began = time.perf_counter()
         save_checkpoint(run.inputs.output, run.state())
+        ended = time.perf_counter()
+        seconds = ended - began
+        run.next_save = ended + (seconds / _SHARE_FOR_SAVING if seconds > _SECONDS_TO_SAVE else 0)
 
 
 def _start(run: Run) -> None:

@@ -145,6 +145,8 @@ class Run:
     """Rate of the target's pass over the data; None where there was nothing to do."""
     started: float = 0.0
     """Time at which this process began its first step, seconds of time.perf_counter."""
+    next_save: float = 0.0
+    """Time before which no checkpoint is written on the way, likewise."""
     num_tokens: int = 0
     """Positions that counted in the steps of this process."""
     recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_RATE))

@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from vllm_mtp.cli import main
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training import loop
 from vllm_mtp.training import run as run_file
-from vllm_mtp.training.checkpoint import load_checkpoint
+from vllm_mtp.training.checkpoint import Checkpoint, load_checkpoint
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.export import CURVE_FILE
 from vllm_mtp.training.loop import train
@@ -674,6 +676,31 @@ def test_a_gradient_that_is_not_a_number_reaches_no_checkpoint(
             run_train(config, tiny_target, text, unfinished)
     run_train(config, tiny_target, text, unfinished)
     assert weights(unfinished) == weights(finished)
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0.5, range(1, 13)), (3, [1, 4, 7, 10, 12])])
+def test_a_slow_disk_gets_fewer_checkpoints(
+    tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, saved: Sequence[int]
+) -> None:
+    """Catches 2 GB every 100 steps of an 8B on a network disk: of steps of 21 s and checkpoints of 3 every third."""
+    clock, found, save, update = 0.0, [], loop.save_checkpoint, loop.update
+
+    def saving(folder: Path, checkpoint: Checkpoint) -> None:
+        nonlocal clock
+        clock += seconds
+        found.append(checkpoint.step)
+        save(folder, checkpoint)
+
+    def updating(*args: Any) -> None:
+        nonlocal clock
+        clock += 21
+        update(*args)
+
+    monkeypatch.setattr(loop, "save_checkpoint", saving)
+    monkeypatch.setattr(loop, "update", updating)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock))
+    run_train(TrainConfig(tokens=12 * STEP, checkpoint_every=1, **TINY), tiny_target, text, tmp_path / "draft")
+    assert found == [*saved]
 
 
 def test_ctrl_c_loses_nothing(
