@@ -66,7 +66,7 @@ speed() {
   for lookup in off drafter; do
     acceptance --dtype bfloat16 --local-argmax --lookup $lookup --output "$OUTPUT/speed" \
       $(sized --spec-tokens 3 --temperature 0 --max-tokens 96 --speed-prompts-per-task 6 --speed-batch 1 32 -- \
-        --spec-tokens 1 3 5 --baselines ngram suffix --speed-prompts-per-task 10 --speed-batch 1 8 32 --speed-pairs 2) ||
+        --spec-tokens 1 3 5 --baselines ngram suffix ngram-gpu --speed-prompts-per-task 10 --speed-batch 1 8 32 --speed-pairs 2) ||
       failed=1
   done
   [ -n "$QUICK" ] || VLLM_USE_V2_MODEL_RUNNER=0 acceptance --dtype bfloat16 --local-argmax --spec-tokens 5 \
@@ -95,7 +95,7 @@ kernels() { python -m pytest -q -rs tests/kernels/gpu tests/training/loss/test_c
 serving() {
   vllm-mtp bench serving "$MODEL" --draft "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 --output "$OUTPUT/serving" \
     $(sized --spec-tokens 3 --repeats 1 --concurrency 1 32 --max-tokens 64 -- \
-      --spec-tokens 1 3 5 --baselines ngram suffix --concurrency 1 8 32 64)
+      --spec-tokens 1 3 5 --baselines ngram suffix ngram-gpu --concurrency 1 8 32 64)
 }
 
 # The configuration that tune chooses, and its prediction against a run. Its engines have a schedule of K.

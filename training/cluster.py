@@ -3,10 +3,10 @@
 Ray Data hands the tasks out and brings their results to this process, which alone writes them, each under its own name:
 whatever Ray does twice is there once.
 
-A worker that dies loses the task at hand. Ray Data starts it anew, or goes on without it where no node has room; what
-was lost is handed out again in a further pass. A pass that brings nothing is the last one. Ray Data's retries of single
-tasks stay off: where a node goes, a bounded number is used up within seconds, and without a bound the task waits for
-that node for ever.
+A worker that dies loses the task at hand; one whose engine or GPU fails ends itself. Ray Data starts it anew, or goes
+on without it where no node has room; what was lost is handed out again in a further pass. A pass that brings nothing is
+the last one. Ray Data's retries of single tasks stay off: where a node goes, a bounded number is used up within
+seconds, and without a bound the task waits for that node for ever.
 """
 
 import logging
@@ -14,6 +14,7 @@ import math
 import os
 import pickle
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,9 @@ class Cluster:
                 reason = _last_line(error)
             if len(waiting) == num_before:
                 raise InputError(
-                    "ray", f"workers die before they finish a batch, {num_before:,} are missing; Ray says: {reason}"
+                    "ray",
+                    f"workers die before they finish a batch, {num_before:,} are missing; Ray says: {reason}. What "
+                    "they said last is in Ray's logs on their node (worker-*.err)",
                 )
             if waiting:
                 logger.warning("lost with their workers, and handed out again: %d batches", len(waiting))
@@ -123,7 +126,7 @@ class _Fault:
     address: str
 
     @classmethod
-    def of(cls, error: Exception) -> "_Fault":
+    def of(cls, error: ValueError) -> "_Fault":
         import ray
 
         traceback.print_exception(error)  # to the worker's log
@@ -150,8 +153,12 @@ class _Worker:
             if self._do is None:
                 self._do = self._ends.enter_context(self._work.opened())
             result = self._do(pickle.loads(row["task"]))
-        except Exception as error:
+        except ValueError as error:  # of the task or the target: another worker would say the same
             result = _Fault.of(error)
+        except Exception:  # of a machine: a GPU that fell out, an engine whose processes are gone
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         return {"name": row["name"], "result": pickle.dumps(result)}
 
 

@@ -2,10 +2,14 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
+
+_ONE_SIGNAL_S = 2
+"""Within which a signal that comes again is the same: by a supervisor to all processes, and by torchrun to its own."""
 
 
 @dataclass(slots=True)
@@ -18,19 +22,23 @@ class Interrupt:
 
 @contextmanager
 def interrupt_held_back() -> Iterator[Interrupt]:
-    """Notes the first SIGINT or SIGTERM in place of what it does; a second one does it at once.
+    """Notes the first SIGINT or SIGTERM in place of what it does; one that comes later does it at once.
 
     A signal that is ignored, as a shell has it for a command in the background of a script, stays so. In another thread
     than the main one, which gets no signals, nothing is held back.
     """
-    interrupt = Interrupt()
+    interrupt, came = Interrupt(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
     def note(number: int, _: object) -> None:
-        interrupt.number = number
-        signal.signal(number, before[signal.Signals(number)])
+        nonlocal came
+        if interrupt.number is None:
+            interrupt.number, came = number, time.monotonic()
+        elif number != interrupt.number or time.monotonic() - came > _ONE_SIGNAL_S:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}

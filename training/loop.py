@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -73,12 +73,12 @@ def _train(config: TrainConfig, inputs: TrainInputs, ranks: Ranks) -> dict[str, 
     _start(run)
     reports = check_reports(inputs.report_to) if ranks.is_first else ()
     with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
-        bar, is_interrupted = _progress_bar(run), False
+        bar, is_interrupted, is_asked_of_any = _progress_bar(run), False, ranks.later(run.target.device)
         for index in bar:
             entry = step(run, index)
             _show(bar, run, entry)
             show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
-            if is_interrupted := ranks.any(interrupt.number is not None or ranks.is_left_alone, run.target.device):
+            if is_interrupted := is_asked_of_any(interrupt.number is not None or ranks.is_left_alone):
                 _save(run)
                 why = "torchrun is gone: " if ranks.is_left_alone else ""
                 inputs.say(f"{why}checkpoint after step {entry.step}")
@@ -90,7 +90,7 @@ def _train(config: TrainConfig, inputs: TrainInputs, ranks: Ranks) -> dict[str, 
 
 def check_memory(run: Run) -> None:
     """Computes the gradient that takes most, of the batch with the largest part, with all draft steps, beside room for
-    what a run gathers; and forgets it.
+    what a run gathers; and forgets it. Measures the largest held-out batch too.
 
     Raises:
         ValueError: where memory is too short for it, which it would be after hours of single draft steps.
@@ -100,8 +100,13 @@ def check_memory(run: Run) -> None:
     with _memory_is_enough(run, index, batch, "before the first step, in a trial of the last"):
         room = torch.empty(_num_gathered(run), device=run.target.device)
         loss_and_gradient(run, index, batch, largest).tolist()
+        run.module.zero_grad(set_to_none=True)
+        _measure(run, [_largest(run, run.held_out_batches(is_last=True))])
         del room
-    run.module.zero_grad(set_to_none=True)
+
+
+def _largest(run: Run, batches: Sequence[Batch]) -> Batch:
+    return max(batches, key=lambda batch: _most_positions(run, batch))
 
 
 def _most_positions(run: Run, batch: Batch) -> int:
@@ -211,12 +216,23 @@ def _start(run: Run) -> None:
         f"{batches.num_tokens:,} tokens, seen {config.num_steps / len(batches):.1f} times in {config.num_steps:,} "
         f"steps; target in {run.target.dtype_name}; loss: {run.loss.note}"
     )
+    _say_who_waits(run)
     run.target_tokens_per_second = run.states.fill(run.inputs.show_progress)
     if run.first_step == 0 and run.inputs.initial is None:
         set_start(run)
     if run.target.device.type != "cpu":
         check_memory(run)
     run.started = time.perf_counter()
+
+
+def _say_who_waits(run: Run) -> None:
+    """Rows are what processes share: one without any waits for the others."""
+    num_processes, fewest = run.ranks.size, run.batches.fewest_rows
+    if fewest < num_processes:
+        run.inputs.say(
+            f"some steps have {fewest} rows for {num_processes} processes, of which the others wait: a larger "
+            "batch_size keeps all busy"
+        )
 
 
 def _progress_bar(run: Run) -> Any:
@@ -300,15 +316,16 @@ def _check_number(run: Run, index: int, name: str, value: float) -> None:
     )
 
 
-def _measure(run: Run, *, is_last: bool) -> HeldOut:
-    """The held-out measures of the module as it is: on all rows as after the last step, or on those of the way."""
-    batches = run.held_out_batches(is_last=is_last)
-    return held_out(run.module, run.loss, batches, run.states.hidden, run.config, run.ranks)
+def _measure(run: Run, batches: Sequence[Batch]) -> HeldOut:
+    """The held-out measures of the module as it is."""
+    return held_out(run.module, run.loss, batches, run.states.hidden, run.config, run.ranks, run.num_parts)
 
 
 def _measure_checkpoint(run: Run, index: int) -> HeldOut:
     """The held-out measures after a step, which are said."""
-    measures = _measure(run, is_last=index + 1 == run.config.num_steps)
+    batches = run.held_out_batches(is_last=index + 1 == run.config.num_steps)
+    with _memory_is_enough(run, index, _largest(run, batches), f"after step {index + 1}, at the held-out rows"):
+        measures = _measure(run, batches)
     _check_number(run, index, "held-out loss", measures.loss)
     agreement = " ".join(f"{share:.3f}" for share in measures.agreement_per_position)
     run.inputs.say(
@@ -321,7 +338,8 @@ def _measure_checkpoint(run: Run, index: int) -> HeldOut:
 def _keep_if_best(run: Run, entry: Entry) -> None:
     """Keeps the module if none before was better on the rows that every checkpoint measures."""
     assert entry.held_out is not None
-    measures = entry.held_out if entry.step < run.config.num_steps else _measure(run, is_last=False)
+    is_last = entry.step == run.config.num_steps
+    measures = _measure(run, run.held_out_batches(is_last=False)) if is_last else entry.held_out
     length = measures.acceptance_length or 1.0
     if run.best is None or length >= run.best.acceptance_length:
         module = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
@@ -335,4 +353,4 @@ def _take_best(run: Run) -> tuple[int, HeldOut]:
     if run.best is None or run.best.step == last.step:
         return last.step, last.held_out
     run.module.load_state_dict(run.best.module)
-    return run.best.step, _measure(run, is_last=True)
+    return run.best.step, _measure(run, run.held_out_batches(is_last=True))

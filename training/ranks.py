@@ -6,7 +6,7 @@ process then makes by itself, alike. The first one writes, and says what is to b
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vllm_mtp.common.errors import InputError
+from vllm_mtp.training.transfer import on_the_way
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_WAIT = timedelta(days=7)  # one waits while another lets the target run over the data
+_LONGEST_STEP = timedelta(hours=2)
+"""In which all must add up what they have: whoever waits longer waits for a network or a process that hangs."""
+_LONGEST_WAIT = timedelta(days=7)
+"""For those who have nothing to do while another lets the target run over the data."""
 T = TypeVar("T")
 
 
@@ -30,6 +34,8 @@ class Ranks:
     size: int = 1
     parent: int | None = None
     """Process id of the `torchrun` that started this one; None: something else did."""
+    patient: "torch.distributed.ProcessGroup | None" = None
+    """All of them, for what may take _LONGEST_WAIT."""
 
     @classmethod
     def join(cls, device: str) -> "Ranks":
@@ -42,14 +48,16 @@ class Ranks:
         if size == 1:
             return cls()
         on_gpu = device != "cpu" and torch.cuda.is_available()
-        backend = "gloo"
+        backend, own = "gloo", None
         if on_gpu:
             gpu, backend = _share_of_gpus(torch.cuda.device_count(), size)
             torch.cuda.set_device(gpu)
+            own = torch.device("cuda", gpu) if backend == "nccl" else None
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
+            torch.distributed.init_process_group(backend, timeout=_LONGEST_STEP, device_id=own)
         parent = os.getppid() if torch.distributed.is_torchelastic_launched() else None
-        return cls(rank=torch.distributed.get_rank(), size=size, parent=parent)
+        patient = torch.distributed.new_group(timeout=_LONGEST_WAIT)
+        return cls(rank=torch.distributed.get_rank(), size=size, parent=parent, patient=patient)
 
     @property
     def is_first(self) -> bool:
@@ -87,26 +95,41 @@ class Ranks:
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
         return bool(found)
 
+    def later(self, device: torch.device) -> Callable[[bool], bool]:
+        """`any`, told at the next call: nothing waits for what the device is still to do."""
+        asked: list[Callable[[], dict[str, Tensor]]] = []
+
+        def any_before(value: bool) -> bool:
+            if self.size == 1:
+                return value
+            before = any(bool(told()["any"]) for told in asked)
+            found = torch.full((), int(value), device=device)
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+            asked[:] = [on_the_way({"any": found})]
+            return before
+
+        return any_before
+
     def wait(self) -> None:
-        """Until every process is here."""
+        """Until every process is here, whatever it does before."""
         if self.size > 1:
-            torch.distributed.barrier()
+            torch.distributed.barrier(self.patient)
 
     def check_same(self, what: object) -> None:
         """Refuses processes that were given other runs.
 
         Raises:
-            InputError: where data, settings or the chosen dtype are not the same everywhere.
+            InputError: where data, settings, the chosen dtype or a checkpoint are not the same everywhere.
         """
         if self.size == 1:
             return
         found: list[object] = [None] * self.size
-        torch.distributed.all_gather_object(found, what)
+        torch.distributed.all_gather_object(found, what, self.patient)
         if any(other != found[0] for other in found):
             raise InputError(
                 "output",
                 f"expected one run in all {self.size} processes, got different ones: the same command, data and "
-                "versions on every machine, and a dtype",
+                "versions on every machine, an output that all of them see, and a dtype",
             )
 
 
@@ -123,7 +146,7 @@ def _share_of_gpus(num_gpus: int, size: int) -> tuple[int, str]:
     own = int(os.environ.get("LOCAL_RANK", "0"))
     num_here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # 0: started by something that does not say it
     if num_here <= num_gpus:
-        return own, "nccl"
+        return own % num_gpus, "nccl"  # of one that shows each process its own GPU alone, that
     if num_here < size:
         raise InputError(
             "device",

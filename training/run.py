@@ -250,7 +250,7 @@ def prepare(config: TrainConfig, inputs: TrainInputs, ranks: Ranks | None = None
         initial_sha256=initial_sha256,
         dtype=target.dtype_name,
     )
-    ranks.check_same(asdict(identity))
+    ranks.check_same((asdict(identity), info is None, None if checkpoint is None else checkpoint.step))
     if earlier is not None:
         check_same_run(earlier, identity, config=config, folder=inputs.output, is_finished=info is not None)
     if info is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if from_host and device.type == "cuda":
         tensor = pinned(tensor)
     return tensor.to(device, non_blocking=from_host)
+
+
+def begins_on(device: torch.device) -> Callable[[], None]:
+    """What a thread that pins memory or waits for events begins with: CUDA has the first GPU as that of a new one."""
+    if device.type != "cuda":
+        return lambda: None
+    return partial(torch.cuda.set_device, torch.cuda.current_device() if device.index is None else device.index)
 
 
 def pinned(tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class AcceptanceConfig(ServingOptions):
     top_p: float = setting(1.0, "Sample from the most likely tokens that have this probability together.")
     top_k: int = setting(0, "Sample from so many of the most likely tokens; with 0 from all.")
     baselines: tuple[str, ...] = setting(
-        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2."
+        (), "Methods without a trained drafter, measured beside it: ngram, ngram-gpu, suffix, suffix-f2."
     )
     lookup: tuple[str, ...] = setting(
         (DRAFTER,),

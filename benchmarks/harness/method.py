@@ -28,6 +28,7 @@ class Method:
     """What else a baseline's `speculative_config` has."""
     package: str = ""
     """Module that must be installed, besides vLLM."""
+    needs_gpu: bool = False
     remembers: bool = False
     """Drafts from earlier outputs: a second measurement of the same prompts needs a new engine."""
     local_argmax: bool = False
@@ -94,6 +95,10 @@ class Method:
         if self.package and importlib.util.find_spec(self.package) is None:
             requirement = ARCTIC if self.package == "arctic_inference" else self.package
             return f"needs {requirement}, which is not installed (pip install --no-deps {requirement})"
+        if self.needs_gpu:
+            import torch
+
+            return "" if torch.cuda.is_available() else "needs a GPU"
         return ""
 
 
@@ -103,6 +108,13 @@ NONE = Method(name="none", num_speculative_tokens=0)
 BASELINES = {
     "ngram": Method(
         name="ngram", num_speculative_tokens=5, fields=(("prompt_lookup_min", 2), ("prompt_lookup_max", 3))
+    ),
+    # Beside "ngram", whose drafts are made on the host, vLLM does not schedule ahead, as it does beside a drafter.
+    "ngram-gpu": Method(
+        name="ngram-gpu",
+        num_speculative_tokens=5,
+        fields=(("method", "ngram_gpu"), ("prompt_lookup_min", 2), ("prompt_lookup_max", 3)),
+        needs_gpu=True,
     ),
     "suffix": Method(name="suffix", num_speculative_tokens=8, package="arctic_inference", remembers=True),
     "suffix-f2": Method(  # up to two tokens drafted for each that matched; vLLM's default is one

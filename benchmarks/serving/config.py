@@ -13,7 +13,7 @@ class ServingConfig(ServingOptions):
 
     num_speculative_tokens: tuple[int, ...] = setting((3,), "Every K of the drafter, beside no speculation.")
     baselines: tuple[str, ...] = setting(
-        (), "Methods without a trained drafter, measured beside it: ngram, suffix, suffix-f2."
+        (), "Methods without a trained drafter, measured beside it: ngram, ngram-gpu, suffix, suffix-f2."
     )
     concurrency: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "Requests that are under way at once.")
     repeats: int = setting(

@@ -62,6 +62,8 @@ class Squares:
         if number == 3 and self.fate == "unknown id":
             raise InputError("target", "unknown id 3")
         first = len(list(self.folder.glob("3.*"))) < 2
+        if number == 3 and self.fate == "breaks once" and first:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if self.fate == "all die" or (number == 3 and (self.fate == "dies" or (self.fate == "dies once" and first))):
             os.kill(os.getpid(), signal.SIGKILL)
         return number**2, os.getpid()
@@ -80,10 +82,12 @@ def test_every_task_comes_back_once(two_nodes: ClusterOptions, tmp_path: Path) -
     assert len(list(tmp_path.iterdir())) == len(TASKS)
 
 
+@pytest.mark.parametrize("fate", ["dies once", "breaks once"])
 def test_a_worker_that_dies_costs_a_task(
-    two_nodes: ClusterOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    two_nodes: ClusterOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture, fate: str
 ) -> None:
-    found = squares(two_nodes, Squares(tmp_path, "dies once"))
+    """Catches a GPU that falls out, in the process that goes on, and ends the work of all."""
+    found = squares(two_nodes, Squares(tmp_path, fate))
     assert sorted((name, value) for name, (value, _) in found) == [(name, n**2) for name, n in TASKS.items()]
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["0", "1", "2", "3", "3", "4", "5"]
     assert "handed out again: 1 batches" in caplog.text

@@ -5,31 +5,46 @@ Catches: a run that cannot be ended by a second Ctrl-C, a handler that stays aft
 
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vllm_mtp.training import interrupt
 from vllm_mtp.training.interrupt import interrupt_held_back, leave
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with interrupt_held_back() as interrupt:
-        assert interrupt.number is None
+    with interrupt_held_back() as found:
+        assert found.number is None
         signal.raise_signal(number)
-        assert interrupt.number == number
+        assert found.number == number
     assert signal.getsignal(number) is before
 
 
-def test_the_second_ctrl_c_interrupts() -> None:
-    def press_twice() -> None:
+def test_the_second_ctrl_c_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def press_twice(seconds: float) -> None:
+        times = iter((10.0, 10.0 + seconds))
+        monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=lambda: next(times)))
         with interrupt_held_back():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        press_twice()
+        press_twice(2.1)
+    press_twice(1.9)  # systemd ends all processes of a unit, of which torchrun ends its own once more
+
+
+def test_another_signal_ends_at_once() -> None:
+    def end_and_interrupt() -> None:
+        with interrupt_held_back():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        end_and_interrupt()
 
 
 @pytest.fixture
@@ -42,9 +57,9 @@ def handled() -> Iterator[None]:
 
 def test_what_is_ignored_stays_ignored(handled: None) -> None:
     """Catches a run in the background of a script that ends by the Ctrl-C that its shell told it to ignore."""
-    with interrupt_held_back() as interrupt:
+    with interrupt_held_back() as found:
         signal.raise_signal(signal.SIGTERM)
-    assert interrupt.number is None
+    assert found.number is None
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 

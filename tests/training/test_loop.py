@@ -32,6 +32,7 @@ from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.export import CURVE_FILE
 from vllm_mtp.training.loop import train
 from vllm_mtp.training.loss.shapes import Shape
+from vllm_mtp.training.ranks import Ranks
 from vllm_mtp.training.run import Run, TrainInputs, prepare
 from vllm_mtp.training.start import initial
 
@@ -254,6 +255,18 @@ def unfinished(tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytes
     run_and_kill(config, tiny_target, text, output, at=7, monkeypatch=monkeypatch)
     assert (output / "training" / "checkpoint-00000005.pt").exists()
     return output
+
+
+def test_processes_compare_where_they_go_on_from(
+    unfinished: Path, tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches two machines with a folder each: one at step 5, and one at the start, add up gradients of other steps."""
+    found: list[object] = []
+    monkeypatch.setattr(Ranks, "check_same", lambda self, what: found.append(what))
+    for output in (unfinished, unfinished, tmp_path / "other"):
+        config = TrainConfig(tokens=12 * STEP, checkpoint_every=5, **TINY)
+        prepare(config, TrainInputs(target=str(tiny_target), data=[text], output=output, show_progress=False))
+    assert found[0] == found[1] != found[2]
 
 
 def test_chains_of_drafted_tokens_go_on_from_a_checkpoint(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,11 +22,12 @@ from vllm_mtp.common import claim
 from vllm_mtp.common.claim import claimed
 from vllm_mtp.common.flags import words_of
 from vllm_mtp.contract.checkpoint import load_draft
+from vllm_mtp.training import loop
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch
 from vllm_mtp.training.data.generate import generate
 from vllm_mtp.training.data.generate_config import GenerateConfig
-from vllm_mtp.training.ranks import _share_of_gpus
+from vllm_mtp.training.ranks import Ranks, _share_of_gpus
 
 CONFIG = TrainConfig(tokens=6 * STEP, checkpoint_every=3, single_step_fraction=0.4, **TINY)
 LM = TrainConfig(tokens=3 * STEP, objective="lm", **TINY)
@@ -68,6 +70,17 @@ def test_parts_of_a_batch_have_every_row_once() -> None:
         assert [row for part in parts for row in part] == list(range(7))
         assert len(parts) == min(num_parts, 7)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_processes_that_get_no_row_are_told_of() -> None:
+    """Catches six GPUs of eight that add zeros."""
+    said: list[str] = []
+    for rows in (2, 8):
+        run = SimpleNamespace(
+            ranks=Ranks(size=8), batches=SimpleNamespace(fewest_rows=rows), inputs=SimpleNamespace(say=said.append)
+        )
+        loop._say_who_waits(run)  # type: ignore[arg-type]
+    assert [line.partition(",")[0] for line in said] == ["some steps have 2 rows for 8 processes"]
 
 
 @pytest.mark.parametrize("store", [False, True], ids=["in memory", "with a store"])
@@ -164,10 +177,11 @@ def test_each_process_has_a_gpu_or_shares_one(
 
 
 def test_a_launcher_that_does_not_say_how_many_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them must speak alike."""
+    """All of them must speak alike; one that shows each process its own GPU alone has that as the first."""
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert _share_of_gpus(1, 2) == (1, "nccl")
+    assert _share_of_gpus(1, 2) == (0, "nccl")
+    assert _share_of_gpus(2, 2) == (1, "nccl")
 
 
 def test_a_machine_of_several_with_too_few_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

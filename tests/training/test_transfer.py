@@ -27,7 +27,7 @@ from vllm_mtp.training.loss.objective import Places, _rejected_so_far
 from vllm_mtp.training.loss.shapes import fixed_shapes, shapes_of
 from vllm_mtp.training.optimizers import make_optimizers, update
 from vllm_mtp.training.run import Run, TrainInputs, prepare
-from vllm_mtp.training.transfer import on_the_way, pinned, to_device
+from vllm_mtp.training.transfer import begins_on, on_the_way, pinned, to_device
 
 META = torch.device("meta")
 
@@ -123,6 +123,19 @@ def test_memory_of_the_host_that_cannot_be_pinned_is_no_gpus(monkeypatch: pytest
         pinned(torch.arange(5))
     assert is_out_of_memory(found.value)
     assert not is_out_of_gpu_memory(found.value)
+
+
+def test_a_thread_begins_on_its_process_s_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a context of every process on the first GPU: 0.5 GiB each, for a new thread has that one."""
+    own: list[int] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", own.append)
+    begin = begins_on(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)  # as the thread has it
+    begin()
+    begins_on(torch.device("cuda", 2))()
+    begins_on(torch.device("cpu"))()
+    assert own == [3, 2]
 
 
 def test_a_copy_is_the_same() -> None:

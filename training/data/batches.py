@@ -83,6 +83,11 @@ class Batches:
         """Tokens of all training rows."""
         return sum(len(row.ids_L) for rows in self._training for row in rows)
 
+    @property
+    def fewest_rows(self) -> int:
+        """Rows of the training batch that has the fewest."""
+        return min(map(len, self._training))
+
     def num_copies(self) -> int:
         """Held-out rows that are trained on too, since the data has them several times."""
         times = Counter(_tokens_of(row) for rows in self._held_out for row in rows)

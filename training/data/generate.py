@@ -326,7 +326,10 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError as error:
         again = "Delete that file: it is made again" if path.name == RUN_INFO else "Restore it, or give another output"
         raise InputError("output", f"{error}. {again}.") from error
-    differing = config_differences(stored["config"], settings["config"])
+    config = stored["config"]
+    if path.name != RUN_INFO:  # what is dropped is decided at the end
+        config |= {"near_duplicates": settings["config"]["near_duplicates"]}
+    differing = config_differences(config, settings["config"])
     names = ("target", "target_weights_sha256", "prompts_sha256", "chat_template_sha256")
     differing += [name for name in names if stored.get(name, settings[name]) != settings[name]]
     if differing:
@@ -451,6 +454,7 @@ def _finish(run: _Run, num_batches: int, argv: Sequence[str], tokens_per_second:
         "num_answers": sum(len(c.answers) for c in kept),
         "num_tokens": sum(len(c.ids) for c in kept),
         "num_answer_tokens": sum(len(c.answer) for c in kept),
+        "longest": max(len(c.ids) for c in kept),
         "dropped": totals | {"exact_duplicates": num_exact, "near_duplicates": num_near},
         "generated_tokens_per_second": tokens_per_second,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),

@@ -12,11 +12,12 @@ class Ahead(Generic[T]):
 
     Args:
         read: called in a thread of its own, one after another.
+        begin: called in that thread once, before all else.
     """
 
-    def __init__(self, read: Callable[[int], T]) -> None:
+    def __init__(self, read: Callable[[int], T], begin: Callable[[], None] | None = None) -> None:
         self._read = read
-        self._thread = ThreadPoolExecutor(1, "reading ahead")
+        self._thread = ThreadPoolExecutor(1, "reading ahead", initializer=begin)
         self._found: dict[int, Future[T]] = {}
 
     def start(self, index: int) -> None:

@@ -34,7 +34,7 @@ from vllm_mtp.training.frozen.reading import BatchStates, Content, Elsewhere, Re
 from vllm_mtp.training.frozen.target import FrozenTarget
 from vllm_mtp.training.loss.objective import teacher_rows
 from vllm_mtp.training.ranks import Ranks
-from vllm_mtp.training.transfer import pinned, to_device
+from vllm_mtp.training.transfer import begins_on, pinned, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class TargetStates:
         self._held_out, self._ranks, self._num_parts = held_out, ranks or Ranks(), num_parts
         self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
-        self._ahead = Ahead(self._read)
+        self._ahead = Ahead(self._read, begins_on(target.device))
         num_bytes = batches.num_tokens * self.bytes_per_token
         if store is not None:
             vocabulary = (
@@ -154,7 +154,9 @@ class TargetStates:
             tqdm.write(f"the target runs over {len(missing)} batches: {num_mib:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
         bar = tqdm(total=len(missing), desc="target", unit="batch", disable=not show_progress, mininterval=5)
-        with bar, ThreadPoolExecutor(1) as disk, (self._elsewhere or self._reading).readers() as (workers, work):
+        begin = begins_on(self._target.device)
+        disk = ThreadPoolExecutor(1, initializer=begin)
+        with bar, disk, (self._elsewhere or self._reading).readers() as (workers, work):
             written: Future[None] | None = None
             for name, content in workers.results(work, missing):
                 if written is not None:  # one batch is made bytes and goes to disk while the target runs over the next
@@ -250,11 +252,11 @@ class TargetStates:
         cut = {(part.start, part.stop): _cut(whole, batch, part) for part in parts}
         return _Stored(whole, {key: _on_host(states, self._target.device) for key, states in cut.items()})
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Hidden states of any batch, [B, S, D], from the store where there is one."""
+    def hidden(self, batch: Batch, part: slice) -> Tensor:
+        """Hidden states of some rows of any batch, [B, S, D], from the store where there is one."""
         if self._folder is None:
-            return self._target.hidden_states(batch.ids_BL[:, :-1])
-        return to_device(self._stored(batch).hidden_BSD, self._target.device)
+            return self._target.hidden_states(batch.rows(part).ids_BL[:, :-1])
+        return to_device(self._stored(batch).hidden_BSD[part], self._target.device)
 
     def _stored(self, batch: Batch) -> BatchStates:
         """What the store has of a batch, on the host, made where it has nothing."""

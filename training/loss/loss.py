@@ -188,9 +188,10 @@ def held_out(
     module: MTPModule,
     loss: Loss,
     batches: Sequence[Batch],
-    hidden_of: Callable[[Batch], Tensor],
+    hidden_of: Callable[[Batch, slice], Tensor],
     config: TrainConfig,
     ranks: Ranks | None = None,
+    num_parts: int = 1,
 ) -> HeldOut:
     """Loss over the trained draft steps, agreement and overlap over NUM_HELD_OUT_STEPS at least, and the acceptance
     length, on held-out rows.
@@ -200,28 +201,31 @@ def held_out(
     Args:
         module, loss: what is measured.
         batches: of held-out rows; all their positions are.
-        hidden_of: the target's hidden states of a batch, [B, S, D].
+        hidden_of: the target's hidden states of some rows of a batch, [B, S, D].
         config: says how many steps were trained, and what each weighs.
         ranks: processes that share the batches.
+        num_parts: that a batch is measured in, one after another.
     """
     num_steps = max(NUM_HELD_OUT_STEPS, config.num_steps_unrolled)
     ranks = ranks or Ranks()
-    total = sum(batch.num_tokens for batch in batches)
+    total_K = torch.stack([loss.counts(batch.padded(num_steps), num_steps) for batch in batches]).sum(0).clamp(min=1)
     measures_3K = torch.zeros(3, num_steps, device=loss.target.device)
     ends = list(itertools.accumulate(len(batch.ids_BL) for batch in batches))
     rounds_2N = torch.zeros(2, ends[-1], dtype=torch.int64, device=loss.target.device)
-    for batch, end in ranks.mine(list(zip(batches, ends, strict=True))):
+    ended = zip(batches, ends, strict=True)
+    parts = [(whole, part, end - len(whole.ids_BL)) for whole, end in ended for part in whole.parts(num_parts)]
+    for whole, part, first in ranks.mine(parts):
         # Padded, so that the last positions of a row have all steps too.
-        hidden_BSD = functional.pad(hidden_of(batch), (0, 0, 0, num_steps))
-        batch = batch.padded(num_steps)
+        hidden_BSD = functional.pad(hidden_of(whole, part), (0, 0, 0, num_steps))
+        batch = whole.rows(part).padded(num_steps)
         states_KBTD = draft(module, loss.target, batch.ids_BL, hidden_BSD, num_steps)
         measured = loss.measured(states_KBTD, batch, hidden_BSD)
         assert measured.overlap_K is not None
         assert measured.agrees_KBT is not None
         found_3K = torch.stack([measured.loss_K, measured.agreement_K, measured.overlap_K])
-        measures_3K += found_3K * (batch.num_tokens / total)
+        measures_3K += found_3K * to_device(loss.counts(batch, num_steps) / total_K, found_3K.device)
         accepted_BT = accepted_drafts(measured.agrees_KBT[:NUM_SPECULATIVE_TOKENS])
-        rounds_2N[:, end - len(batch.ids_BL) : end] = tokens_and_rounds(accepted_BT, batch.mask_BS)
+        rounds_2N[:, first + part.start : first + part.stop] = tokens_and_rounds(accepted_BT, batch.mask_BS)
     ranks.add(measures_3K)
     ranks.add(rounds_2N)
     length, interval = acceptance_length(rounds_2N) or (None, None)
@@ -231,7 +235,7 @@ def held_out(
         loss=round(float((loss_K[: len(weights_K)] * weights_K).sum()), 5),
         agreement_per_position=[round(value, 4) for value in agreement_K.tolist()],
         overlap_per_position=[round(value, 4) for value in overlap_K.tolist()],
-        positions=total,
+        positions=sum(batch.num_tokens for batch in batches),
         acceptance_length=length,
         acceptance_length_95=interval,
     )

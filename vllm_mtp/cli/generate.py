@@ -34,6 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vllm_mtp.common.provenance import command_line
     from vllm_mtp.training.cluster_options import ClusterOptions
+    from vllm_mtp.training.config import TrainConfig
     from vllm_mtp.training.data.generate import generate
     from vllm_mtp.training.data.generate_config import GenerateConfig
 
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if dropped:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
     num_tokens = max(_EPOCHS * info["num_tokens"], _LEAST_TOKENS)
-    paths = [args.target, "--data", str(args.output), "--tokens", str(num_tokens)]
-    print(f"Train on them: vllm-mtp train {shlex.join(paths)} --output DRAFT_DIR")
+    words = [args.target, "--data", str(args.output), "--tokens", str(num_tokens)]
+    if info.get("longest", 0) > TrainConfig().sequence_length:
+        words += ["--sequence-length", str(info["config"]["max_model_len"])]
+    print(f"Train on them: vllm-mtp train {shlex.join(words)} --store STORE_DIR --output DRAFT_DIR")
     return 0

@@ -76,6 +76,7 @@ class Case:
             Exception: whatever vLLM refuses the arguments with.
         """
         from vllm.engine.arg_utils import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
 
         speculative = {"model": self.draft, "num_speculative_tokens": self.config.num_speculative_tokens}
         return EngineArgs(
@@ -83,7 +84,7 @@ class Case:
             dtype=self.config.dtype,
             speculative_config=speculative | self.config.further_speculative(),
             **self.engine_args(),
-        ).create_engine_config()
+        ).create_engine_config(UsageContext.OPENAI_API_SERVER)  # which decides how many requests at once on a GPU
 
     @property
     def max_model_len(self) -> int:

@@ -29,7 +29,8 @@ def advise(traffic: Traffic, config: MonitorConfig, expected: Expected | None) -
     if acceptance is None:
         return Advice(
             action=NO_DRAFTER,
-            sentence="This server has no drafter: start it with --spec-method mtp --spec-model DRAFT_DIR.",
+            sentence="This server has no drafter: start it with --spec-method mtp --spec-model DRAFT_DIR "
+            "--spec-tokens 3.",
         )
     if not acceptance.num_drafts and traffic.num_tokens >= config.min_rounds:
         return Advice(

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from vllm_mtp.benchmarks.harness.method import BASELINES, NONE, OFF, baselines, lookups, method_of, mtp, schedule_of
 from vllm_mtp.contract.lookup import Lookup
@@ -30,6 +31,10 @@ def test_what_vllm_gets() -> None:
         "prompt_lookup_min": 2,
         "prompt_lookup_max": 3,
     }
+    ngram, ngram_gpu = (BASELINES[name].speculative_config(None) for name in ("ngram", "ngram-gpu"))
+    assert ngram is not None
+    assert ngram_gpu == ngram | {"method": "ngram_gpu"}
+    assert bool(BASELINES["ngram-gpu"].why_missing()) != torch.cuda.is_available()
     assert BASELINES["suffix"].speculative_config(None) == {"method": "suffix", "num_speculative_tokens": 8}
     assert BASELINES["suffix-f2"].speculative_config(None) == {
         "method": "suffix",
@@ -47,7 +52,7 @@ def test_what_vllm_gets() -> None:
 
 def test_names() -> None:
     assert baselines(["suffix", "ngram", "suffix"]) == [BASELINES["suffix"], BASELINES["ngram"]]
-    with pytest.raises(ValueError, match="expected some of ngram, suffix, suffix-f2, got eagle"):
+    with pytest.raises(ValueError, match="expected some of ngram, ngram-gpu, suffix, suffix-f2, got eagle"):
         baselines(["eagle"])
     methods = [NONE, *BASELINES.values()]
     for argmax in (False, True):

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,8 +64,18 @@ def test_a_batch_made_again_is_the_same(chat_target: Path, questions: Path, tmp_
     # As if it had been killed while it wrote the second batch.
     for name in ("run_info.json", "conversations.npz", "batches/00001.npz"):
         (output / name).unlink()
-    generate(config, output=output, **arguments)
+    info = generate(config, output=output, **arguments)
     assert load_conversations(output) == first
+    assert info["longest"] == max(len(c.ids) for c in first)
+    # As if memory had been too short for the filter: without it the same batches do.
+    num_near = info["dropped"]["near_duplicates"]
+    (output / "run_info.json").unlink()
+    for share, more in ((1.0, num_near), (config.near_duplicates, 0)):
+        info = generate(replace(config, near_duplicates=share), output=output, **arguments)
+        assert info["num_conversations"] == len(first) + more
+        (output / "run_info.json").unlink()
+    generate(config, output=output, **arguments)
+    assert num_near > 0
     # Finished, it is left alone, and other settings are refused.
     assert generate(config, output=output, **arguments)["num_conversations"] == len(first)
     with pytest.raises(ValueError, match="holds conversations with other settings"):
@@ -139,6 +150,11 @@ def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, caps
     assert main(["generate", "t", "--self-prompts", "1200", "--output", "out"]) == 0
     said = capsys.readouterr().out
     assert "out: 1,160 conversations of 1,200 asked, 99,999 tokens\nDropped: 35 unusable user turns, 5 near dup" in said
+    train = "Train on them: vllm-mtp train t --data out --tokens 399996 "
+    assert f"{train}--store" in said
+    info |= {"longest": 1800, "config": {"max_model_len": 2048}}
+    assert main(["generate", "t", "--self-prompts", "1200", "--output", "out"]) == 0
+    assert f"{train}--sequence-length 2048 --store" in capsys.readouterr().out, "or the ends of rows would be cut off"
 
 
 def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_target: Path) -> None:

@@ -270,6 +270,8 @@ def test_each_process_pins_its_own_parts_alone(tmp_path: Path, monkeypatch: pyte
     target, of = CountingTarget(), batches()
     states_of(target, of, store=tmp_path).fill(show_progress=False)
     target.device, found = torch.device("cuda"), []  # as on a GPU, without its memory
+    begun: list[torch.device] = []
+    monkeypatch.setattr(target_states, "begins_on", lambda device: lambda: begun.append(device))
     monkeypatch.setattr(target_states, "to_device", lambda tensor, device: tensor)
     for rank in range(2):
         sizes: list[int] = []
@@ -277,6 +279,7 @@ def test_each_process_pins_its_own_parts_alone(tmp_path: Path, monkeypatch: pyte
         states = states_of(target, of, store=tmp_path, ranks=Ranks(rank=rank, size=2), num_parts=2)
         found += [states(0, part).hidden_BSD for part in of[0].parts(2)]
         assert sizes == [3, 3, 3, 1], "one row of the two, and its teacher at three positions"
+    assert begun == [target.device] * 2, "in the thread of each"
     expected = [target.hidden_states(of[0].ids_BL[part, :-1]) for part in of[0].parts(2)]
     assert all(torch.equal(*pair) for pair in zip(found, expected * 2, strict=True))
 

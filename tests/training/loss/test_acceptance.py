@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -91,7 +92,18 @@ def test_on_greedy_text_the_rounds_are_those_of_eval(
         [min(1 + accepted, left) for (_, accepted), left in zip(run.rounds or (), left_before(run), strict=True)]
         for run in runs
     ]
-    found = held_out(module, loss, [batch], lambda batch: target.hidden_states(batch.ids_BL[:, :-1]), CONFIG)
+    asked: list[slice] = []
+
+    def hidden_of(batch: Batch, part: slice) -> Tensor:
+        asked.append(part)
+        return target.hidden_states(batch.rows(part).ids_BL[:, :-1])
+
+    found = held_out(module, loss, [batch], hidden_of, CONFIG)
+    in_parts = held_out(module, loss, [batch], hidden_of, CONFIG, num_parts=4)
+    assert asked == [slice(0, 6), *batch.parts(4)]
+    assert in_parts.acceptance_length_95 == found.acceptance_length_95
+    assert in_parts.loss == pytest.approx(found.loss, abs=2e-4)
+    assert in_parts.agreement_per_position == pytest.approx(found.agreement_per_position, abs=2e-4)
     expected = figures(runs, max_tokens=1000)
     assert found.acceptance_length == expected.acceptance_length
     assert found.acceptance_length_95 == expected.acceptance_length_95
@@ -107,7 +119,7 @@ def test_the_head_is_multiplied_with_once(
     batch = Batch(ids_BL, torch.ones(2, 23, dtype=torch.bool), torch.ones(2, 23, dtype=torch.bool))
     loss, hidden_BSD, module = Loss(target, None, CONFIG), target.hidden_states(ids_BL[:, :-1]), load_module(draft_dir)
     with FlopCounterMode(display=False) as counter:
-        held_out(module, loss, [batch], lambda _: hidden_BSD, CONFIG)
+        held_out(module, loss, [batch], lambda *_: hidden_BSD, CONFIG)
     with FlopCounterMode(display=False) as without:
         padded_BSD = functional.pad(hidden_BSD, (0, 0, 0, NUM_HELD_OUT_STEPS))
         draft(module, target, batch.padded(NUM_HELD_OUT_STEPS).ids_BL, padded_BSD, NUM_HELD_OUT_STEPS)

@@ -76,7 +76,7 @@ def test_training_feeds_them_and_held_out_measures_do_not(
     torch.testing.assert_close(drafted, losses[1].measured(fed_KBTD, batch, hidden_BTD).loss_K)
     assert drafted[0] == text[0]
     assert (drafted != text)[1:].all()
-    measured = [held_out(module, loss, [batch], lambda _: hidden_BTD, CONFIG) for loss in losses]
+    measured = [held_out(module, loss, [batch], lambda *_: hidden_BTD, CONFIG) for loss in losses]
     assert measured[0] == measured[1]
 
 

@@ -212,6 +212,22 @@ def test_memory_of_draft_logits(target_dir: Path, draft: Path) -> None:
     assert len([*memory_of_a_rank(case_of(target_dir, draft))]) == 1
 
 
+def test_defaults_are_a_server_s(target_dir: Path, draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the logits of 128 requests in place of the 1,024 that `vllm serve` takes on a GPU of 70 GiB."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    asked, create = [], EngineArgs.create_engine_config
+
+    def created(self: EngineArgs, usage_context: UsageContext | None = None) -> Any:
+        asked.append(usage_context)
+        return create(self, usage_context)
+
+    monkeypatch.setattr(EngineArgs, "create_engine_config", created)
+    assert case_of(target_dir, draft).max_model_len
+    assert asked == [UsageContext.OPENAI_API_SERVER]
+
+
 def test_what_vllm_passes_over_without_an_error(target_dir: Path, draft: Path) -> None:
     """Weights that nobody reads, a schedule that several engines cannot keep."""
     dummy = ServingOptions(vllm_args='{"load_format": "dummy"}')
