@@ -3,10 +3,10 @@
 Ray Data hands the tasks out and brings their results to this process, which alone writes them, each under its own name:
 whatever Ray does twice is there once.
 
-A worker that dies loses the task at hand; one whose engine or GPU fails ends itself. Ray Data starts it anew, or goes
-on without it where no node has room; what was lost is handed out again in a further pass. A pass that brings nothing is
-the last one. Ray Data's retries of single tasks stay off: where a node goes, a bounded number is used up within
-seconds, and without a bound the task waits for that node for ever.
+A worker that dies loses the task at hand; one whose engine or GPU fails after there was a result ends itself. Ray Data
+starts it anew, or goes on without it where no node has room; what was lost is handed out again in a further pass. The
+second in a row that brings nothing is the last one. Ray Data's retries of single tasks stay off: where a node goes, a
+bounded number is used up within seconds, and without a bound the task waits for that node for ever.
 """
 
 import logging
@@ -28,6 +28,7 @@ from vllm_mtp.training.work import R, T, Work
 
 logger = logging.getLogger(__name__)
 
+_PASSES_IN_VAIN = 2
 _LOST_PER_WORKER = 4
 """Tasks that a pass may lose for each of its workers, before it ends early."""
 
@@ -67,16 +68,17 @@ class Cluster:
         """See `Workers`; a task whose worker dies is done again by another."""
         from ray.exceptions import RayError
 
-        waiting = dict(tasks)
+        waiting, num_in_vain = dict(tasks), 0
         while waiting:
             num_before, reason = len(waiting), ""
             try:
-                for name, result in self._pass(work, waiting):
+                for name, result in self._pass(work, waiting, has_worked=len(waiting) < len(tasks)):
                     if waiting.pop(name, None) is not None:
                         yield name, result
             except RayError as error:
                 reason = _last_line(error)
-            if len(waiting) == num_before:
+            num_in_vain = num_in_vain + 1 if len(waiting) == num_before else 0
+            if num_in_vain == _PASSES_IN_VAIN:
                 raise InputError(
                     "ray",
                     f"workers die before they finish a batch, {num_before:,} are missing; Ray says: {reason}. What "
@@ -85,8 +87,8 @@ class Cluster:
             if waiting:
                 logger.warning("lost with their workers, and handed out again: %d batches", len(waiting))
 
-    def _pass(self, work: Work[T, R], tasks: Mapping[str, T]) -> Iterator[tuple[str, R]]:
-        """Hands every task out once.
+    def _pass(self, work: Work[T, R], tasks: Mapping[str, T], *, has_worked: bool) -> Iterator[tuple[str, R]]:
+        """Hands every task out once; `has_worked`: there were results before.
 
         Raises:
             InputError: what a worker says of a task that cannot be done.
@@ -104,7 +106,7 @@ class Cluster:
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_task_retries is one
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                 _Worker,
-                fn_constructor_args=(work,),
+                fn_constructor_args=(work, has_worked),
                 compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=self.worker.cpus,
                 num_gpus=self.worker.gpus,
@@ -126,7 +128,7 @@ class _Fault:
     address: str
 
     @classmethod
-    def of(cls, error: ValueError) -> "_Fault":
+    def of(cls, error: Exception) -> "_Fault":
         import ray
 
         traceback.print_exception(error)  # to the worker's log
@@ -140,25 +142,30 @@ class _Fault:
 class _Worker:
     """In a process of its own on a node: starts the work with its first task, and keeps it open."""
 
-    def __init__(self, work: Work[Any, Any]) -> None:
+    def __init__(self, work: Work[Any, Any], has_worked: bool) -> None:
+        import ray
+
         # The engine dies with this process.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # vLLM would bind every engine of a machine to the same cores, its first.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._work, self._ends = work, ExitStack()
         self._do: Callable[[Any], Any] | None = None
+        self._has_worked = has_worked or ray.get_runtime_context().was_current_actor_reconstructed
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             if self._do is None:
                 self._do = self._ends.enter_context(self._work.opened())
             result = self._do(pickle.loads(row["task"]))
-        except ValueError as error:  # of the task or the target: another worker would say the same
+            self._has_worked = True
+        except Exception as error:
+            is_of_task = isinstance(error, InputError) or (isinstance(error, ValueError) and self._do is not None)
+            if self._has_worked and not is_of_task:  # a GPU that fell out, an engine whose processes are gone
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
             result = _Fault.of(error)
-        except Exception:  # of a machine: a GPU that fell out, an engine whose processes are gone
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
         return {"name": row["name"], "result": pickle.dumps(result)}
 
 

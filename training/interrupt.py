@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
-_ONE_SIGNAL_S = 2
-"""Within which a signal that comes again is the same: by a supervisor to all processes, and by torchrun to its own."""
+_ONE_SIGTERM_S = 10
+"""Within which one that comes again is the same: from a supervisor to all processes, and from torchrun to its own.
+Python hears of either when torch comes back to it."""
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ def interrupt_held_back() -> Iterator[Interrupt]:
         nonlocal came
         if interrupt.number is None:
             interrupt.number, came = number, time.monotonic()
-        elif number != interrupt.number or time.monotonic() - came > _ONE_SIGNAL_S:
+        elif not number == interrupt.number == signal.SIGTERM or time.monotonic() - came > _ONE_SIGTERM_S:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 

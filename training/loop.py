@@ -32,6 +32,7 @@ from vllm_mtp.training.start.start import set_start
 from vllm_mtp.training.transfer import to_device
 from vllm_mtp.training.watch import check_reports, values_of, watch
 
+_MANY_STEPS = 0.1
 _SHARE_FOR_SAVING = 0.05
 _SECONDS_TO_SAVE = 1
 """Above it a checkpoint of a large module counts as slow to write."""
@@ -73,12 +74,13 @@ def _train(config: TrainConfig, inputs: TrainInputs, ranks: Ranks) -> dict[str, 
     _start(run)
     reports = check_reports(inputs.report_to) if ranks.is_first else ()
     with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
-        bar, is_interrupted, is_asked_of_any = _progress_bar(run), False, ranks.later(run.target.device)
+        bar, is_interrupted, any_by_now = _progress_bar(run), False, ranks.any_by_now(run.target.device)
         for index in bar:
             entry = step(run, index)
             _show(bar, run, entry)
             show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
-            if is_interrupted := is_asked_of_any(interrupt.number is not None or ranks.is_left_alone):
+            is_end = index + 1 == config.num_steps
+            if is_interrupted := any_by_now(interrupt.number is not None or ranks.is_left_alone, is_end=is_end):
                 _save(run)
                 why = "torchrun is gone: " if ranks.is_left_alone else ""
                 inputs.say(f"{why}checkpoint after step {entry.step}")
@@ -101,7 +103,9 @@ def check_memory(run: Run) -> None:
         room = torch.empty(_num_gathered(run), device=run.target.device)
         loss_and_gradient(run, index, batch, largest).tolist()
         run.module.zero_grad(set_to_none=True)
-        _measure(run, [_largest(run, run.held_out_batches(is_last=True))])
+        measured = _largest(run, run.held_out_batches(is_last=True))
+        with _memory_is_enough(run, index, measured, "before the first step, in a trial of what is measured"):
+            _measure(run, [measured])
         del room
 
 
@@ -227,11 +231,11 @@ def _start(run: Run) -> None:
 
 def _say_who_waits(run: Run) -> None:
     """Rows are what processes share: one without any waits for the others."""
-    num_processes, fewest = run.ranks.size, run.batches.fewest_rows
-    if fewest < num_processes:
+    share = run.batches.share_with_fewer_rows(run.ranks.size)
+    if share > _MANY_STEPS:
         run.inputs.say(
-            f"some steps have {fewest} rows for {num_processes} processes, of which the others wait: a larger "
-            "batch_size keeps all busy"
+            f"{share:.0%} of the steps have fewer rows than the {run.ranks.size} processes, some of which wait: a "
+            "larger batch_size keeps all busy"
         )
 
 

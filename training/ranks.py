@@ -95,20 +95,9 @@ class Ranks:
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
         return bool(found)
 
-    def later(self, device: torch.device) -> Callable[[bool], bool]:
-        """`any`, told at the next call: nothing waits for what the device is still to do."""
-        asked: list[Callable[[], dict[str, Tensor]]] = []
-
-        def any_before(value: bool) -> bool:
-            if self.size == 1:
-                return value
-            before = any(bool(told()["any"]) for told in asked)
-            found = torch.full((), int(value), device=device)
-            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-            asked[:] = [on_the_way({"any": found})]
-            return before
-
-        return any_before
+    def any_by_now(self, device: torch.device) -> "AnyByNow":
+        """`any`, for a device that is not to be waited for in every step."""
+        return AnyByNow(self, device)
 
     def wait(self) -> None:
         """Until every process is here, whatever it does before."""
@@ -131,6 +120,24 @@ class Ranks:
                 f"expected one run in all {self.size} processes, got different ones: the same command, data and "
                 "versions on every machine, an output that all of them see, and a dtype",
             )
+
+
+class AnyByNow:
+    """Whether something was so in any process when they were asked last; from a CPU, which nothing waits for, or in the
+    end: whether it is so now."""
+
+    def __init__(self, ranks: Ranks, device: torch.device) -> None:
+        self._ranks, self._device = ranks, device
+        self._told: Callable[[], dict[str, Tensor]] | None = None
+
+    def __call__(self, value: bool, *, is_end: bool) -> bool:
+        if self._ranks.size == 1 or self._device.type == "cpu":
+            return self._ranks.any(value, self._device)
+        before = self._told is not None and bool(self._told()["any"])
+        found = torch.full((), int(value), device=self._device)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        self._told = on_the_way({"any": found})
+        return before or (is_end and bool(self._told()["any"]))
 
 
 def _share_of_gpus(num_gpus: int, size: int) -> tuple[int, str]:

@@ -109,7 +109,7 @@ BASELINES = {
     "ngram": Method(
         name="ngram", num_speculative_tokens=5, fields=(("prompt_lookup_min", 2), ("prompt_lookup_max", 3))
     ),
-    # Beside "ngram", whose drafts are made on the host, vLLM does not schedule ahead, as it does beside a drafter.
+    # Beside "ngram" vLLM does not schedule ahead, as it does beside a drafter.
     "ngram-gpu": Method(
         name="ngram-gpu",
         num_speculative_tokens=5,

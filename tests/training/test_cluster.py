@@ -6,6 +6,7 @@ text or hidden states that depend on which worker made them, an error of a worke
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -53,8 +54,13 @@ class Squares:
     folder: Path
     fate: str = ""
 
+    num_done: int = 0
+    """By one worker."""
+
     @contextmanager
     def opened(self) -> Iterator[Callable[[int], tuple[int, int]]]:
+        if self.fate == "does not start":
+            raise ValueError("vLLM does not start: no memory")
         yield self.square
 
     def square(self, number: int) -> tuple[int, int]:
@@ -62,8 +68,10 @@ class Squares:
         if number == 3 and self.fate == "unknown id":
             raise InputError("target", "unknown id 3")
         first = len(list(self.folder.glob("3.*"))) < 2
-        if number == 3 and self.fate == "breaks once" and first:
+        if self.fate == "breaks" and self.num_done and not (self.folder / "broken").exists():
+            (self.folder / "broken").touch()
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        self.num_done += 1
         if self.fate == "all die" or (number == 3 and (self.fate == "dies" or (self.fate == "dies once" and first))):
             os.kill(os.getpid(), signal.SIGKILL)
         return number**2, os.getpid()
@@ -82,15 +90,37 @@ def test_every_task_comes_back_once(two_nodes: ClusterOptions, tmp_path: Path) -
     assert len(list(tmp_path.iterdir())) == len(TASKS)
 
 
-@pytest.mark.parametrize("fate", ["dies once", "breaks once"])
 def test_a_worker_that_dies_costs_a_task(
-    two_nodes: ClusterOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture, fate: str
+    two_nodes: ClusterOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Catches a GPU that falls out, in the process that goes on, and ends the work of all."""
-    found = squares(two_nodes, Squares(tmp_path, fate))
+    found = squares(two_nodes, Squares(tmp_path, "dies once"))
     assert sorted((name, value) for name, (value, _) in found) == [(name, n**2) for name, n in TASKS.items()]
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["0", "1", "2", "3", "3", "4", "5"]
     assert "handed out again: 1 batches" in caplog.text
+
+
+def test_a_gpu_that_falls_out_costs_a_task(two_nodes: ClusterOptions, tmp_path: Path) -> None:
+    """Catches one that ends the work of all."""
+    found = squares(two_nodes, Squares(tmp_path, "breaks"))
+    assert sorted((name, value) for name, (value, _) in found) == [(name, n**2) for name, n in TASKS.items()]
+    assert (tmp_path / "broken").exists()
+
+
+def test_an_engine_that_does_not_start_again_ends_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the same GPU that ends the work of all when a new worker finds it."""
+    pytest.importorskip("ray.data", reason="Ray is not installed")
+    from vllm_mtp.training.cluster import _Worker
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "_exit", leave)
+    row = {"name": "task 1", "task": pickle.dumps(1)}
+    with pytest.raises(SystemExit):
+        _Worker(Squares(tmp_path, "does not start"), has_worked=True)(row)
+    result = _Worker(Squares(tmp_path, "unknown id"), has_worked=True)(row | {"task": pickle.dumps(3)})["result"]
+    assert pickle.loads(result).message == "unknown id 3", "of the task, not of the machine"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,7 @@ def test_a_worker_that_dies_costs_a_task(
         ("dies", "ray", "workers die before they finish a batch, 1 are missing; Ray says: The actor"),
         ("all die", "ray", "workers die before they finish a batch, 6 are missing; Ray says: The actor"),
         ("unknown id", "target", r"on [0-9.]+: unknown id 3"),
+        ("does not start", "ray", r"on [0-9.]+: ValueError: vLLM does not start: no memory"),
     ],
 )
 def test_what_no_worker_can_do(two_nodes: ClusterOptions, tmp_path: Path, fate: str, field: str, message: str) -> None:

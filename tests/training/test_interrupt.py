@@ -25,16 +25,29 @@ def test_the_first_signal_is_noted(number: signal.Signals) -> None:
 
 
 def test_the_second_ctrl_c_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def press_twice(seconds: float) -> None:
-        times = iter((10.0, 10.0 + seconds))
-        monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    def press_twice() -> None:
         with interrupt_held_back():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        press_twice(2.1)
-    press_twice(1.9)  # systemd ends all processes of a unit, of which torchrun ends its own once more
+        press_twice()
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(9.0, 0), (11.0, 1)])
+def test_a_supervisor_s_sigterm_comes_twice(
+    handled: None, monkeypatch: pytest.MonkeyPatch, seconds: float, ends: int
+) -> None:
+    """systemd ends all processes of a unit, of which torchrun ends its own once more."""
+    times = iter((10.0, 10.0 + seconds))
+    monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    with interrupt_held_back() as found:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert found.number == signal.SIGTERM
+    assert came == [signal.SIGTERM] * ends
 
 
 def test_another_signal_ends_at_once() -> None:

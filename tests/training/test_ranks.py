@@ -24,9 +24,10 @@ from vllm_mtp.common.flags import words_of
 from vllm_mtp.contract.checkpoint import load_draft
 from vllm_mtp.training import loop
 from vllm_mtp.training.config import TrainConfig
-from vllm_mtp.training.data.batches import Batch
+from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.generate import generate
 from vllm_mtp.training.data.generate_config import GenerateConfig
+from vllm_mtp.training.data.rows import Row
 from vllm_mtp.training.ranks import Ranks, _share_of_gpus
 
 CONFIG = TrainConfig(tokens=6 * STEP, checkpoint_every=3, single_step_fraction=0.4, **TINY)
@@ -75,12 +76,13 @@ def test_parts_of_a_batch_have_every_row_once() -> None:
 def test_processes_that_get_no_row_are_told_of() -> None:
     """Catches six GPUs of eight that add zeros."""
     said: list[str] = []
-    for rows in (2, 8):
+    rows = [Row.counted_from(torch.arange(length), 1) for length in (9, 17) for _ in range(60)]
+    for size in (2, 4, 8):  # 8 rows of 8 tokens in a batch, 4 of 16
         run = SimpleNamespace(
-            ranks=Ranks(size=8), batches=SimpleNamespace(fewest_rows=rows), inputs=SimpleNamespace(say=said.append)
+            ranks=Ranks(size=size), batches=Batches([rows], 64, seed=0), inputs=SimpleNamespace(say=said.append)
         )
         loop._say_who_waits(run)  # type: ignore[arg-type]
-    assert [line.partition(",")[0] for line in said] == ["some steps have 2 rows for 8 processes"]
+    assert [line.partition(",")[0] for line in said] == ["68% of the steps have fewer rows than the 8 processes"]
 
 
 @pytest.mark.parametrize("store", [False, True], ids=["in memory", "with a store"])

@@ -83,10 +83,9 @@ class Batches:
         """Tokens of all training rows."""
         return sum(len(row.ids_L) for rows in self._training for row in rows)
 
-    @property
-    def fewest_rows(self) -> int:
-        """Rows of the training batch that has the fewest."""
-        return min(map(len, self._training))
+    def share_with_fewer_rows(self, num_rows: int) -> float:
+        """Of the training batches."""
+        return sum(len(rows) < num_rows for rows in self._training) / len(self)
 
     def num_copies(self) -> int:
         """Held-out rows that are trained on too, since the data has them several times."""

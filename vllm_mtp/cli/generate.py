@@ -3,9 +3,13 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllm_mtp.cli.target import add_target
 from vllm_mtp.common.flags import add_fields, config_of
+
+if TYPE_CHECKING:
+    from vllm_mtp.training.config import TrainConfig
 
 _EPOCHS, _LEAST_TOKENS = 4, 100_000
 """That the line for `train` suggests."""
@@ -29,6 +33,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, GenerateConfig)
     add_fields(parser.add_argument_group("A Ray cluster that answers"), ClusterOptions)
     parser.set_defaults(run=run, goes_on=True)
+
+
+def _row_sizes(longest: int, usual: "TrainConfig") -> list[str]:
+    """Flags for rows that hold the longest conversation, about as many tokens in all; none where the usual ones do."""
+    if longest <= usual.sequence_length:
+        return []
+    length = -(-longest // 64) * 64
+    num_rows = max(1, usual.batch_size * usual.sequence_length // length)
+    return ["--sequence-length", str(length), "--batch-size", str(num_rows)]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
         print("Dropped: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()))
     num_tokens = max(_EPOCHS * info["num_tokens"], _LEAST_TOKENS)
     words = [args.target, "--data", str(args.output), "--tokens", str(num_tokens)]
-    if info.get("longest", 0) > TrainConfig().sequence_length:
-        words += ["--sequence-length", str(info["config"]["max_model_len"])]
+    words += _row_sizes(info.get("longest", 0), TrainConfig())
     print(f"Train on them: vllm-mtp train {shlex.join(words)} --store STORE_DIR --output DRAFT_DIR")
     return 0

@@ -152,9 +152,11 @@ def test_the_command_says_what_was_dropped(monkeypatch: pytest.MonkeyPatch, caps
     assert "out: 1,160 conversations of 1,200 asked, 99,999 tokens\nDropped: 35 unusable user turns, 5 near dup" in said
     train = "Train on them: vllm-mtp train t --data out --tokens 399996 "
     assert f"{train}--store" in said
-    info |= {"longest": 1800, "config": {"max_model_len": 2048}}
+    info |= {"longest": 1800}
     assert main(["generate", "t", "--self-prompts", "1200", "--output", "out"]) == 0
-    assert f"{train}--sequence-length 2048 --store" in capsys.readouterr().out, "or the ends of rows would be cut off"
+    assert f"{train}--sequence-length 1856 --batch-size 2 --store" in capsys.readouterr().out, (
+        "or the ends of rows would be cut off"
+    )
 
 
 def test_starts_are_taken_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat_target: Path) -> None:
