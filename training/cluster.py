@@ -29,6 +29,7 @@ from vllm_mtp.training.work import R, T, Work
 logger = logging.getLogger(__name__)
 
 _PASSES_IN_VAIN = 2
+"""In a row, after which the work ends."""
 _LOST_PER_WORKER = 4
 """Tasks that a pass may lose for each of its workers, before it ends early."""
 

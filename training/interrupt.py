@@ -23,7 +23,7 @@ class Interrupt:
 
 @contextmanager
 def interrupt_held_back() -> Iterator[Interrupt]:
-    """Notes the first SIGINT or SIGTERM in place of what it does; one that comes later does it at once.
+    """Notes the first SIGINT or SIGTERM in place of what it does; a second one does it at once, if it is another one.
 
     A signal that is ignored, as a shell has it for a command in the background of a script, stays so. In another thread
     than the main one, which gets no signals, nothing is held back.

@@ -33,9 +33,10 @@ from vllm_mtp.training.transfer import to_device
 from vllm_mtp.training.watch import check_reports, values_of, watch
 
 _MANY_STEPS = 0.1
+"""Of all: that some processes have no row in fewer is not worth a line."""
 _SHARE_FOR_SAVING = 0.05
+"""Of the time, that checkpoints may take where one takes more than _SECONDS_TO_SAVE."""
 _SECONDS_TO_SAVE = 1
-"""Above it a checkpoint of a large module counts as slow to write."""
 
 
 def train(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:

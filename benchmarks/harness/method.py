@@ -29,6 +29,7 @@ class Method:
     package: str = ""
     """Module that must be installed, besides vLLM."""
     needs_gpu: bool = False
+    """Its drafts are made on one."""
     remembers: bool = False
     """Drafts from earlier outputs: a second measurement of the same prompts needs a new engine."""
     local_argmax: bool = False

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from vllm_mtp.common import claim
 from vllm_mtp.common.claim import claimed
 from vllm_mtp.common.flags import words_of
 from vllm_mtp.contract.checkpoint import load_draft
-from vllm_mtp.training import loop
+from vllm_mtp.training import loop, ranks
 from vllm_mtp.training.config import TrainConfig
 from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.generate import generate
@@ -71,6 +72,16 @@ def test_parts_of_a_batch_have_every_row_once() -> None:
         assert [row for part in parts for row in part] == list(range(7))
         assert len(parts) == min(num_parts, 7)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_an_interrupt_of_another_process_is_told_a_step_later_or_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that is not to be waited for: catches one that nobody hears of, in the last step."""
+    answers = iter([False, True, False, True])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)
+    monkeypatch.setattr(ranks, "on_the_way", lambda _: partial(dict, any=torch.tensor(next(answers))))
+    by_now = Ranks(size=2).any_by_now(torch.device("meta"))
+    assert [by_now(False, is_end=False) for _ in range(3)] == [False, False, True]
+    assert by_now(False, is_end=True)
 
 
 def test_processes_that_get_no_row_are_told_of() -> None:
