@@ -163,6 +163,10 @@ class TrainConfig:
         powers = [self.step_weight_decay**k for k in range(num_steps)]
         return [power / sum(powers) for power in powers]
 
+    def is_last(self, step: int) -> bool:
+        """Whether a step, counted from 0, is the last one."""
+        return step + 1 == self.num_steps
+
     def steps_unrolled_at(self, step: int) -> int:
         """Draft steps chained at a step of training: 1 at first, then num_steps_unrolled."""
         return 1 if step < self.single_step_fraction * self.num_steps else self.num_steps_unrolled

@@ -25,7 +25,7 @@ from vllm_mtp.training.interrupt import interrupt_held_back, leave
 from vllm_mtp.training.loss.loss import held_out
 from vllm_mtp.training.optimizers import clip_gradient, numbers_kept, update
 from vllm_mtp.training.plot import PLOT_FILE, plot
-from vllm_mtp.training.ranks import Ranks
+from vllm_mtp.training.ranks import AnyByNow, Ranks
 from vllm_mtp.training.record import Entry, HeldOut
 from vllm_mtp.training.run import Finished, Run, TrainInputs, prepare
 from vllm_mtp.training.start.start import set_start
@@ -75,13 +75,13 @@ def _train(config: TrainConfig, inputs: TrainInputs, ranks: Ranks) -> dict[str, 
     _start(run)
     reports = check_reports(inputs.report_to) if ranks.is_first else ()
     with interrupt_held_back() as interrupt, watch(reports, inputs.output, run.first_step, asdict(config)) as show:
-        bar, is_interrupted, any_by_now = _progress_bar(run), False, ranks.any_by_now(run.target.device)
+        bar, is_interrupted, any_by_now = _progress_bar(run), False, AnyByNow(ranks, run.target.device)
         for index in bar:
             entry = step(run, index)
             _show(bar, run, entry)
             show(entry.step, values_of(entry, config.learning_rate_factor(index), _tokens_per_second(run)))
-            is_end = index + 1 == config.num_steps
-            if is_interrupted := any_by_now(interrupt.number is not None or ranks.is_left_alone, is_end=is_end):
+            is_to_end = interrupt.number is not None or ranks.is_left_alone
+            if is_interrupted := any_by_now(is_to_end, is_end=config.is_last(index)):
                 _save(run)
                 why = "torchrun is gone: " if ranks.is_left_alone else ""
                 inputs.say(f"{why}checkpoint after step {entry.step}")
@@ -152,7 +152,8 @@ def step(run: Run, index: int) -> Entry:
     update(run.optimizers, run.config.learning_rate_factor(index))
     run.num_tokens += batch.num_tokens
     run.recent.append((batch.num_tokens, time.perf_counter() - began))
-    is_checkpoint = (index + 1) % run.config.checkpoint_every == 0 or index + 1 == run.config.num_steps
+    is_last = run.config.is_last(index)
+    is_checkpoint = is_last or (index + 1) % run.config.checkpoint_every == 0
     entry = Entry(
         step=index + 1,
         loss=loss,
@@ -163,7 +164,7 @@ def step(run: Run, index: int) -> Entry:
     if is_checkpoint:
         if run.config.keep == "best":
             _keep_if_best(run, entry)
-        if index + 1 == run.config.num_steps or time.perf_counter() >= run.next_save:
+        if is_last or time.perf_counter() >= run.next_save:
             _save(run)
     return entry
 
@@ -328,7 +329,7 @@ def _measure(run: Run, batches: Sequence[Batch]) -> HeldOut:
 
 def _measure_checkpoint(run: Run, index: int) -> HeldOut:
     """The held-out measures after a step, which are said."""
-    batches = run.held_out_batches(is_last=index + 1 == run.config.num_steps)
+    batches = run.held_out_batches(is_last=run.config.is_last(index))
     with _memory_is_enough(run, index, _largest(run, batches), f"after step {index + 1}, at the held-out rows"):
         measures = _measure(run, batches)
     _check_number(run, index, "held-out loss", measures.loss)

@@ -89,15 +89,7 @@ class Ranks:
 
     def any(self, value: bool, device: torch.device) -> bool:
         """Whether it is so in any process."""
-        if self.size == 1:
-            return value
-        found = torch.tensor(int(value), device=device)
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        return bool(found)
-
-    def any_by_now(self, device: torch.device) -> "AnyByNow":
-        """`any`, for a device that is not to be waited for in every step."""
-        return AnyByNow(self, device)
+        return value if self.size == 1 else bool(_any_of_all(value, device))
 
     def wait(self) -> None:
         """Until every process is here, whatever it does before."""
@@ -122,9 +114,15 @@ class Ranks:
             )
 
 
+def _any_of_all(value: bool, device: torch.device) -> Tensor:
+    found = torch.full((), int(value), device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return found
+
+
 class AnyByNow:
-    """Whether something was so in any process when they were asked last; from a CPU, which nothing waits for, or in the
-    end: whether it is so now."""
+    """`Ranks.any` for every step, where the device is not to be waited for: whether it was so when asked before;
+    on a CPU, which nothing waits for, or in the end: whether it is so now."""
 
     def __init__(self, ranks: Ranks, device: torch.device) -> None:
         self._ranks, self._device = ranks, device
@@ -134,9 +132,7 @@ class AnyByNow:
         if self._ranks.size == 1 or self._device.type == "cpu":
             return self._ranks.any(value, self._device)
         before = self._told is not None and bool(self._told()["any"])
-        found = torch.full((), int(value), device=self._device)
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        self._told = on_the_way({"any": found})
+        self._told = on_the_way({"any": _any_of_all(value, self._device)})
         return before or (is_end and bool(self._told()["any"]))
 
 

@@ -24,14 +24,16 @@ def test_the_first_signal_is_noted(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_the_second_ctrl_c_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def press_twice() -> None:
-        with interrupt_held_back():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+def raised_while_held_back(*numbers: signal.Signals) -> None:
+    with interrupt_held_back():
+        for number in numbers:
+            signal.raise_signal(number)
 
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_ctrl_c_behind_any_signal_interrupts(first: signal.Signals) -> None:
     with pytest.raises(KeyboardInterrupt):
-        press_twice()
+        raised_while_held_back(first, signal.SIGINT)
 
 
 @pytest.mark.parametrize(("seconds", "ends"), [(9.0, 0), (11.0, 1)])
@@ -48,16 +50,6 @@ def test_a_supervisor_s_sigterm_comes_twice(
         signal.raise_signal(signal.SIGTERM)
     assert found.number == signal.SIGTERM
     assert came == [signal.SIGTERM] * ends
-
-
-def test_another_signal_ends_at_once() -> None:
-    def end_and_interrupt() -> None:
-        with interrupt_held_back():
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        end_and_interrupt()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from vllm_mtp.training.data.batches import Batch, Batches
 from vllm_mtp.training.data.generate import generate
 from vllm_mtp.training.data.generate_config import GenerateConfig
 from vllm_mtp.training.data.rows import Row
-from vllm_mtp.training.ranks import Ranks, _share_of_gpus
+from vllm_mtp.training.ranks import AnyByNow, Ranks, _share_of_gpus
 
 CONFIG = TrainConfig(tokens=6 * STEP, checkpoint_every=3, single_step_fraction=0.4, **TINY)
 LM = TrainConfig(tokens=3 * STEP, objective="lm", **TINY)
@@ -79,7 +79,7 @@ def test_an_interrupt_of_another_process_is_told_a_step_later_or_in_the_end(monk
     answers = iter([False, True, False, True])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)
     monkeypatch.setattr(ranks, "on_the_way", lambda _: partial(dict, any=torch.tensor(next(answers))))
-    by_now = Ranks(size=2).any_by_now(torch.device("meta"))
+    by_now = AnyByNow(Ranks(size=2), torch.device("meta"))
     assert [by_now(False, is_end=False) for _ in range(3)] == [False, False, True]
     assert by_now(False, is_end=True)
 

@@ -154,8 +154,7 @@ class TargetStates:
             tqdm.write(f"the target runs over {len(missing)} batches: {num_mib:,.0f} MiB in {self._folder}")
         started, num_tokens = time.perf_counter(), 0
         bar = tqdm(total=len(missing), desc="target", unit="batch", disable=not show_progress, mininterval=5)
-        begin = begins_on(self._target.device)
-        disk = ThreadPoolExecutor(1, initializer=begin)
+        disk = ThreadPoolExecutor(1, initializer=begins_on(self._target.device))
         with bar, disk, (self._elsewhere or self._reading).readers() as (workers, work):
             written: Future[None] | None = None
             for name, content in workers.results(work, missing):
