@@ -129,7 +129,8 @@ def methods_of(config: SmolLM2Config) -> dict[float, tuple[Method, ...]]:
     greedy = [mtp(k, lookup=lookup, local_argmax=True) for k in config.lookup_num_speculative_tokens]
     greedy += [mtp(k, lookup=OFF, local_argmax=True) for k in config.num_speculative_tokens]
     sampled = (mtp(config.sampled_num_speculative_tokens, lookup=one) for one in (lookup, OFF))
-    return {0.0: (NONE, *greedy, *BASELINES.values()), 1.0: (NONE, *sampled)}
+    free = (method for method in BASELINES.values() if not method.needs_gpu)
+    return {0.0: (NONE, *greedy, *free), 1.0: (NONE, *sampled)}
 
 
 if __name__ == "__main__":
