@@ -10,6 +10,8 @@ from vllm_mtp.training.config import TrainConfig
 GENERATED, GENERAL = "generated", "general"
 FULL, DRAFT, CUT = "full", "draft", "cut"
 MTP, EAGLE3 = "mtp", "eagle3"
+_CHECKPOINTS = 10
+"""Of a run that picks the best of them."""
 Settings = tuple[tuple[str, Any], ...]
 """(name, value) of fields of TrainConfig, or of Eagle3Settings where the drafter is EAGLE3."""
 
@@ -61,6 +63,8 @@ class Comparison:
     worse: Arm
     metric: str = "acceptance"
     """"acceptance": acceptance length, at every temperature; "speed": tokens per second."""
+    min_prompt_tokens: int = 0
+    """Shorter prompts are left out."""
 
 
 def comparisons(config: ClaimsConfig, vocabulary: str, intermediate_size: int) -> list[Comparison]:
@@ -138,9 +142,20 @@ def _of_the_recipe(base: Arm, config: ClaimsConfig, intermediate_size: int) -> l
     draft = replace(base, vocabulary=DRAFT)
     cut = "a vocabulary that is cut after training than with one cut before"
     found.append(("cut", cut, replace(draft, vocabulary=CUT), draft))
+    row = config.sequence_length // 4  # as many tokens in a step
+    short = having(sequence_length=row, batch_size=config.batch_size * 4)
+    found.append(("rows", f"rows of up to {config.sequence_length} tokens than of up to {row}", base, short))
+    often = max(1, config.tokens // (_CHECKPOINTS * config.batch_size * config.sequence_length))
+    picked = having(keep="best", checkpoint_every=often)
+    found.append(("keep", "the checkpoint of the best held-out acceptance than with the last one", picked, base))
     fit = "a projection that is fitted before training than with random weights"
     found.append(("projection-init", fit, fitted, having(module_init="random")))
-    return [Comparison(claim=c, statement=f"more is accepted with {w}", better=b, worse=o) for c, w, b, o in found]
+    all_prompts = [
+        Comparison(claim=c, statement=f"more is accepted with {what}", better=better, worse=worse)
+        for c, what, better, worse in found
+    ]
+    beyond = [replace(one, min_prompt_tokens=row) for one in all_prompts if one.claim == "rows"]
+    return [*all_prompts, *beyond]
 
 
 def _of_peers(base: Arm) -> list[Comparison]:

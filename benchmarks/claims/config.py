@@ -10,7 +10,8 @@ from vllm_mtp.training.config import DTYPES
 PAPER = ("objective", "objective-general", "pretraining", "unrolling", "vocabulary")
 RECIPE = (
     *("step-tokens", "step-weights", "qk-norm", "tv", "lk", "e2e-tv", "loss-on"),
-    *("single-step", "steps", "learning-rate", "width", "batch-size", "cut", "projection-init", "last-layer"),
+    *("single-step", "steps", "learning-rate", "width", "batch-size", "cut", "rows", "keep"),
+    *("projection-init", "last-layer"),
 )
 """One setting of training changed at a time."""
 PEERS = ("eagle3", "eagle3-rate")
@@ -24,7 +25,7 @@ class ClaimsConfig:
 
     claims: tuple[str, ...] = setting(
         PAPER,
-        "Claims to test. The default ones are the paper's, seven arms; all have thirty-one. An arm takes one to "
+        "Claims to test. The default ones are the paper's, seven arms; all have thirty-three. An arm takes one to "
         "three minutes a seed on two cores.",
         choices=(*PAPER, *RECIPE, *PEERS),
     )

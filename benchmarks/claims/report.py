@@ -16,19 +16,29 @@ Speeds = Mapping[int, SpeedRow]
 """Speeds by seed of the vocabulary claim."""
 
 
-def result_of(comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int]) -> dict[str, Any]:
-    """The figures of results.json."""
+def result_of(
+    comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int], prompt_tokens: Sequence[int]
+) -> dict[str, Any]:
+    """The figures of results.json.
+
+    Args:
+        comparisons: the claims.
+        rows: of every arm and seed.
+        speeds: of the seeds that were timed.
+        seeds: of the study.
+        prompt_tokens: tokens of each prompt, in the order of the rows' counts.
+    """
     return {
         "seeds": list(seeds),
-        "claims": claim_rows(comparisons, rows, speeds, seeds),
+        "claims": claim_rows(comparisons, rows, speeds, seeds, prompt_tokens),
         "arms": [_arm_figures([rows[arm.name, seed] for seed in seeds], arm) for arm in arms_of(comparisons)],
     }
 
 
 def claim_rows(
-    comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int]
+    comparisons: Sequence[Comparison], rows: Rows, speeds: Speeds, seeds: Sequence[int], prompt_tokens: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """One row per claim and metric; tokens/s only where every seed was timed."""
+    """One row per claim and metric; tokens/s only where every seed was timed, long prompts only where there are any."""
     found = []
     for comparison in comparisons:
         arms = comparison.better, comparison.worse
@@ -37,9 +47,15 @@ def claim_rows(
                 two = [tokens_per_second([speeds[seed] for seed in seeds], arm) for arm in arms]
                 found.append(_claim(comparison, "tokens/s, greedy, batch 1", *two, relative=True))
             continue
+        least = comparison.min_prompt_tokens
+        chosen = [number for number, tokens in enumerate(prompt_tokens) if tokens >= least]
+        if not chosen:
+            continue
+        where = f", {len(chosen)} prompts of {least} tokens or more" if least else ""
         for name in rows[arms[0].name, seeds[0]].counts:
-            two = [acceptance_length([rows[arm.name, seed].counts[name] for seed in seeds]) for arm in arms]
-            found.append(_claim(comparison, f"acceptance length, temperature {name}", *two))
+            counts = [[rows[arm.name, seed].counts[name] for seed in seeds] for arm in arms]
+            two = [acceptance_length([[one[number] for number in chosen] for one in of_arm]) for of_arm in counts]
+            found.append(_claim(comparison, f"acceptance length, temperature {name}{where}", *two))
     return found
 
 

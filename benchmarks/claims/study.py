@@ -81,6 +81,7 @@ def _result(study: Study, store: RowStore) -> dict[str, Any]:
         {key: arm_row(content) for key, content in arms.items()},
         {seed: SpeedRow(**content) for seed, content in speeds.items()},
         config.seeds,
+        [len(prompt.token_ids) for prompt in study.data.prompts],
     )
 
 

@@ -119,18 +119,17 @@ def _train_eagle3(study: Study, arm: Arm, seed: int, output: Path) -> Trained:
 
 
 def _train_config(study: Study, arm: Arm, stage: int, seed: int) -> TrainConfig:
-    settings = {"batch_size": study.config.batch_size} | arm.train_settings(stage)
-    config = replace(study.config, batch_size=settings["batch_size"])
+    usual = {name: getattr(study.config, name) for name in ("batch_size", "sequence_length")}
+    settings = usual | {"checkpoint_every": 500} | arm.train_settings(stage)
+    config = replace(study.config, **{name: settings[name] for name in usual})
     text = study.data.text[arm.stages[stage]]
     share = config.tokens / len(arm.stages)
     num_steps = max(1, round(share / tokens_per_step(text, study.target, config)))
     return TrainConfig(
         tokens=num_steps * config.batch_size * config.sequence_length,
         data_tokens=config.data_tokens,
-        sequence_length=config.sequence_length,
         dtype=study.dtype,
         seed=seed,
-        checkpoint_every=500,
         **settings,
     )
 

@@ -112,6 +112,23 @@ def test_end_to_end_and_again(sources: Sources, target: Path, tmp_path: Path, mo
         run(TINY, sources, target, tmp_path)
 
 
+def test_rows_and_checkpoints(sources: Sources, target: Path, tmp_path: Path) -> None:
+    """Short rows, and the best checkpoint, are trained as the arms say, on as many tokens."""
+    length, size = 64, 2
+    asked_for = replace(TINY, claims=("rows", "keep"), seeds=(0,), sequence_length=length, batch_size=size)
+    result = run(asked_for, sources, target, tmp_path)
+    assert [(one["claim"], "tokens or more" in one["metric"]) for one in result["claims"]] == [
+        ("rows", False),
+        ("keep", False),
+    ], "no prompt is that long"
+    folders = [next((tmp_path / "drafts" / f"{arm['arm']}-s0").iterdir()) for arm in result["arms"]]
+    infos = [json.loads((folder / "run_info.json").read_text("utf-8")) for folder in folders]
+    asked = [[info["config"][name] for name in ("sequence_length", "batch_size", "keep")] for info in infos]
+    assert asked == [[length, size, "last"], [length // 4, size * 4, "last"], [length, size, "best"]]
+    seen = [arm["tokens_seen"][0] for arm in result["arms"]]
+    assert max(seen) < 1.1 * min(seen)
+
+
 def test_arms_are_shared_between_claims() -> None:
     arms = arms_of(comparisons(ClaimsConfig(), FULL, 384))
     assert len(arms) == len({arm.name for arm in arms}) == 7
@@ -125,8 +142,10 @@ def test_arms_are_shared_between_claims() -> None:
 
 def test_arms_of_the_recipe_differ_in_one_setting() -> None:
     found = comparisons(ClaimsConfig(claims=RECIPE), FULL, 384)
+    beyond = [comparison for comparison in found if comparison.min_prompt_tokens]
+    found = [comparison for comparison in found if comparison not in beyond]
     assert len({arm.name for arm in arms_of(found)}) == len(arms_of(found)) == len(found) + 3
-    *of_settings, cut, fitted = found
+    *of_settings, cut, rows, keep, fitted = found
     assert fitted.worse.settings == (("module_init", "random"),)
     assert fitted.better in [comparison.worse for comparison in of_settings], "what the last layer is compared with"
     assert {found.worse for found in of_settings if found.claim in ("qk-norm", "width")}.isdisjoint(
@@ -136,6 +155,9 @@ def test_arms_of_the_recipe_differ_in_one_setting() -> None:
         settings, usual = (arm.train_settings(len(arm.stages) - 1) for arm in (comparison.better, comparison.worse))
         assert len({name for name, _ in settings.items() ^ usual.items()}) == 1
         TrainConfig(**settings)
+    assert rows.worse.train_settings(0) == rows.better.train_settings(0) | {"sequence_length": 64, "batch_size": 32}
+    assert beyond == [replace(rows, min_prompt_tokens=64)], "what rows give, beyond the shorter ones"
+    assert keep.better.train_settings(0) == keep.worse.train_settings(0) | {"keep": "best", "checkpoint_every": 24}
     assert (cut.better, cut.worse.vocabulary) == (replace(cut.worse, vocabulary=CUT), DRAFT)
 
 
