@@ -39,14 +39,16 @@ def choose_draft_ids(counts_V: Tensor, size: int, special_ids: Collection[int]) 
         ValueError: for a size that does not hold the special tokens, or is larger than the vocabulary.
     """
     special = sorted({token for token in special_ids if 0 <= token < len(counts_V)})
-    fewest = max(1, len(special))
-    if not fewest <= size <= len(counts_V):
-        raise InputError(
-            "size", f"expected {fewest} (the special tokens) to {len(counts_V)} (the vocabulary), got {size}"
-        )
+    _check_size(size, len(special), len(counts_V))
     ranked_V = counts_V.clone()
     ranked_V[special] = counts_V.max() + 1
     return ranked_V.argsort(descending=True, stable=True)[:size].sort().values
+
+
+def _check_size(size: int, num_special: int, vocab_size: int) -> None:
+    fewest = max(1, num_special)
+    if not fewest <= size <= vocab_size:
+        raise InputError("size", f"expected {fewest} (the special tokens) to {vocab_size} (the vocabulary), got {size}")
 
 
 def coverage(counts_V: Tensor, draft_ids_J: Tensor) -> float:
@@ -125,8 +127,10 @@ def count_draft_vocab(
     vocab_size = config.get_text_config().vocab_size
     if max_tokens < 1:
         raise InputError("max_tokens", f"expected at least 1, got {max_tokens}")
-    if not 1 <= size <= vocab_size:
-        raise InputError("size", f"expected 1 to {vocab_size}, the target's vocabulary, got {size}")
+    # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
+    special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer, revision=revision)}
+    special_ids = {token for token in special_ids if token < vocab_size}
+    _check_size(size, len(special_ids), vocab_size)
     sources = read_sources(
         data,
         tokenizer,
@@ -142,9 +146,6 @@ def count_draft_vocab(
     if not counts_V.any():
         raise InputError("data", f"expected text or answers to count, found none in {'; '.join(map(str, sources))}")
     other_V = count_tokens([source.rows[::20] for source in sources], vocab_size)
-    # The end of a turn is not always special to the tokenizer, and may be missing where answers were cut off.
-    special_ids = {*tokenizer.all_special_ids, *end_ids(target, config, tokenizer, revision=revision)}
-    special_ids = {token for token in special_ids if token < vocab_size}
     draft_ids_J = choose_draft_ids(counts_V, size, special_ids)
     print(*sources, sep="\n")
     print(f"{int(counts_V.sum()):,} tokens counted, {int((counts_V > 0).sum()):,} of {vocab_size:,} ids occur")

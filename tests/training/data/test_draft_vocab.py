@@ -63,7 +63,7 @@ def test_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--size", "100000"], "--size: expected 1 to "),
+        (["--size", "100000"], "--size: expected 1 (the special tokens) to "),
         (["--size", "9", "--max-tokens", "0"], "--max-tokens: expected at least 1, got 0"),
         (["--size", "9", "--output", "folder"], "--output: expected a file, got folder, which is a folder"),
         (["--size", "9", "--output", "config.json"], "--output: config.json is something else than a draft vocabulary"),
@@ -84,7 +84,9 @@ def test_what_cannot_be_is_said_before_anything_is_read(
     assert (tmp_path / "config.json").read_text() == '{"hidden_size": 8}'
 
 
-def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_end_of_an_answer_is_in_it(
+    target_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     target, text, vocab = tmp_path / "target", tmp_path / "text.txt", tmp_path / "vocab.json"
     shutil.copytree(target_dir, target)
     (target / "generation_config.json").write_text('{"eos_token_id": [1999, 2000]}')
@@ -95,6 +97,9 @@ def test_every_end_of_an_answer_is_in_it(target_dir: Path, tmp_path: Path, capsy
     assert "never occur" not in capsys.readouterr().out
     assert main([*command, "--size", "1000"]) == 0
     assert "of these ids never occur and are merely the lowest" in capsys.readouterr().out
+    monkeypatch.setattr(draft_vocab, "read_sources", lambda *args, **kwargs: pytest.fail("read the data"))
+    assert main([*command, "--size", "2"]) == 2
+    assert "--size: expected 3 (the special tokens) to " in capsys.readouterr().err
 
 
 def test_answers_to_long_prompts_count(target_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
