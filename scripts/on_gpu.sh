@@ -59,8 +59,16 @@ exact() {
   return $failed
 }
 
-# Acceptance and speed, with FULL=1 sampled too, beside what costs nothing, and K by batch size (which the V2 runner of
-# vLLM 0.26 cannot capture).
+# Engines with K by batch size. Where the V2 runner cannot capture them (vLLM 0.26), V1 runs them: without full graphs, so
+# that they are slower beside one without speculation than they are served.
+by_batch_size() {
+  local vllm
+  vllm=$(python -c 'import importlib.util; print(importlib.util.find_spec("vllm").submodule_search_locations[0])')
+  [ -d "$vllm/v1/worker/gpu/spec_decode/target_dependent_ar" ] || local -x VLLM_USE_V2_MODEL_RUNNER=0
+  "$@"
+}
+
+# Acceptance and speed, with FULL=1 sampled too, beside what costs nothing, and K by batch size.
 speed() {
   local failed=0
   for lookup in off drafter; do
@@ -69,7 +77,7 @@ speed() {
         --spec-tokens 1 3 5 --baselines ngram suffix ngram-gpu --speed-prompts-per-task 10 --speed-batch 1 8 32 --speed-pairs 2) ||
       failed=1
   done
-  [ -n "$QUICK" ] || VLLM_USE_V2_MODEL_RUNNER=0 acceptance --dtype bfloat16 --local-argmax --spec-tokens 5 \
+  [ -n "$QUICK" ] || by_batch_size acceptance --dtype bfloat16 --local-argmax --spec-tokens 5 \
     --schedule 1:8:5 9:64:1 --speed-prompts-per-task 10 --speed-batch 1 8 32 --output "$OUTPUT/schedule" || failed=1
   return $failed
 }
@@ -98,9 +106,9 @@ serving() {
       --spec-tokens 1 3 5 --baselines ngram suffix ngram-gpu --concurrency 1 8 32 64)
 }
 
-# The configuration that tune chooses, and its prediction against a run. Its engines have a schedule of K.
+# The configuration that tune chooses, and its prediction against a run.
 tune() {
-  VLLM_USE_V2_MODEL_RUNNER=0 vllm-mtp tune "$MODEL" "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 --output "$OUTPUT/tune" \
+  by_batch_size vllm-mtp tune "$MODEL" "$DRAFT" --prompts "$PROMPTS" --dtype bfloat16 --output "$OUTPUT/tune" \
     $(sized --batch-size 1 8 --spec-tokens 1 3 --turns 2 --most-turns 2 --max-minutes 3 -- --max-minutes 30)
 }
 
@@ -142,7 +150,7 @@ stand_in vllm "python -m vllm.entrypoints.cli.main"
 export VLLM_USE_FLASHINFER_SAMPLER=${VLLM_USE_FLASHINFER_SAMPLER:-0} VLLM_NO_USAGE_STATS=1 VLLM_PLUGINS=vllm_mtp
 
 [ $# -gt 0 ] && STEPS=("$@")
-export -f sized acceptance "${STEPS[@]}"
+export -f sized acceptance by_batch_size "${STEPS[@]}"
 export MODEL DRAFT PROMPTS DATA OUTPUT QUICK
 for step in "${STEPS[@]}"; do
   SECONDS=0

@@ -57,10 +57,25 @@ def test_every_command_line_is_taken_by_the_parser(full: str, tmp_path: Path) ->
     assert ("--turns" in tuned) != bool(full)
 
 
+@pytest.mark.parametrize(("folder", "runner"), [("target_dependent_ar", "default"), ("autoregressive", "0")])
+def test_a_schedule_runs_on_the_runner_that_is_served_where_it_can(folder: str, runner: str, tmp_path: Path) -> None:
+    """Folders of vLLM 0.32 and of 0.26, whose V2 runner ends with K by batch size."""
+    (tmp_path / "vllm" / "v1" / "worker" / "gpu" / "spec_decode" / folder).mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    commands = {"python": f"echo {tmp_path}/vllm", "vllm-mtp": "echo runner ${VLLM_USE_V2_MODEL_RUNNER:-default}"}
+    for name, text in commands.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OUTPUT": str(tmp_path / "out")}
+    environment.pop("VLLM_USE_V2_MODEL_RUNNER", None)
+    subprocess.run(["bash", str(ROOT / "scripts" / "on_gpu.sh"), "tune"], env=environment, check=True, timeout=60)
+    assert (tmp_path / "out" / "tune.log").read_text() == f"runner {runner}\n"
+
+
 def test_a_step_that_fails_is_told_and_the_next_one_runs(tmp_path: Path) -> None:
     printed, called = run(tmp_path, "serving", "tune", failing="serving")
     assert [line.split(" after")[0] for line in printed.splitlines()] == ["serving: status 3", "tune: status 0"]
-    assert len(called) == 2
+    assert [words[1] for words in called if words[0] == "vllm-mtp"] == ["bench", "tune"]
 
 
 def test_what_fails_in_a_step_hides_nothing_of_it(tmp_path: Path) -> None:

@@ -79,10 +79,11 @@ def context_is_trained(case: Case) -> Iterator[Finding]:
     else:
         yield ok(f"trained on up to {trained:,} tokens")
     if drafted < case.max_model_len:
-        yield warning(
-            f"speculative_config has max_model_len {drafted:,}: as soon as one request of a batch is longer, nothing "
-            "is drafted for all of it, in silence; leave it out"
-        )
+        if getattr(case.engine_config, "use_v2_model_runner", False):
+            what = "vLLM's V2 model runner passes it over and drafts at every length"
+        else:
+            what = "as soon as one request of a batch is longer, nothing is drafted for all of it, in silence"
+        yield warning(f"speculative_config has max_model_len {drafted:,}: {what}; leave it out")
     if any("rope" in name for name in case.config.overrides()):
         yield warning(
             "hf_overrides change the target's RoPE: its hidden states are not those that the drafter was trained on, "

@@ -61,7 +61,17 @@ def test_contexts_beyond_the_training(target_dir: Path, draft: Path) -> None:
     case = case_of(target_dir, draft, hf_overrides=extended, speculative_config='{"max_model_len": 128}')
     messages = " ".join(one.message for one in context_is_trained(case))
     assert "change the target's RoPE" in messages
-    assert "max_model_len 128" in messages
+    assert "max_model_len 128: as soon as one request of a batch is longer" in messages
+
+
+def test_a_length_of_the_drafters_own_is_passed_over_by_the_v2_runner(
+    target_dir: Path, draft: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(target_dir, draft, speculative_config='{"max_model_len": 128}')
+    assert case.engine_config.speculative_config is not None
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")  # which vLLM refuses where there is no Triton
+    messages = [one.message for one in context_is_trained(case)]
+    assert any("max_model_len 128: vLLM's V2 model runner passes it over" in message for message in messages)
 
 
 @pytest.mark.parametrize(
