@@ -185,8 +185,9 @@ temperature 0; on other text it says how far drafter and target agree on what co
 """
     if "held_out_of_last_step" in info:
         last = HeldOut(**info["held_out_of_last_step"])
+        step = f"checkpoint of step {info['kept_step']:,}" if info["kept_step"] else "drafter that it went on from"
         text += f"""
-This is the checkpoint of step {info["kept_step"]:,}, the best by held-out acceptance length.
+Of this run this is the {step}, the best by held-out acceptance length.
 The last one has {last.length_text}.
 """
     return text

@@ -98,7 +98,7 @@ def check_memory(run: Run) -> None:
     Raises:
         ValueError: where memory is too short for it, which it would be after hours of single draft steps.
     """
-    largest = max(range(len(run.batches)), key=lambda index: _most_positions(run, run.batches[index]))
+    largest = max(run.batches.visited(run.config.num_steps), key=lambda index: _most_positions(run, run.batches[index]))
     index, batch = run.config.num_steps - 1, run.batches[largest]
     with _memory_is_enough(run, index, batch, "before the first step, in a trial of the last"):
         room = torch.empty(_num_gathered(run), device=run.target.device)
@@ -163,7 +163,8 @@ def step(run: Run, index: int) -> Entry:
     run.log.append(entry)
     if is_checkpoint:
         if run.config.keep == "best":
-            _keep_if_best(run, entry)
+            assert entry.held_out is not None
+            _keep_if_best(run, entry.step, entry.held_out)
         if is_last or time.perf_counter() >= run.next_save:
             _save(run)
     return entry
@@ -228,6 +229,10 @@ def _start(run: Run) -> None:
         set_start(run)
     if run.target.device.type != "cpu":
         check_memory(run)
+    if run.first_step == 0 and run.inputs.initial is not None:
+        measures = _measure_checkpoint(run, -1)  # of the drafter that was given, which training may make worse
+        if config.keep == "best":
+            _keep_if_best(run, 0, measures)
     run.started = time.perf_counter()
 
 
@@ -341,15 +346,14 @@ def _measure_checkpoint(run: Run, index: int) -> HeldOut:
     return measures
 
 
-def _keep_if_best(run: Run, entry: Entry) -> None:
+def _keep_if_best(run: Run, step: int, measures: HeldOut) -> None:
     """Keeps the module if none before was better on the rows that every checkpoint measures."""
-    assert entry.held_out is not None
-    is_last = entry.step == run.config.num_steps
-    measures = _measure(run, run.held_out_batches(is_last=False)) if is_last else entry.held_out
+    if step == run.config.num_steps:
+        measures = _measure(run, run.held_out_batches(is_last=False))
     length = measures.acceptance_length or 1.0
     if run.best is None or length >= run.best.acceptance_length:
         module = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
-        run.best = Best(step=entry.step, acceptance_length=length, module=module)
+        run.best = Best(step=step, acceptance_length=length, module=module)
 
 
 def _take_best(run: Run) -> tuple[int, HeldOut]:

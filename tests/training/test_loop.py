@@ -511,6 +511,23 @@ def test_the_checkpoint_of_the_best_acceptance_becomes_the_drafter(
     assert not (tmp_path / "draft" / "training").exists()
 
 
+def test_a_run_that_only_makes_a_drafter_worse_keeps_the_one_that_was_given(
+    tiny_target: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it was worth is said before the first step."""
+    good = TrainConfig(tokens=24 * STEP, **TINY)
+    given = run_train(good, tiny_target, text, tmp_path / "given")["held_out"]
+    ruinous = TrainConfig(tokens=6 * STEP, checkpoint_every=3, learning_rate=5.0, keep="best", **TINY)
+    capsys.readouterr()
+    info = run_train(ruinous, tiny_target, text, tmp_path / "draft", initial=tmp_path / "given")
+    said = capsys.readouterr().out
+    assert said.index("step 0: held-out loss") < said.index("step 3: held-out loss")
+    assert info["kept_step"] == 0
+    assert info["held_out"]["acceptance_length"] == pytest.approx(given["acceptance_length"], abs=0.02)
+    assert weights(tmp_path / "draft") == weights(tmp_path / "given")
+    assert "this is the drafter that it went on from" in (tmp_path / "draft" / "README.md").read_text()
+
+
 def test_the_best_is_chosen_on_the_rows_that_every_checkpoint_measures(
     tiny_target: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

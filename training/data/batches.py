@@ -50,7 +50,8 @@ class Batch(NamedTuple):
 class Batches:
     """Training batches and held-out batches of one or several sources.
 
-    Rows of one source and of like length share a batch, at random; every so many rows one is held out.
+    Rows of one source and of like length share a batch, at random; every so many rows one is held out. Of a
+    conversation that has several rows it is the last one, and the others are left out.
 
     Args:
         sources: rows of each source (`read_sources`).
@@ -68,9 +69,13 @@ class Batches:
         for rows in sources:
             if len(rows) < 2:
                 raise too_few_rows(len(rows))
-            held_out = _held_out_places(len(rows))
-            self._training += _grouped([row for i, row in enumerate(rows) if i not in held_out], tokens_per_batch)
-            self._held_out.append([rows[index] for index in sorted(held_out)])
+            conversations = _conversations(rows)
+            held_out = _held_out_places(len(conversations))
+            training = [row for i, turns in enumerate(conversations) if i not in held_out for row in turns]
+            if not training:
+                raise too_few_rows(1)
+            self._training += _grouped(training, tokens_per_batch)
+            self._held_out.append([conversations[index][-1] for index in sorted(held_out)])
         self._seed = seed
         # Asked for by the thread that reads ahead, then by the step, and again for its states.
         self._made = functools.lru_cache(_NUM_KEPT)(lambda index: _batch(self._training[index]))
@@ -103,8 +108,15 @@ class Batches:
     def index(self, step: int) -> int:
         """Which batch a step takes; every epoch has its own order of the same batches."""
         epoch, place = divmod(step, len(self))
+        return int(self._order(epoch)[place])
+
+    def visited(self, num_steps: int) -> Sequence[int]:
+        """Batches that the first num_steps steps take, ascending."""
+        return sorted(self._order(0)[:num_steps].tolist())
+
+    def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(self._seed * 100_003 + epoch)
-        return int(torch.randperm(len(self), generator=generator)[place])
+        return torch.randperm(len(self), generator=generator)
 
     def __getitem__(self, index: int) -> Batch:
         return self._made(index)
@@ -120,6 +132,17 @@ class Batches:
 
 def _tokens_of(row: Row) -> bytes:
     return row.ids_L.numpy().tobytes()
+
+
+def _conversations(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of a source by conversation: those of other turns have the text of a row in them too."""
+    found: list[list[Row]] = []
+    for row in rows:
+        if found and row.conversation is not None and found[-1][0].conversation == row.conversation:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 def _held_out_places(num_rows: int) -> set[int]:

@@ -51,8 +51,12 @@ def chat_source(
         first: list[Dialog] = []
         dialogs = _kept_first(_dialogs(bar, opened.bad), first)
         chunks = iter(lambda: list(itertools.islice(dialogs, _CHUNK)), [])
-        rendered = (one for chunk in chunks for one in _rendered(chunk, template, vocab_size, opened.bad))
-        rows = (Row.of_conversation(one.ids, one.answers, loss_on) for one in rendered)
+        rendered = (turns for chunk in chunks for turns in _rendered(chunk, template, vocab_size, opened.bad))
+        rows = (
+            Row.of_conversation(one.ids, one.answers, loss_on, number)
+            for number, turns in enumerate(rendered)
+            for one in turns
+        )
         source = conversation_source(opened.name, rows, longest, max_tokens)
     note = template.note_of_passed_over(first)
     return replace(source, num_bad=opened.bad.num, first_bad=opened.bad.first, note=note)
@@ -76,18 +80,20 @@ def _kept_first(dialogs: Iterable[Dialog], first: list[Dialog]) -> Iterator[Dial
         yield dialog
 
 
-def _rendered(dialogs: Sequence[Dialog], template: ChatTemplate, vocab_size: int, bad: BadRecords) -> list[Rendered]:
-    """The rows of several conversations, together; one by one where one of them cannot be rendered."""
+def _rendered(
+    dialogs: Sequence[Dialog], template: ChatTemplate, vocab_size: int, bad: BadRecords
+) -> list[list[Rendered]]:
+    """The rows of each of several conversations, together; one by one where one of them cannot be rendered."""
     try:
         rows_of_dialogs = template.rows_of(dialogs)
         for dialog, rows in zip(dialogs, rows_of_dialogs, strict=True):
             _check_ids(dialog, rows, vocab_size, template.tokenizer)
     except InputError as error:
         if len(dialogs) > 1:
-            return [row for dialog in dialogs for row in _rendered([dialog], template, vocab_size, bad)]
+            return [rows for dialog in dialogs for rows in _rendered([dialog], template, vocab_size, bad)]
         bad.add(error)
         return []
-    return [row for rows in rows_of_dialogs for row in rows]
+    return rows_of_dialogs
 
 
 def _check_ids(dialog: Dialog, rows: Sequence[Rendered], vocab_size: int, tokenizer: Any) -> None:

@@ -83,6 +83,8 @@ class OpenRecords:
     records: Iterator[Record]
     bad: BadRecords
     """Those of them that could not be used so far."""
+    unread: list[Path]
+    """Files of which nothing was read so far, in order."""
 
 
 def open_records(path: Path, files: Sequence[Path], field: str, *, skip_bad: bool = False) -> OpenRecords:
@@ -94,9 +96,13 @@ def open_records(path: Path, files: Sequence[Path], field: str, *, skip_bad: boo
         field: what errors are about.
         skip_bad: leave out and count what cannot be used.
     """
-    bad = BadRecords(skip=skip_bad)
-    records = itertools.chain.from_iterable(read_records(file, field, bad) for file in files)
-    return OpenRecords(name=shown(path), records=records, bad=bad)
+    bad, unread = BadRecords(skip=skip_bad), [*files]
+
+    def of_all() -> Iterator[Record]:
+        while unread:
+            yield from read_records(unread.pop(0), field, bad)
+
+    return OpenRecords(name=shown(path), records=of_all(), bad=bad, unread=unread)
 
 
 def data_files(paths: Sequence[Path], field: str) -> list[Path]:

@@ -3,7 +3,7 @@
 # Shapes: L tokens of a row.
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class Row:
     """Token ids, int32."""
     counts_L: Tensor
     """Which of them the loss counts, bool; the others are context. Never the first, which nothing predicts."""
+    conversation: int | None = None
+    """Rows with the same number, one behind the other, are turns of one conversation; None: a row of its own."""
 
     @classmethod
     def counted_from(cls, ids_L: Tensor, start: int) -> "Row":
@@ -28,21 +30,24 @@ class Row:
         return cls(ids_L=ids_L, counts_L=torch.arange(len(ids_L)) >= max(1, start))
 
     @classmethod
-    def of_conversation(cls, ids: Sequence[int], answers: Iterable[tuple[int, int]], loss_on: str) -> "Row":
+    def of_conversation(
+        cls, ids: Sequence[int], answers: Iterable[tuple[int, int]], loss_on: str, conversation: int | None = None
+    ) -> "Row":
         """A conversation that counts whole, or only in its answers.
 
         Args:
             ids: its tokens.
             answers: start and stop of each answer.
             loss_on: "all" or "answers".
+            conversation: its number, where it may have several rows.
         """
         ids_L = torch.tensor(ids, dtype=torch.int32)
         if loss_on == "all":
-            return cls.counted_from(ids_L, 1)
+            return replace(cls.counted_from(ids_L, 1), conversation=conversation)
         counts_L = torch.zeros(len(ids_L), dtype=torch.bool)
         for start, stop in answers:
             counts_L[max(1, start) : stop] = True
-        return cls(ids_L=ids_L, counts_L=counts_L)
+        return cls(ids_L=ids_L, counts_L=counts_L, conversation=conversation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +58,16 @@ class Source:
     rows: list[Row]
     complete: bool
     """Whether its share of the tokens was more than there is."""
+    num_unread: int = 0
+    """Files that come after those that gave its share."""
     num_left_out: int = 0
     """Conversations that have an answer, but none within the length of a row."""
     num_too_short: int = 0
     """Conversations of fewer than 16 tokens, or without anything that counts."""
+    num_cut: int = 0
+    """Conversations that are longer than a row, and end with it."""
+    num_cut_tokens: int = 0
+    """Tokens of them behind the row's end."""
     num_bad: int = 0
     """Records that cannot be used, and were left out."""
     first_bad: str = ""
@@ -77,6 +88,11 @@ class Source:
         parts = [f"{self.name}: {num_tokens(self.rows):,} tokens"]
         if not self.complete:
             parts.append("its share of what is to be read")
+        if self.num_unread:
+            parts.append(f"{self.num_unread:,} further files not read")
+        if self.num_cut:
+            left = f"{self.num_cut_tokens:,} tokens left out, which a larger sequence_length reads"
+            parts.append(f"{self.num_cut:,} conversations cut at the end of a row ({left})")
         if self.num_left_out:
             parts.append(f"{self.num_left_out:,} conversations left out, without an answer within a row's length")
         if self.num_too_short:
@@ -118,13 +134,13 @@ def conversation_source(name: str, conversations: Iterable[Row], longest: int | 
         max_tokens: of all rows.
     """
     rows: list[Row] = []
-    num_left_out = num_too_short = 0
+    num_left_out = num_too_short = num_cut = num_cut_tokens = 0
     complete = True
     for whole in conversations:
         if max_tokens <= 0:
             complete = False
             break
-        row = Row(ids_L=whole.ids_L[:longest], counts_L=whole.counts_L[:longest])
+        row = replace(whole, ids_L=whole.ids_L[:longest], counts_L=whole.counts_L[:longest])
         if len(whole.ids_L) < MIN_ROW_LENGTH or not whole.counts_L.any():
             num_too_short += 1
         elif len(row.ids_L) < MIN_ROW_LENGTH or not row.counts_L.any():
@@ -132,4 +148,14 @@ def conversation_source(name: str, conversations: Iterable[Row], longest: int | 
         else:
             rows.append(row)
             max_tokens -= len(row.ids_L)
-    return Source(name=name, rows=rows, complete=complete, num_left_out=num_left_out, num_too_short=num_too_short)
+            num_cut += len(row.ids_L) < len(whole.ids_L)
+            num_cut_tokens += len(whole.ids_L) - len(row.ids_L)
+    return Source(
+        name=name,
+        rows=rows,
+        complete=complete,
+        num_cut=num_cut,
+        num_cut_tokens=num_cut_tokens,
+        num_left_out=num_left_out,
+        num_too_short=num_too_short,
+    )

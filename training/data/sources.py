@@ -90,6 +90,7 @@ def read_sources(
                 one, chat, longest, share, loss_on=loss_on or "answers", vocab_size=vocab_size,
                 show_progress=show_progress,
             )  # fmt: skip
+            source = replace(source, num_unread=len(one.unread))
         _check_ids(source, vocab_size, tokenizer, one)
         sources.append(source)
         max_tokens -= num_tokens(source.rows)
@@ -130,9 +131,17 @@ def _first_usable(opened: OpenRecords) -> tuple[Record, bool]:
 
 
 def _text(documents: Sequence[Path | OpenRecords], tokenizer: Any, row_length: int, max_tokens: int) -> Source:
-    source = text_source(texts_of(documents, _FIELD), tokenizer, row_length, max_tokens)
-    bad = [one.bad for one in documents if isinstance(one, OpenRecords) and one.bad.num]
-    return replace(source, num_bad=sum(one.num for one in bad), first_bad=bad[0].first if bad else "")
+    waiting = [*documents]
+    in_turn = (waiting.pop(0) for _ in range(len(waiting)))
+    source = text_source(texts_of(in_turn, _FIELD), tokenizer, row_length, max_tokens)
+    of_records = [one for one in documents if isinstance(one, OpenRecords)]
+    bad = [one.bad for one in of_records if one.bad.num]
+    return replace(
+        source,
+        num_bad=sum(one.num for one in bad),
+        first_bad=bad[0].first if bad else "",
+        num_unread=len(waiting) + sum(len(one.unread) for one in of_records),
+    )
 
 
 def _check_ids(source: Source, vocab_size: int, tokenizer: Any, path: Path | OpenRecords | None = None) -> None:

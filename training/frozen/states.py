@@ -56,7 +56,7 @@ class TargetStates:
     Args:
         target: the frozen target.
         batches: what is trained on.
-        num_steps: steps of the run, which decides whether the data repeats.
+        num_steps: steps of the run, which decide whether the data repeats, and which batches are asked for.
         head: the head that the loss uses.
         with_teacher: compute the teacher for the mean-embedding loss too.
         store: folder to keep everything in; None: in memory, where the data repeats and it fits.
@@ -88,6 +88,7 @@ class TargetStates:
         self._reading = Reading(target=target, head=head, with_teacher=with_teacher)
         self._elsewhere, self._room_besides = elsewhere, room_besides
         self._held_out, self._ranks, self._num_parts = held_out, ranks or Ranks(), num_parts
+        self._visited = batches.visited(num_steps)
         self._kept: dict[tuple[int, int, int], BatchStates] | None = None
         self._folder: Path | None = None
         self._ahead = Ahead(self._read, begins_on(target.device))
@@ -101,6 +102,8 @@ class TargetStates:
                 str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
             )
             identity += target.computed_by
+            if target.dtype.itemsize < 4:  # earlier versions rounded the angles of positions
+                identity += "-exact angles"
             # "True": as in the names of earlier versions' folders in which every batch has its teacher.
             name = hashlib.sha256(f"{identity}-True".encode()).hexdigest()[:12]
             self._folder = store / f"{target.dtype_name}-{name}"
@@ -123,7 +126,7 @@ class TargetStates:
         return int(hidden_size * self._target.dtype.itemsize + self._with_teacher * (2 * hidden_size + 8))
 
     def fill(self, show_progress: bool) -> float | None:
-        """Runs the target over every batch that the store does not have yet, each in one of the processes.
+        """Runs the target over every batch of the run that the store does not have yet, each in one of the processes.
 
         Returns:
             Tokens per second, or None where there was nothing to do or there is no store.
@@ -140,7 +143,7 @@ class TargetStates:
 
     def _make_missing(self, show_progress: bool) -> float | None:
         assert self._folder is not None
-        batches = [*(self._batches[index] for index in range(len(self._batches))), *self._held_out]
+        batches = [*(self._batches[index] for index in self._visited), *self._held_out]
         lacking = {self._path(batch).name: batch for batch in batches}
         lacking = {name: batch for name, batch in lacking.items() if not self._has(batch)}
         self._ranks.wait()  # before the first of them writes: all share out the same

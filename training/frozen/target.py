@@ -75,17 +75,19 @@ class FrozenTarget:
         attend_without_plans(where)
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         config = load_config(path, by_transformers=True, **source)
-        model = load_model(path, config, torch.float32 if where.type == "cpu" else "auto", **source)
+        # Given to transformers, which keeps in float32 what a target computes in it: a cast afterwards would round the
+        # angles of its positions, and biases that choose experts.
+        asked = chosen_dtype(dtype, where, config)
+        model = load_model(path, config, asked, **source)
         tokenizer = load_tokenizer(path, **source)
         model = model.eval().requires_grad_(False).to(where)
-        model = model.to(chosen_dtype(dtype, where, config))
         target = cls(
             name=name or name_of(path),
             model=model,
             tokenizer=tokenizer,
             head=_head_of(model),
             device=where,
-            dtype=model.dtype,
+            dtype=asked,
             weights_sha256=stored_weights_sha256(path, revision=revision),
         )
         target._check()
@@ -134,7 +136,7 @@ class FrozenTarget:
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
         """Hidden states after the final norm, [B, T, D], in the target's dtype."""
         output = self.body(input_ids=to_device(ids_BT, self.device), use_cache=False)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        return output.last_hidden_state.to(self.dtype)  # type: ignore[no-any-return]
 
     def fingerprint(self) -> dict[str, Any]:
         """What config.json of a drafter says of its target."""

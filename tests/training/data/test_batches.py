@@ -4,6 +4,8 @@ Catches: a resumed run that sees other batches, an epoch that repeats the order 
 held-out row in a batch, held-out rows from one end of the data, padding or a prompt that counts in the loss.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,6 +60,21 @@ def test_held_out_rows_are_spread_and_never_trained_on(num_rows: int, num_held_o
     assert seen == set(range(1, num_rows + 1)) - held_out(of)
     if num_rows >= 40:
         assert min(held_out(of)) < 0.3 * num_rows < 0.7 * num_rows < max(held_out(of))
+
+
+def test_other_turns_of_a_held_out_conversation_are_not_trained_on() -> None:
+    """Catches an acceptance length of answers that stand in another row, as context of later turns or alone."""
+    turns = [replace(row, conversation=number // 3) for number, row in enumerate(rows(120))]
+    of = Batches([turns], 20, 0)
+    trained = {number for index in range(len(of)) for number in numbers(of, index)}
+    place_of = {int(row.ids_L[0]): number // 3 for number, row in enumerate(turns)}
+    conversations = {place_of[number] for number in held_out(of)}
+    assert len(held_out(of)) == len(conversations) == 2, "of each the last row"
+    assert all(place_of[number] == place_of[number - 1] for number in held_out(of))
+    assert conversations.isdisjoint(place_of[number] for number in trained)
+    assert len(trained) == 120 - 3 * 2
+    with pytest.raises(ValueError, match="at least two rows"):
+        Batches([turns[:3]], 20, 0)
 
 
 def test_held_out_rows_that_are_trained_on_too_are_counted() -> None:

@@ -140,8 +140,21 @@ def test_long_conversations_are_cut_and_only_so_much_is_read(tmp_path: Path, tok
     assert [len(row.ids_L) for row in source.rows] == [400] * 4
     assert counted(source.rows[0], tokenizer)[0] == "y" * 20 + "<|end|>"
     assert (source.num_left_out, source.num_too_short) == (1, 0)
+    lost = source.num_cut_tokens
+    assert (source.num_cut, lost > 4 * 500) == (4, True)
+    assert f"4 conversations cut at the end of a row ({lost:,} tokens left out" in str(source)
     source = source_of(path, tokenizer, max_tokens=700)
     assert (len(source.rows), source.complete) == (2, False)
+    assert len({row.conversation for row in source.rows}) == 2
+
+
+def test_files_of_a_folder_that_were_not_read_are_told(tmp_path: Path, tokenizer: Any) -> None:
+    """Catches a drafter of the first of three languages, with nothing said."""
+    for name in "abc":
+        written(tmp_path / f"{name}.jsonl", *[{"messages": messages()}] * 300)
+    source = source_of(tmp_path, tokenizer, max_tokens=700)
+    assert "its share of what is to be read, 2 further files not read" in str(source)
+    assert source_of(tmp_path, tokenizer, max_tokens=10**6).num_unread == 0
 
 
 def test_too_little_says_what_helps(tmp_path: Path, tokenizer: Any) -> None:

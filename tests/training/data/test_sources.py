@@ -58,7 +58,9 @@ def test_text_is_one_stream_and_a_conversation_a_row(tmp_path: Path) -> None:
     [prompts] = read_sources(paths[1:2], byte_tokenizer(0), 19, 1000, vocab_size=1000, loss_on="answers")
     assert [row.ids_L.tolist() for row in prompts.rows] == [list(range(19))]
     assert str(prompts).endswith(
-        "19 tokens, 1 conversations left out, without an answer within a row's length, "
+        "19 tokens, "
+        "1 conversations cut at the end of a row (11 tokens left out, which a larger sequence_length reads), "
+        "1 conversations left out, without an answer within a row's length, "
         "1 conversations left out, shorter than 16 tokens"
     )
     [whole] = rows_of(paths[1:2], 1000, row_length=15, loss_on="answers", cut_conversations=False)
@@ -88,6 +90,9 @@ def test_every_source_is_read_and_says_when_it_is_not_all(tmp_path: Path) -> Non
     assert [source.complete for source in read] == [False, False, True]
     assert str(read[1]) == f"{paths[1]}: 120 tokens, its share of what is to be read"
     assert str(read[2]) == f"{paths[2]}: 60 tokens"
+    (tmp_path / "more.txt").write_text("y" * 4000)
+    unread = read_sources([paths[0], tmp_path / "more.txt"], byte_tokenizer(0), 40, 360, vocab_size=1000)[0]
+    assert (unread.num_unread, read[0].num_unread) == (1, 0)
     # What one source leaves, the next may take.
     assert [len(rows) for rows in rows_of(paths[:0:-1], 360)] == [2, 10]
     assert [len(rows) for rows in rows_of(paths[1:2], 130)] == [5]

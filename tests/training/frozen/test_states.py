@@ -59,9 +59,9 @@ def batches(first: int = 1, loss_from: int = 1) -> Batches:
     return Batches([rows], 8, seed=0)
 
 
-def states_of(target: CountingTarget, of: Batches, num_epochs: int = 3, **kwargs: Any) -> TargetStates:
+def states_of(target: CountingTarget, of: Batches, num_epochs: float = 3, **kwargs: Any) -> TargetStates:
     arguments: dict[str, Any] = {"head": target.head, "with_teacher": True} | kwargs
-    return TargetStates(target, of, num_epochs * len(of), **arguments)  # type: ignore[arg-type]
+    return TargetStates(target, of, int(num_epochs * len(of)), **arguments)  # type: ignore[arg-type]
 
 
 def all_of(states: TargetStates, of: Batches) -> list[torch.Tensor]:
@@ -117,6 +117,18 @@ def test_hidden_states_alone_cost_no_teacher_that_nobody_keeps(tmp_path: Path, m
         assert target.num_calls == len(of)
         assert len(teachers) == (0 if way == "once" else len(of))
         teachers.clear()
+
+
+def test_what_no_step_takes_is_not_stored(tmp_path: Path) -> None:
+    """Of four batches a run of two steps reads two; a longer one, over the same data, the others besides."""
+    target, of = CountingTarget(), batches()
+    states = states_of(target, of, num_epochs=0.5, store=tmp_path)
+    states.fill(show_progress=False)
+    for step in range(2):
+        states(of.index(step))
+    assert target.num_calls == 2 == len([*tmp_path.rglob("*.safetensors")])
+    states_of(target, of, num_epochs=3, store=tmp_path).fill(show_progress=False)
+    assert target.num_calls == len(of) == 4
 
 
 def test_a_store_gives_what_the_target_gives(tmp_path: Path) -> None:
