@@ -519,7 +519,8 @@ def test_a_run_that_only_makes_a_drafter_worse_keeps_the_one_that_was_given(
     given = run_train(good, tiny_target, text, tmp_path / "given")["held_out"]
     ruinous = TrainConfig(tokens=6 * STEP, checkpoint_every=3, learning_rate=5.0, keep="best", **TINY)
     capsys.readouterr()
-    info = run_train(ruinous, tiny_target, text, tmp_path / "draft", initial=tmp_path / "given")
+    paths: dict[str, Any] = {"data": [text], "output": tmp_path / "draft", "initial": tmp_path / "given"}
+    info = train(ruinous, TrainInputs(target=str(tiny_target), device="cpu", **paths))
     said = capsys.readouterr().out
     assert said.index("step 0: held-out loss") < said.index("step 3: held-out loss")
     assert info["kept_step"] == 0
