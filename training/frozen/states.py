@@ -102,7 +102,7 @@ class TargetStates:
                 str(value) for value in (*sorted(fingerprint.items()), target.weights_sha256, vocabulary)
             )
             identity += target.computed_by
-            if target.dtype.itemsize < 4:  # earlier versions rounded the angles of positions
+            if target.dtype.itemsize < 4 and not target.computed_by:  # earlier versions rounded the angles of positions
                 identity += "-exact angles"
             # "True": as in the names of earlier versions' folders in which every batch has its teacher.
             name = hashlib.sha256(f"{identity}-True".encode()).hexdigest()[:12]
