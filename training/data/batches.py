@@ -67,13 +67,11 @@ class Batches:
         self._held_out: list[list[Row]] = []
         self._tokens_per_batch = tokens_per_batch
         for rows in sources:
-            if len(rows) < 2:
-                raise too_few_rows(len(rows))
             conversations = _conversations(rows)
+            if len(conversations) < 2:
+                raise too_few_rows(len(conversations))
             held_out = _held_out_places(len(conversations))
             training = [row for i, turns in enumerate(conversations) if i not in held_out for row in turns]
-            if not training:
-                raise too_few_rows(1)
             self._training += _grouped(training, tokens_per_batch)
             self._held_out.append([conversations[index][-1] for index in sorted(held_out)])
         self._seed = seed
